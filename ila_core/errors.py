@@ -1,0 +1,22 @@
+"""Errors meant for a user: what was given, what is allowed, what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """Wrong input: the command line prints the message alone and exits with 2."""
+
+
+class CheckError(RuntimeError):
+    """A step could not vouch for its own result (a selection not applied, a NaN): exits with 1."""
+
+
+def unknown_name(kind: str, given: str, allowed: Iterable[str]) -> UserError:
+    """`unknown profile 'dem': did you mean 'demo'? Known: demo, smoke`."""
+    names = sorted(allowed)
+    near = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
+    hint = f": did you mean {near[0]!r}?" if near else "."
+    return UserError(f"unknown {kind} {given!r}{hint} Known: {', '.join(names)}")

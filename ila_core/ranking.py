@@ -1,0 +1,106 @@
+"""The result of a search: every layer's score, per dataset and seed, with what made it.
+
+Every selection, export and publication derives from this one document and from nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Literal
+
+from pydantic import model_validator
+
+from ila_core.config import Frozen
+from ila_core.fingerprint import digest_of
+
+
+class Layer(Frozen):
+    """One linear module of the base model. `named_modules()` order is layer order."""
+
+    name: str
+    """Full name, e.g. `model.layers.3.mlp.up_proj` or `lm_head`."""
+    block: int | None
+    """Transformer block index; `None` outside the blocks."""
+    type: str
+    """Last part of the name: `q_proj`, `up_proj`, `lm_head`."""
+    shape: tuple[int, int]
+    """(out_features, in_features) of the weight."""
+
+    @property
+    def weights(self) -> int:
+        """Number of entries of the weight matrix."""
+        return self.shape[0] * self.shape[1]
+
+
+class LayerScores(Layer):
+    scores: dict[str, dict[str, float]]
+    """`scores[dataset][search seed]`; larger is more important."""
+
+
+class Ranking(Frozen):
+    schema_version: Literal[1] = 1
+    base_model: str
+    architecture: str
+    """Fingerprint over names and shapes (`ila_core.layers.fingerprint`)."""
+    key: str
+    """Key of the ranking step that made it."""
+    scorer: str
+    score_keys: dict[str, dict[str, str]]
+    """`score_keys[dataset][seed]`: the stage-2 step behind each column."""
+    dataset_digests: dict[str, str]
+    settings: dict[str, Any]
+    layers: tuple[LayerScores, ...]
+    provenance: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _every_layer_has_every_score(self) -> Ranking:
+        if not self.layers:
+            raise ValueError("a ranking needs at least one layer")
+        wanted = {dataset: set(keys) for dataset, keys in self.score_keys.items()}
+        for layer in self.layers:
+            if {dataset: set(seeds) for dataset, seeds in layer.scores.items()} != wanted:
+                raise ValueError(f"{layer.name}: scores do not match score_keys")
+        return self
+
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        return tuple(self.score_keys)
+
+    def seeds(self, dataset: str) -> tuple[str, ...]:
+        return tuple(self.score_keys[dataset])
+
+    def scores(self, dataset: str, seed: str | None = None) -> dict[str, float]:
+        """Score per layer name: of one search seed, or the mean over all of them."""
+        columns = [layer.scores[dataset] for layer in self.layers]
+        if seed is not None:
+            return {layer.name: c[seed] for layer, c in zip(self.layers, columns, strict=True)}
+        return {
+            layer.name: fmean(c.values()) for layer, c in zip(self.layers, columns, strict=True)
+        }
+
+    def digest(self) -> str:
+        return digest_of(self)
+
+    def save(self, path: Path) -> None:
+        path.write_text(self.model_dump_json(indent=1) + "\n", encoding="ascii")
+
+    @classmethod
+    def load(cls, path: Path) -> Ranking:
+        return cls.model_validate_json(path.read_bytes())
+
+
+def order(scores: Mapping[str, float], layers: Sequence[Layer]) -> list[str]:
+    """Layer names by score, descending, ties by layer order."""
+    return sorted((layer.name for layer in layers), key=lambda name: -scores[name])
+
+
+def kept_count(fraction: float, n_layers: int) -> int:
+    """Number of layers kept: floor(f*N + 0.5); K = N - kept is the number frozen."""
+    return int(fraction * n_layers + 0.5)
+
+
+def least(scores: Mapping[str, float], layers: Sequence[Layer], fraction: float) -> frozenset[str]:
+    """Names of the K = N - kept(1 - fraction) layers with the lowest scores."""
+    return frozenset(order(scores, layers)[kept_count(1 - fraction, len(layers)) :])
