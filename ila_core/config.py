@@ -265,4 +265,6 @@ def _refuse_repeats(field: str, names: list[str]) -> None:
 
 def _must_be_in(field: str, given: str, allowed: list[str]) -> None:
     if given not in allowed:
-        raise ValueError(f"{field}: {given!r} is not one of {', '.join(map(repr, allowed)) or 'none'}")
+        raise ValueError(
+            f"{field}: {given!r} is not one of {', '.join(map(repr, allowed)) or 'none'}"
+        )

@@ -1,0 +1,47 @@
+"""Fine-tune the selected layers, all others frozen, and prove that it was so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ila_core.config import FinetuneConfig
+from tasks.step import Context, Step
+from tasks.steps.base import Base
+from tasks.steps.payload import write_json
+from tasks.steps.selection import load as load_selection
+
+VERSION = 1
+
+
+def finetune(base: Base, selection: Step, data: Step, settings: FinetuneConfig, seed: int) -> Step:
+    """The adapter of one arm and seed."""
+    arm = selection.given["arm"]
+    return Step(
+        "finetune",
+        label=f"finetune {arm.name} seed {seed}",
+        version=VERSION,
+        identity=base.identify_training(
+            settings=settings.model_dump(exclude={"dataset", "seeds", "arms"}), seed=seed
+        ),
+        inputs={"selection": selection, "data": data},
+        given={"base": base, "arm": arm, "settings": settings, "seed": seed},
+    )
+
+
+def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) -> None:
+    from ila_core.data.prepare import Prepared
+    from ila_core.finetune import finetune as train_selected
+
+    given = step.given
+    selection = load_selection(inputs["selection"])
+    result = train_selected(
+        given["base"].load(context.runtime),
+        selection.train,
+        Prepared.load(inputs["data"]).splits["train"],
+        given["settings"],
+        out / "adapter",
+        seed=given["seed"],
+        **context.training(step.label),
+    )
+    context.circumstance.update(result.cost)
+    write_json(out / "finetune.json", {"policy": selection.policy} | result.model_dump())
