@@ -11,7 +11,7 @@ import typer
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Find which linear layers of a language model matter for alignment, then train only those.",
+    help="Find which linear layers of a language model matter for alignment; train only those.",
 )
 rankings_app = typer.Typer(no_args_is_help=True, help="List, show and compare rankings.")
 app.add_typer(rankings_app, name="rankings")

@@ -14,8 +14,8 @@ def explain(error: Exception) -> tuple[int, str]:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         where = f" while writing {error.filename}" if error.filename else ""
         return 1, (
-            f"the disk is full{where}. Nothing half-written counts as a result: free some space and "
-            "run the same command again; finished steps are kept."
+            f"the disk is full{where}. Nothing half-written counts as a result: free some space "
+            "and run the same command again; finished steps are kept."
         )
     if isinstance(error, OSError) and error.filename:
         return 1, f"{error.filename}: {error.strerror}"

@@ -1,4 +1,4 @@
-"""The story: the paper's method as steps. Nothing runs here; keys, plans and runs all come from it."""
+"""The paper's method as steps. Nothing runs here: keys, plans and runs all come from it."""
 
 from __future__ import annotations
 

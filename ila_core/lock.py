@@ -67,7 +67,7 @@ class Lock:
         )
 
     def model(self, config: ModelConfig) -> dict[str, str] | Unknown:
-        """`{"files": digest}` of a local folder, `{"hub": id, "revision": commit}` of a hub model."""
+        """`{"files": digest}` of a local folder; `{"hub": id, "revision": commit}` otherwise."""
         from ila_core.loading import model_files, model_files_digest
 
         if config.local:

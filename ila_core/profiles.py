@@ -1,4 +1,4 @@
-"""YAML to `Profile`: names or paths, `${VAR:-default}`, dotted overrides, errors that name the field.
+"""YAML to `Profile`: names or paths, `${VAR:-default}`, dotted overrides, errors naming the field.
 
 >>> load_profile("demo", ["finetune.lr=2.0e-3"]).finetune.lr
 0.002
@@ -38,7 +38,7 @@ def load_profile(given: str, overrides: Sequence[str] = ()) -> Profile:
         overrides: `a.b=c` each, `c` read as YAML; list items by number (`finetune.arms.0.seed=3`).
 
     Raises:
-        UserError: an unknown name, an unreadable file, a field that is unknown or has a wrong value.
+        UserError: an unknown name, an unreadable file, a field unknown or with a wrong value.
     """
     path = _find("profile", "runs", given, Path.cwd())
     tree = _read_mapping(path)

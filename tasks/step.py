@@ -1,7 +1,7 @@
 """A step: one cached unit of work, described before anything runs.
 
-A step knows its name, its version, what identifies it and which steps feed it; from that alone comes
-its key. Nothing here computes: `tasks/steps/` says how, `tasks/execute.py` does it.
+A step knows its name, its version, what identifies it and which steps feed it; from that alone
+comes its key. Nothing here computes: `tasks/steps/` says how, `tasks/execute.py` does it.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Step:
 
     @cached_property
     def key(self) -> str | None:
-        """First 12 hexadecimal digits of the SHA-256 of name, version, identity and inputs' keys."""
+        """First 12 digits of the SHA-256 over name, version, identity and the inputs' keys."""
         if self.unknown:
             return None
         return key_of(

@@ -147,7 +147,7 @@ class Store:
             self.client.set_terminated(mine.run_id, "KILLED")  # an earlier claim goes first
 
     def _claims(self, key: str) -> list[StepRun]:
-        """RUNNING runs of `key`; those whose process on this machine has died are closed at once."""
+        """RUNNING runs of `key`; those whose process here has died are closed at once."""
         claims = []
         for run in self.lookup.running(key):
             if _owner_is_gone(run.tags.get("ila.owner", "")):
