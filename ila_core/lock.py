@@ -20,6 +20,10 @@ from ila_core.fingerprint import key_of
 from ila_core.ranking import Layer
 
 
+# Raised when the same file would be read as other conversations: the old entries then miss.
+_DATASET = "dataset v1"
+
+
 @dataclass(frozen=True)
 class Unknown:
     """An identity that could not be resolved, and why."""
@@ -44,49 +48,55 @@ class Lock:
 
     def dataset(self, config: DatasetConfig) -> str | Unknown:
         """Digest over the dataset's conversations, whichever way they are loaded."""
-        from ila_core.data import content_digest, hub_revision, load_dataset
+        from ila_core.data import content_digest, load_dataset
 
         if config.path is not None:
-            path = Path(config.path)
-            if not path.exists():
+            path = Path(config.path).expanduser()
+            if not path.is_file():
                 raise UserError(
-                    f"dataset {config.name}: {config.path} does not exist; set datasets.*.path to "
-                    f"the file, or to null to load {config.loader} from the hub"
+                    f"dataset {config.name}: {config.path} is not a file; set the dataset's `path` "
+                    f"to one, or to null to load {config.loader} from the hub"
                 )
-            name = f"dataset {config.loader} {path.absolute()}"
-            return str(
-                self._local(name, [path], lambda: content_digest(load_dataset(config, None)))
-            )
-        revision = self._revision(f"revision dataset {config.loader}", config.revision, config,
-                                  hub_revision)  # fmt: skip
+            name = f"{_DATASET} {config.loader} {path.absolute()}"
+            return self._local(name, [path], lambda: content_digest(load_dataset(config, None)))
+        revision = self._dataset_revision(config)
         if isinstance(revision, Unknown):
             return revision
         return self._remote(
-            f"dataset {config.loader}@{revision}",
+            f"{_DATASET} {config.loader}@{revision}",
             lambda: content_digest(load_dataset(config, revision)),
+        )
+
+    def dataset_revision(self, config: DatasetConfig) -> str | None:
+        """The hub commit that `dataset` resolved; `None` for a local file."""
+        if config.path is not None:
+            return None
+        revision = self._dataset_revision(config)
+        assert isinstance(revision, str), "a step whose dataset is unknown cannot be computed"
+        return revision
+
+    def _dataset_revision(self, config: DatasetConfig) -> str | Unknown:
+        from ila_core.data import hub_revision
+
+        return self._revision(
+            f"dataset {config.loader}", config.revision, lambda: hub_revision(config)
         )
 
     def model(self, config: ModelConfig) -> dict[str, str] | Unknown:
         """`{"files": digest}` of a local folder; `{"hub": id, "revision": commit}` otherwise."""
-        from ila_core.loading import model_files, model_files_digest
+        from ila_core.loading import hub_model_revision, model_files, model_files_digest
 
         if config.local:
             folder = Path(config.source).expanduser()
             files = model_files(folder)
             name = f"model {folder.absolute()}"
             return {"files": str(self._local(name, files, lambda: model_files_digest(folder)))}
-        revision = self.model_revision(config)
+        revision = self._revision(
+            f"model {config.source}", config.revision, lambda: hub_model_revision(config)
+        )
         if isinstance(revision, Unknown):
             return revision
         return {"hub": config.source, "revision": revision}
-
-    def model_revision(self, config: ModelConfig) -> str | Unknown:
-        """The hub commit of `config.source`: given, locked, or looked up now."""
-        from ila_core.loading import hub_model_revision
-
-        return self._revision(
-            f"revision model {config.source}", config.revision, config, hub_model_revision
-        )
 
     def layers(self, config: ModelConfig) -> tuple[Layer, ...]:
         """The base model's linear layers: a question to `architecture` alone, so never unknown."""
@@ -120,20 +130,19 @@ class Lock:
         self._write(name, digest)
         return digest
 
-    def _revision(
-        self, name: str, given: str | None, config: Any, look_up: Callable[[Any], str]
-    ) -> str | Unknown:
+    def _revision(self, what: str, given: str | None, look_up: Callable[[], str]) -> str | Unknown:
         if given is not None:
             return given
+        name = f"revision of {what}"
         entry = self._read().get(name)
         if entry is not None:
             return str(entry)
         if not self._online:
             return Unknown(
-                f"the hub commit of {name.removeprefix('revision ')} is not known: the profile "
-                "leaves it null, and the first online run looks it up and locks it"
+                f"the hub commit of {what} is not known: the profile leaves it null, and the "
+                "first online run looks it up and locks it"
             )
-        revision = look_up(config)
+        revision = look_up()
         self._write(name, revision)
         return revision
 

@@ -9,13 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
 from ila_core.config import RuntimeConfig
 from ila_core.fingerprint import canonical, key_of
 from ila_core.lock import Unknown
+
+if TYPE_CHECKING:
+    from ila_core.train import Circumstance
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,17 @@ class Context:
     on_metrics: Callable[[int, dict[str, float]], None]
     circumstance: dict[str, Any] = field(default_factory=dict)
     """Filled by the computation with what it measured (seconds, memory); never hashed."""
+
+    def training(self, label: str) -> Circumstance:
+        """How a training called `label` is laid out and watched."""
+        from ila_core.train import Circumstance
+
+        return Circumstance(
+            micro_batch=self.runtime.micro_batch,
+            on_metrics=self.on_metrics,
+            label=label,
+            progress=self.runtime.progress,
+        )
 
 
 class Step:

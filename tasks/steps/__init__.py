@@ -20,6 +20,30 @@ from tasks.steps import (
     stage_one,
     stage_two,
 )
+from tasks.steps.agreement import agree
+from tasks.steps.base import Base
+from tasks.steps.evaluation import evaluate
+from tasks.steps.finetuning import finetune
+from tasks.steps.page import report
+from tasks.steps.preparation import prepare
+from tasks.steps.ranking import rank
+from tasks.steps.selection import select
+from tasks.steps.stage_one import stage1
+from tasks.steps.stage_two import stage2
+
+__all__ = [
+    "STEPS",
+    "Base",
+    "agree",
+    "evaluate",
+    "finetune",
+    "prepare",
+    "rank",
+    "report",
+    "select",
+    "stage1",
+    "stage2",
+]
 
 Compute = Callable[[Step, dict[str, Path], Path, Context], None]
 

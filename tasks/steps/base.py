@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ila_core.config import ModelConfig
+from ila_core.config import ModelConfig, RuntimeConfig
 from ila_core.lock import Lock, Unknown
 from ila_core.ranking import Layer
 
@@ -28,6 +28,18 @@ class Base:
                 return value
         settings = {field: getattr(self.config, field) for field in model_fields}
         return {"model": {"files": self.files, **settings}, **identity}
+
+    def load(self, runtime: RuntimeConfig) -> Any:
+        """The model on its device, from the files that the keys stand for."""
+        from ila_core.loading import load_base
+
+        return load_base(self.pinned, runtime.device)
+
+    @property
+    def pinned(self) -> ModelConfig:
+        """The configuration with its hub revision resolved."""
+        assert not isinstance(self.files, Unknown)
+        return self.config.model_copy(update={"revision": self.files.get("revision")})
 
     def identify_training(self, **identity: Any) -> dict[str, Any] | Unknown:
         """The identity of a step that computes with the weights."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from ila_core.config import FinetuneConfig
 from tasks.step import Context, Step
 from tasks.steps.base import Base
-from tasks.steps.payload import write_json
+from tasks.steps.payload import write_result
 from tasks.steps.selection import load as load_selection
 
 VERSION = 1
@@ -21,27 +21,35 @@ def finetune(base: Base, selection: Step, data: Step, settings: FinetuneConfig, 
         label=f"finetune {arm.name} seed {seed}",
         version=VERSION,
         identity=base.identify_training(
-            settings=settings.model_dump(exclude={"dataset", "seeds", "arms"}), seed=seed
+            settings=settings.model_dump(
+                exclude={"dataset", "seeds", "arms"}, exclude_defaults=True
+            ),
+            seed=seed,
         ),
         inputs={"selection": selection, "data": data},
-        given={"base": base, "arm": arm, "settings": settings, "seed": seed},
+        given={
+            "base": base,
+            "settings": settings,
+            "seed": seed,
+            "names": {"arm": arm.name, "policy": arm.policy, "seed": seed},
+        },
     )
 
 
 def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) -> None:
-    from ila_core.data.prepare import Prepared
+    from ila_core.data.prepared import Prepared
     from ila_core.finetune import finetune as train_selected
 
     given = step.given
-    selection = load_selection(inputs["selection"])
+    base: Base = given["base"]
     result = train_selected(
-        given["base"].load(context.runtime),
-        selection.train,
+        base.load(context.runtime),
+        load_selection(inputs["selection"]).train,
         Prepared.load(inputs["data"]).splits["train"],
         given["settings"],
-        out / "adapter",
         seed=given["seed"],
-        **context.training(step.label),
+        adapter_folder=out / "adapter",
+        base_name=base.config.name,
+        circumstance=context.training(step.label),
     )
-    context.circumstance.update(result.cost)
-    write_json(out / "finetune.json", {"policy": selection.policy} | result.model_dump())
+    write_result(out / "finetune.json", result, context)

@@ -1,4 +1,4 @@
-"""Small JSON files of a payload."""
+"""Small JSON files of a payload, and the line between a result and what it cost."""
 
 from __future__ import annotations
 
@@ -8,11 +8,21 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from tasks.step import Context
 
-def write_json(path: Path, value: BaseModel | dict[str, Any] | list[Any]) -> None:
-    """`value` as indented JSON with sorted keys, so that equal results are equal files."""
-    plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
-    path.write_text(json.dumps(plain, indent=1, sort_keys=True) + "\n", encoding="ascii")
+MEASURED = {"seconds", "peak_memory_bytes"}
+"""Result fields that differ from run to run: circumstance, so that equal results are equal files."""
+
+
+def write_result(path: Path, result: BaseModel, context: Context) -> None:
+    """`result` as JSON, less what was measured, which goes to the circumstance."""
+    context.circumstance.update(result.model_dump(mode="json", include=MEASURED))
+    write_json(path, result.model_dump(mode="json", exclude=MEASURED))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`value` as indented JSON with sorted keys."""
+    path.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="ascii")
 
 
 def read_json(path: Path) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ila_core.config import DataConfig, DatasetConfig
+from ila_core.errors import CheckError
 from ila_core.lock import Lock
 from tasks.step import Context, Step
 from tasks.steps.base import Base
@@ -27,10 +28,14 @@ def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) ->
     from ila_core.data.prepare import prepare as prepare_rows
     from ila_core.loading import load_tokenizer
 
-    from ila_core.data import load_dataset
+    from ila_core.data import content_digest, load_dataset
 
     given = step.given
     base, dataset = given["base"], given["dataset"]
     conversations = load_dataset(dataset, given["lock"].dataset_revision(dataset))
-    tokenizer = load_tokenizer(base.pinned())
+    if content_digest(conversations) != step.identity["content"]:
+        raise CheckError(
+            f"dataset {dataset.name} changed while the run was starting; run the same command again"
+        )
+    tokenizer = load_tokenizer(base.pinned)
     prepare_rows(conversations, tokenizer, base.config.template, given["data"]).save(out)

@@ -36,7 +36,7 @@ def select(
         identity=base.identify(
             "lm_head",
             architecture=base.config.architecture,
-            arm=arm.model_dump(exclude={"name", "like"}),
+            arm=arm.model_dump(exclude={"name", "like"}, exclude_defaults=True),
             keep=search.keep,
             least=search.least,
             lora_r=finetuning.lora.r,
@@ -52,7 +52,7 @@ def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) ->
     selection = apply_policy(
         given["arm"], gather(step, inputs), given["search"], lora_r=given["lora_r"], like=like
     )
-    write_json(out / "selection.json", selection)
+    write_json(out / "selection.json", selection.model_dump(mode="json"))
 
 
 def load(payload: Path) -> Selection:

@@ -19,5 +19,31 @@ def stage1(
         version=VERSION,
         identity=base.identify_training(settings=settings, schedule=schedule, seed=seed),
         inputs={"data": data},
-        given={"base": base, "settings": settings, "schedule": schedule, "seed": seed},
+        given={
+            "base": base,
+            "settings": settings,
+            "schedule": schedule,
+            "seed": seed,
+            "names": {"dataset": dataset, "seed": seed},
+        },
     )
+
+
+def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) -> None:
+    from ila_core.data.prepared import Prepared
+    from ila_core.stage1 import learn_adapter
+
+    given = step.given
+    base: Base = given["base"]
+    result = learn_adapter(
+        base.load(context.runtime),
+        [layer.name for layer in base.layers],
+        Prepared.load(inputs["data"]).splits["train"],
+        given["settings"],
+        given["schedule"],
+        seed=given["seed"],
+        adapter_folder=out / "adapter",
+        base_name=base.config.name,
+        circumstance=context.training(step.label),
+    )
+    write_result(out / "stage1.json", result, context)

@@ -7,7 +7,7 @@ from pathlib import Path
 from ila_core.config import Stage2Settings
 from tasks.step import Context, Step
 from tasks.steps.base import Base
-from tasks.steps.payload import write_json
+from tasks.steps.payload import write_result
 
 VERSION = 1
 
@@ -22,12 +22,17 @@ def stage2(
         version=VERSION,
         identity=base.identify_training(settings=settings, seed=seed),
         inputs={"adapter": adapter, "data": data},
-        given={"base": base, "dataset": dataset, "settings": settings, "seed": seed},
+        given={
+            "base": base,
+            "settings": settings,
+            "seed": seed,
+            "names": {"dataset": dataset, "seed": seed},
+        },
     )
 
 
 def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) -> None:
-    from ila_core.data.prepare import Prepared
+    from ila_core.data.prepared import Prepared
     from ila_core.gates import learn_gates
 
     given = step.given
@@ -38,10 +43,6 @@ def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) ->
         Prepared.load(inputs["data"]).splits[settings.rows],
         settings,
         seed=given["seed"],
-        **context.training(step.label),
+        circumstance=context.training(step.label),
     )
-    context.circumstance.update(result.cost)
-    write_json(
-        out / "stage2.json",
-        {"dataset": given["dataset"], "seed": given["seed"]} | result.model_dump(),
-    )
+    write_result(out / "stage2.json", result, context)
