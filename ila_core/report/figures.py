@@ -1,0 +1,220 @@
+"""The pictures, as SVG to be placed inside the page.
+
+Text stays text and takes the page's colour, so a picture is readable in light, dark and print.
+Equal data give equal bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Collection, Mapping, Sequence
+from html import escape
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from ila_core.report.comparison import BASE, ArmResult
+from ila_core.report.tables import OUTSIDE
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Stand-ins that matplotlib can write; `_svg` turns them into the page's own colours.
+INK, FAINT, PAPER = "#010203", "#010204", "#010205"
+# Okabe and Ito's palette, told apart by colour-blind readers; lines differ in their dashes as well.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", INK)
+DASHES = ("-", "--", "-.", ":")
+WIDTH_IN = 4.6
+
+
+def heat_map(grid: pd.DataFrame, frozen: pd.DataFrame, *, title: str) -> str:
+    """Fig. 1: block by layer type, darker is more important, a cross is frozen.
+
+    Args:
+        grid: scores from `layers_grid`; layers outside the blocks get a cell below the others.
+        frozen: the same shape, true where frozen.
+        title: the dataset.
+    """
+    from matplotlib.collections import LineCollection, PatchCollection
+    from matplotlib.patches import Rectangle
+
+    blocks = [c for c in grid.columns if c != OUTSIDE]
+    figure, axes = _figure(0.75 + 0.24 * len(grid))
+    cells: list[Rectangle] = []
+    values: list[float] = []
+    crosses: list[list[tuple[float, float]]] = []
+    ys: list[float] = []
+    y = 0.0
+    for kind, row in zip(grid.index, grid.to_dict("records"), strict=True):
+        lone = OUTSIDE in grid.columns and all(row[b] != row[b] for b in blocks)  # NaN
+        y += 0.35 if lone else 0.0
+        ys.append(y + 0.5)
+        for x, column in enumerate([OUTSIDE] if lone else blocks):
+            if row[column] == row[column]:  # models may lack a type in some blocks
+                cells.append(Rectangle((x, y), 1, 1))
+                values.append(row[column])
+                if frozen.at[kind, column]:
+                    left, right, top, bottom = x + 0.25, x + 0.75, y + 0.25, y + 0.75
+                    crosses += [[(left, top), (right, bottom)], [(left, bottom), (right, top)]]
+        y += 1
+    shaded = PatchCollection(cells, cmap="YlGnBu", edgecolor=PAPER, linewidth=0.7)
+    shaded.set_array(values)
+    # One extreme layer (often lm_head) would otherwise leave all others one shade.
+    shaded.set_clim(*(float(_quantile(values, q)) for q in (0.02, 0.98)))
+    axes.add_collection(shaded)
+    axes.add_collection(LineCollection(crosses, colors="#1b1b1b", linewidths=0.9))
+    axes.set(xlim=(0, len(blocks) or 1), ylim=(y, 0), xlabel="block", title=title)
+    axes.set_yticks(ys, [str(kind) for kind in grid.index])
+    step = -(-len(blocks) // 12) if blocks else 1
+    axes.set_xticks([i + 0.5 for i in range(0, len(blocks), step)], map(str, blocks[::step]))
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    bar = figure.colorbar(shaded, ax=axes, extend="both", aspect=14, pad=0.02, shrink=0.9)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(length=0, labelsize=7)
+    bar.set_label("score", fontsize=8)
+    n_frozen = int(frozen.to_numpy(dtype=bool).sum())
+    label = (
+        f"Score of every layer on {title}: block by layer type; {n_frozen} of {len(cells)} frozen"
+    )
+    return _svg(figure, f"heat-{title}", label)
+
+
+def loss_curve(curves: pd.DataFrame, stops: Mapping[str, str], *, title: str) -> str:
+    """Stage-1 loss by step.
+
+    Args:
+        curves: from `loss_curves`, one column per seed.
+        stops: per column, what is written where that curve ends.
+        title: the dataset.
+    """
+    figure, axes = _figure(2.5)
+    for i, name in enumerate(curves.columns):
+        curve = curves[name].dropna()
+        colour, dashes = COLOURS[i % 7], DASHES[i % 4]
+        label = f"{name}: {stops[name]}"
+        axes.plot(curve.index, curve, dashes, color=colour, linewidth=1.4, label=label)
+        axes.plot(curve.index[-1], curve.iloc[-1], "o", markersize=4.5, color=colour)
+        axes.axvline(curve.index[-1], ymax=0.7, color=FAINT, linewidth=0.6)
+    axes.set(xlabel="optimizer step", ylabel="loss, nats per token", title=title, xlim=(0, None))
+    axes.legend(frameon=False, fontsize=7.5, loc="upper right")
+    return _svg(figure, f"loss-{title}", f"Stage-1 loss on {title} by step, up to where it stopped")
+
+
+def score_curve(curves: pd.DataFrame, *, title: str) -> str:
+    """Stage-2 score by gate step, mean over the layers of each type, named at the line's end."""
+    figure, axes = _figure(2.5)
+    for i, kind in enumerate(curves.columns):
+        colour, dashes = COLOURS[i % len(COLOURS)], DASHES[i % 4]
+        axes.plot(curves.index, curves[kind], dashes, color=colour, linewidth=1.4)
+    low, high = axes.get_ylim()
+    ends = {kind: float(curves[kind].iloc[-1]) for kind in curves.columns}
+    for kind, y in _apart(ends, (high - low) / 13).items():
+        colour = COLOURS[list(curves.columns).index(kind) % len(COLOURS)]
+        axes.annotate(
+            str(kind),
+            (1, y),
+            xycoords=("axes fraction", "data"),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=7.5,
+            color=colour,
+        )
+    axes.set(xlabel="gate step", ylabel="mean score", title=title, xlim=(0, None))
+    return _svg(figure, f"score-{title}", f"Mean score of each layer type on {title} by gate step")
+
+
+def forest_plot(arms: Sequence[ArmResult], *, against: str, confidence: float) -> str:
+    """Each arm's difference to `against` with its interval."""
+    # Without the base: it is so far off that all others would fall on one point.
+    rows = [(x.arm, x.versus) for x in arms if x.versus is not None and x.policy != BASE]
+    figure, axes = _figure(0.8 + 0.32 * len(rows))
+    for y, (_, versus) in enumerate(rows):
+        colour = {"better": COLOURS[0], "worse": COLOURS[1]}.get(versus.verdict, INK)
+        axes.plot([versus.low, versus.high], [y, y], color=colour, linewidth=1.6)
+        axes.plot(versus.difference, y, "o", color=colour, markersize=5)
+        axes.annotate(
+            f"{versus.verdict} ({versus.difference:+.4f})",
+            (versus.difference, y),
+            xytext=(0, 6),
+            textcoords="offset points",
+            ha="center",
+            fontsize=7.5,
+            color=colour,
+            bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 1},
+        )
+    axes.axvline(0, color=INK, linewidth=0.8)
+    axes.margins(x=0.25)
+    axes.set_yticks(range(len(rows)), [arm for arm, _ in rows])
+    axes.set(ylim=(len(rows) - 0.5, -0.8), xlabel=f"held-out loss minus {against} (nats per token)")
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    label = f"Difference of each arm to {against} with its {100 * confidence:g} % interval"
+    return _svg(figure, "forest", label)
+
+
+def _figure(height_in: float) -> tuple[Figure, Axes]:
+    # Not pyplot: it keeps figures in a global registry and picks a backend.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    for spine in axes.spines.values():
+        spine.set_color(FAINT)
+    axes.tick_params(labelsize=8, color=FAINT)
+    axes.xaxis.label.set_fontsize(8.5)
+    axes.yaxis.label.set_fontsize(8.5)
+    axes.title.set_fontsize(10)
+    return figure, axes
+
+
+def _svg(figure: Figure, name: str, label: str) -> str:
+    """The figure as an <svg> element: ids unique on the page, named for screen readers."""
+    import matplotlib
+
+    for text in figure.findobj(matplotlib.text.Text):
+        text.set_parse_math(False)  # a dataset may be called "$1"
+        if text.get_color() == "black":
+            text.set_color(INK)
+    settings: dict[Any, Any] = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": name,
+        "font.family": "sans-serif",
+    }
+    with io.StringIO() as out, matplotlib.rc_context(settings):
+        metadata = dict.fromkeys(["Date", "Creator", "Format", "Type"])
+        figure.savefig(out, format="svg", transparent=True, metadata=metadata)
+        svg = out.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = svg.replace(INK, "currentColor").replace(FAINT, "var(--faint)")
+    svg = svg.replace(PAPER, "var(--paper)")
+    prefix = re.sub(r"\W+", "-", name)
+    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", svg)
+    width, height = (72 * inches for inches in figure.get_size_inches())
+    opening = f'<svg role="img" aria-label="{escape(label)}" viewBox="0 0 {width:g} {height:g}">'
+    return re.sub(r"<svg\b[^>]*>", lambda _: opening, svg, count=1)
+
+
+def _apart(ends: Mapping[str, float], gap: float) -> dict[str, float]:
+    """Label heights nearest to the lines' ends, in their order and at least `gap` apart.
+
+    Isotonic regression of the heights less their place in the order, by pooling neighbours.
+    """
+    kinds = sorted(ends, key=lambda kind: ends[kind])
+    pools: list[list[float]] = []
+    for place, kind in enumerate(kinds):
+        pools.append([ends[kind] - place * gap])
+        while len(pools) > 1 and fmean(pools[-2]) >= fmean(pools[-1]):
+            pools[-2:] = [pools[-2] + pools[-1]]
+    heights = [fmean(pool) for pool in pools for _ in pool]
+    return {kind: heights[place] + place * gap for place, kind in enumerate(kinds)}
+
+
+def _quantile(values: Collection[float], q: float) -> float:
+    import numpy as np
+
+    return float(np.quantile(list(values), q))

@@ -1,0 +1,114 @@
+"""One self-contained HTML page: no script, no request, readable on a phone and on paper."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ila_core.ranking import Ranking, kept_count, order
+from ila_core.report import ReportData, figures, tables
+from ila_core.report.headline import headline
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_KINDS = {
+    "datasets": "Between datasets",
+    "seeds": "Between search seeds of one dataset",
+    "size": "Beside the trivial rule: freeze the smallest matrices",
+}
+
+
+def build_page(data: ReportData) -> str:
+    """The report as HTML."""
+    import yaml
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["cells"] = _cells
+    profile = data.profile
+    return environment.get_template("page.html").render(
+        data=data,
+        profile=profile,
+        headline=headline(data),
+        n_layers=len(data.ranking.layers),
+        kept=kept_count(profile.search.keep, len(data.ranking.layers)),
+        heat_maps=_heat_maps(data.ranking, profile.search.keep),
+        ranking=tables.ranking_table(data.ranking, profile.search.keep),
+        agreements=[
+            (title, tables.agreement_table([x for x in data.agreements if x.kind == kind]))
+            for kind, title in _KINDS.items()
+        ],
+        search=tables.search_table(data.stage1, data.stage2),
+        **_curves(data),
+        forest=_forest(data),
+        arms=tables.arms_table(data.arms, data.selections),
+        controls=tables.controls_table(data.arms, data.selections),
+        prepared=tables.prepared_table(data.prepared),
+        keys=tables.flat_table(data.keys, name="step", value="key"),
+        provenance=tables.flat_table(data.provenance, name="what", value="value"),
+        profile_yaml=yaml.safe_dump(profile.model_dump(mode="json"), sort_keys=False),
+    )
+
+
+def _heat_maps(ranking: Ranking, keep: float) -> list[str]:
+    pictures = []
+    for dataset in ranking.datasets:
+        grid = tables.layers_grid(ranking, dataset)
+        by_score = order(ranking.scores(dataset), ranking.layers)
+        names = set(by_score[kept_count(keep, len(by_score)) :])
+        frozen = grid.notna() & False
+        for layer in ranking.layers:
+            column = tables.OUTSIDE if layer.block is None else layer.block
+            frozen.at[layer.type, column] = layer.name in names
+        pictures.append(figures.heat_map(grid, frozen, title=dataset))
+    return pictures
+
+
+def _curves(data: ReportData) -> dict[str, Any]:
+    losses = tables.loss_curves(data.stage1)
+    scores = tables.score_curves(data.ranking, data.stage2)
+    ends = {
+        (
+            s["dataset"],
+            f"{s['dataset']} seed {s['seed']}",
+        ): f"{s['steps']} of {s['planned_steps']}, " + ("stable" if s["stable"] else "not stable")
+        for s in data.stage1
+    }
+    pictures = []
+    for dataset in data.ranking.datasets:
+        stops = {column: end for (d, column), end in ends.items() if d == dataset}
+        pictures.append(figures.loss_curve(losses[list(stops)], stops, title=dataset))
+    return {
+        "loss_pictures": pictures,
+        "losses": losses.reset_index(),
+        "score_pictures": [
+            figures.score_curve(scores.loc[[dataset]].droplevel("dataset"), title=dataset)
+            for dataset in data.ranking.datasets
+        ],
+        "scores": scores.reset_index(),
+    }
+
+
+def _forest(data: ReportData) -> str:
+    evaluate = data.profile.evaluate
+    if len(data.profile.finetune.arms) == 1:
+        return ""  # nothing to compare
+    return figures.forest_plot(data.arms, against=evaluate.against, confidence=evaluate.confidence)
+
+
+def _cells(frame: pd.DataFrame) -> list[list[tuple[str, str]]]:
+    """Rows of (text, class): numbers are set apart to be aligned."""
+    from pandas.api.types import is_bool_dtype, is_numeric_dtype
+
+    classes = [
+        "number" if is_numeric_dtype(t) and not is_bool_dtype(t) else "text" for t in frame.dtypes
+    ]
+    rows = tables.formatted(frame).to_numpy().tolist()
+    return [list(zip(row, classes, strict=True)) for row in rows]

@@ -1,0 +1,266 @@
+"""Each table once, as a pandas DataFrame: the page, the command line and Prefect show the same one.
+
+Cells are values; `formatted` turns them into what people read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from ila_core.agreement import Agreement
+from ila_core.ranking import Ranking, kept_count, order
+from ila_core.report.comparison import ArmResult
+from ila_core.selection import Selection
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+OUTSIDE = "outside"
+"""Column of `layers_grid` for layers that belong to no block, such as `lm_head`."""
+CURVE_POINTS = 40
+
+
+def ranking_table(ranking: Ranking, keep: float) -> pd.DataFrame:
+    """One row per layer, most important first (mean rank over datasets)."""
+    import pandas as pd
+
+    ranks = {d: _ranks(ranking, d) for d in ranking.datasets}
+    kept = kept_count(keep, len(ranking.layers))
+    rows = []
+    for layer in ranking.layers:
+        row: dict[str, object] = {"layer": layer.name, "weights": layer.weights}
+        for d in ranking.datasets:
+            row[f"{d} score"] = fmean(layer.scores[d].values())
+            row[f"{d} rank"] = ranks[d][layer.name]
+        row["frozen by"] = ", ".join(d for d in ranking.datasets if ranks[d][layer.name] > kept)
+        rows.append((fmean(ranks[d][layer.name] for d in ranking.datasets), row))
+    return pd.DataFrame([row for _, row in sorted(rows, key=lambda pair: pair[0])])
+
+
+def layers_grid(ranking: Ranking, dataset: str) -> pd.DataFrame:
+    """Mean scores with layer types as rows and blocks as columns (Fig. 1)."""
+    import pandas as pd
+
+    scores = ranking.scores(dataset)
+    cells = [
+        {"type": x.type, "block": OUTSIDE if x.block is None else x.block, "score": scores[x.name]}
+        for x in ranking.layers
+    ]
+    grid = pd.DataFrame(cells).pivot(index="type", columns="block", values="score")
+    blocks = sorted({x.block for x in ranking.layers if x.block is not None})
+    outside = [OUTSIDE] if any(x.block is None for x in ranking.layers) else []
+    types = list(dict.fromkeys(x.type for x in ranking.layers))
+    return grid.reindex(index=types, columns=[*blocks, *outside])
+
+
+def agreement_table(agreements: Sequence[Agreement]) -> pd.DataFrame:
+    """One row per pair, beside chance and chance within layer types."""
+    import pandas as pd
+
+    return pd.DataFrame(
+        {
+            "first": x.a,
+            "second": x.b,
+            "Jaccard": x.jaccard,
+            "chance": x.chance_jaccard,
+            "99th pct": x.p99_jaccard,
+            "above": x.above_chance,
+            "chance in types": x.chance_within_types_jaccard,
+            "99th pct in types": x.p99_within_types_jaccard,
+            "above in types": x.above_type_chance,
+            "kappa": x.kappa,
+            "shared frozen": f"{x.shared_frozen} of {x.n_frozen}",
+        }
+        for x in agreements
+    )
+
+
+def arms_table(arms: Sequence[ArmResult], selections: Mapping[str, Selection]) -> pd.DataFrame:
+    """One row per arm: its loss, its difference with the interval, and what it cost."""
+    import pandas as pd
+
+    rows = []
+    for x in arms:
+        selection = selections.get(x.arm)
+        source = selection.source if selection else None
+        versus = x.versus
+        rows.append(
+            {
+                "arm": x.arm,
+                "policy": f"{x.policy} ({source})" if source else x.policy,
+                "loss": x.loss,
+                "difference": versus.difference if versus else None,
+                "low": versus.low if versus else None,
+                "high": versus.high if versus else None,
+                "verdict": versus.verdict if versus else None,
+                "seeds from": min(x.losses.values()) if len(x.losses) > 1 else None,
+                "seeds to": max(x.losses.values()) if len(x.losses) > 1 else None,
+                "frozen layers": len(selection.frozen) if selection else None,
+                "trainable": x.trainable_parameters,
+                "time": x.seconds,
+                "peak memory": x.peak_memory_bytes,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def controls_table(arms: Sequence[ArmResult], selections: Mapping[str, Selection]) -> pd.DataFrame:
+    """Each arm that has a random control, beside it at equal parameters."""
+    import pandas as pd
+
+    return pd.DataFrame(
+        {
+            "arm": x.arm,
+            "random control": c.against,
+            "parameters apart": selections[c.against].details.get("difference"),
+            "difference": c.difference,
+            "low": c.low,
+            "high": c.high,
+            "verdict": c.verdict,
+        }
+        for x in arms
+        for c in x.controls
+    )
+
+
+def prepared_table(prepared: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """One row per dataset: rows of each split, and rows dropped by reason."""
+    import pandas as pd
+
+    reasons = sorted({reason for p in prepared.values() for reason in p["dropped"]})
+    return pd.DataFrame(
+        {
+            "dataset": dataset,
+            **{split.replace("_", " "): n for split, n in p["rows"].items()},
+            "loss tokens": sum(t["loss"] for t in p["tokens"].values()),
+            **{f"dropped: {reason}": p["dropped"].get(reason, 0) for reason in reasons},
+            "duplicates": p["duplicates"],
+            "truncated": p["truncated"],
+        }
+        for dataset, p in prepared.items()
+    )
+
+
+def search_table(
+    stage1: Sequence[Mapping[str, Any]], stage2: Sequence[Mapping[str, Any]]
+) -> pd.DataFrame:
+    """One row per dataset and seed: where stage 1 stopped and what both stages cost."""
+    import pandas as pd
+
+    gates = {(s["dataset"], s["seed"]): s for s in stage2}
+    rows = []
+    for s in stage1:
+        second = gates[s["dataset"], s["seed"]]
+        memory = [x for x in (s["peak_memory_bytes"], second["peak_memory_bytes"]) if x is not None]
+        rows.append(
+            {
+                "dataset": s["dataset"],
+                "seed": s["seed"],
+                "steps": s["steps"],
+                "planned": s["planned_steps"],
+                "stable": s["stable"],
+                "first loss": s["losses"][0],
+                "last loss": s["losses"][-1],
+                "stage 1": s["seconds"],
+                "stage 2": second["seconds"],
+                "peak memory": max(memory, default=None),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def loss_curves(stage1: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Stage-1 loss as means over windows of equal width, one column per dataset and seed."""
+    import pandas as pd
+
+    width = max(1, -(-max(len(s["losses"]) for s in stage1) // CURVE_POINTS))
+    columns = {
+        f"{s['dataset']} seed {s['seed']}": {
+            min(start + width, len(s["losses"])): fmean(s["losses"][start : start + width])
+            for start in range(0, len(s["losses"]), width)
+        }
+        for s in stage1
+    }
+    return pd.DataFrame(columns).sort_index().rename_axis("step")
+
+
+def score_curves(ranking: Ranking, stage2: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Stage-2 scores by step: mean over the layers of a type and over seeds, a column per type."""
+    import pandas as pd
+
+    kinds = {layer.name: layer.type for layer in ranking.layers}
+    cells = [
+        {"dataset": s["dataset"], "step": step, "type": kinds[name], "score": score}
+        for s in stage2
+        for step, scores in s["history"]
+        for name, score in scores.items()
+    ]
+    table = pd.DataFrame(cells).pivot_table(
+        index=["dataset", "step"], columns="type", values="score", sort=False
+    )
+    return table.reindex(columns=list(dict.fromkeys(kinds.values()))).rename_axis(columns=None)
+
+
+def flat_table(nested: Mapping[str, Any], *, name: str, value: str) -> pd.DataFrame:
+    """A nested mapping as two columns, keys joined by dots."""
+    import pandas as pd
+
+    return pd.DataFrame(_flat(nested), columns=[name, value])
+
+
+def formatted(frame: pd.DataFrame) -> pd.DataFrame:
+    """The same table as text. What is missing is a dash."""
+    import pandas as pd
+
+    return pd.DataFrame({c: [_text(str(c), value) for value in frame[c]] for c in frame.columns})
+
+
+def duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def memory(n_bytes: float) -> str:
+    return f"{n_bytes / 2**30:.2f} GiB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:.0f} MiB"
+
+
+_FORMATS: dict[str, Callable[[Any], str]] = {
+    **dict.fromkeys(["Jaccard", "chance", "99th pct", "kappa"], "{:.3f}".format),
+    **dict.fromkeys(["chance in types", "99th pct in types"], "{:.3f}".format),
+    **dict.fromkeys(["difference", "low", "high"], "{:+.4f}".format),
+    **dict.fromkeys(["time", "stage 1", "stage 2"], duration),
+    "parameters apart": "{:+,}".format,
+    "peak memory": memory,
+}
+
+
+def _ranks(ranking: Ranking, dataset: str) -> dict[str, int]:
+    by_score = order(ranking.scores(dataset), ranking.layers)
+    return {name: rank for rank, name in enumerate(by_score, start=1)}
+
+
+def _flat(nested: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    rows: list[tuple[str, str]] = []
+    for key, value in nested.items():
+        if isinstance(value, Mapping) and value:
+            rows += _flat(value, f"{prefix}{key}.")
+        else:
+            rows.append((f"{prefix}{key}", "-" if value is None else str(value)))
+    return rows
+
+
+def _text(column: str, value: Any) -> str:
+    from pandas.api.types import is_bool
+
+    if value is None or value != value:  # NaN
+        return "-"
+    if column in _FORMATS:
+        return _FORMATS[column](value)
+    if isinstance(value, str):
+        return value
+    if is_bool(value):
+        return "yes" if value else "no"
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:.4f}"

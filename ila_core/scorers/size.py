@@ -1,0 +1,16 @@
+"""The trivial ranking every other one stands beside: the larger a matrix, the more important.
+
+On grouped-query models the search freezes mostly `k_proj` and `v_proj`, the smallest matrices, and
+so does this rule (they agree at 0.73-0.88 on stories3m): a search has to say more than that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ila_core.ranking import Layer
+
+
+def score(layers: Sequence[Layer]) -> dict[str, float]:
+    """Number of weights per layer name."""
+    return {layer.name: float(layer.weights) for layer in layers}

@@ -1,0 +1,78 @@
+"""Order, counts and the ranking document."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from ila_core.ranking import Layer, LayerScores, Ranking, kept_count, least, order
+
+LAYERS = [
+    Layer(name=f"model.layers.{i}.q_proj", block=i, type="q_proj", shape=(4, 4)) for i in range(4)
+]
+
+
+def make(scores: dict[str, dict[str, list[float]]]) -> Ranking:
+    return Ranking(
+        base_model="tiny",
+        architecture="a" * 12,
+        key="k" * 12,
+        scorer="ila",
+        score_keys={d: {seed: "s" * 12 for seed in seeds} for d, seeds in scores.items()},
+        dataset_digests={d: "d" * 64 for d in scores},
+        settings={},
+        layers=tuple(
+            LayerScores(
+                **layer.model_dump(),
+                scores={d: {s: v[i] for s, v in seeds.items()} for d, seeds in scores.items()},
+            )
+            for i, layer in enumerate(LAYERS)
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("fraction", "n", "kept"), [(0.75, 225, 169), (0.75, 43, 32), (0.75, 281, 211), (1.0, 7, 7)]
+)
+def test_kept_count_is_floor_of_a_half_more(fraction: float, n: int, kept: int) -> None:
+    assert kept_count(fraction, n) == kept
+
+
+def test_order_is_by_score_then_by_layer_order() -> None:
+    names = [layer.name for layer in LAYERS]
+    scores = dict(zip(names, [0.0, 1.0, 0.0, 1.0], strict=True))
+    assert order(scores, LAYERS) == [names[1], names[3], names[0], names[2]]
+    assert least(scores, LAYERS, 0.25) == {names[2]}
+
+
+@given(st.lists(st.integers(-3, 3), min_size=4, max_size=4), st.permutations(range(4)))
+def test_order_does_not_depend_on_the_order_of_the_scores(values: list[int], by: list[int]) -> None:
+    names = [layer.name for layer in LAYERS]
+    scores = {names[i]: float(values[i]) for i in by}
+    assert order(scores, LAYERS) == sorted(names, key=lambda n: (-scores[n], names.index(n)))
+
+
+def test_scores_of_a_dataset_are_the_mean_over_its_seeds() -> None:
+    ranking = make({"lima": {"0": [1, 2, 3, 4], "1": [3, 2, 1, 0]}})
+    assert list(ranking.scores("lima").values()) == [2, 2, 2, 2]
+    assert list(ranking.scores("lima", "1").values()) == [3, 2, 1, 0]
+
+
+def test_saved_and_loaded_it_is_the_same_document(tmp_path: Path) -> None:
+    ranking = make({"lima": {"0": [0.1, 1 / 3, -2.5e-7, 4]}})
+    ranking.save(tmp_path / "ranking.json")
+    loaded = Ranking.load(tmp_path / "ranking.json")
+    assert loaded == ranking
+    assert loaded.digest() == ranking.digest()
+
+
+def test_a_layer_without_a_score_is_refused() -> None:
+    ranking = make({"lima": {"0": [1, 2, 3, 4]}})
+    document = ranking.model_dump()
+    document["layers"][2]["scores"] = {}
+    with pytest.raises(ValidationError, match=r"layers\.2\.q_proj: scores do not match"):
+        Ranking.model_validate(document)

@@ -1,0 +1,181 @@
+"""Policies: what each freezes, what each needs, and that a control is a control."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from ila_core.config import (
+    ArmConfig,
+    LoraSettings,
+    OptimizerSettings,
+    Schedule,
+    SearchConfig,
+    StabilitySettings,
+    Stage1Settings,
+    Stage2Settings,
+)
+from ila_core.errors import UserError
+from ila_core.ranking import LayerScores, Ranking
+from ila_core.selection import POLICIES, Selection, lora_parameters, required_datasets, select
+
+SHAPES = {"q_proj": (64, 64), "k_proj": (16, 64), "up_proj": (160, 64), "down_proj": (64, 160)}
+SEARCH = SearchConfig(
+    schedules={"lima": Schedule(lr=1e-3, steps=10), "dolly": Schedule(lr=1e-3, steps=10)},
+    seeds=(0,),
+    keep=0.75,
+    least=0.25,
+    stage1=Stage1Settings(
+        lora=LoraSettings(r=4, alpha=8, dropout=0),
+        optimizer=OptimizerSettings(
+            batch_size=4, weight_decay=0, warmup_ratio=0, max_grad_norm=1
+        ),
+        stability=StabilitySettings(epsilon=0.01, window=2, patience=1, floor=0, ceiling=1),
+    ),
+    stage2=Stage2Settings(
+        rows="train", batches=2, batch_size=4, initial_score=0, optimizer="sgd", lr=1,
+        weight_decay=0, schedule="constant", max_grad_norm=0,
+    ),
+)  # fmt: skip
+
+
+def ranking(blocks: int = 8) -> Ranking:
+    kinds = list(SHAPES.items())
+    layers = tuple(
+        LayerScores(
+            name=f"model.layers.{i // 4}.{kinds[i % 4][0]}",
+            block=i // 4,
+            type=kinds[i % 4][0],
+            shape=kinds[i % 4][1],
+            scores={"lima": {"0": float(i * 7 % 32)}, "dolly": {"0": float(i * 7 % 32 + i % 5)}},
+        )
+        for i in range(4 * blocks)
+    )
+    return Ranking(
+        base_model="tiny", architecture="a", key="k", scorer="ila",
+        score_keys={"lima": {"0": "x"}, "dolly": {"0": "y"}},
+        dataset_digests={"lima": "d", "dolly": "e"}, settings={}, layers=layers,
+    )  # fmt: skip
+
+
+def choose(policy: str, like: Selection | None = None, **arm: object) -> Selection:
+    config = ArmConfig.model_validate({"name": "arm", "policy": policy, **arm})
+    return select(config, ranking(), SEARCH, 8, like)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_every_policy_splits_the_layers_in_layer_order(policy: str) -> None:
+    like = choose("ila", source="lima")
+    selection = choose(policy, like, source="lima")
+    names = [layer.name for layer in ranking().layers]
+    assert [n for n in names if n in selection.train] == list(selection.train)
+    assert [n for n in names if n in selection.frozen] == list(selection.frozen)
+    assert sorted(selection.train + selection.frozen) == sorted(names)
+    trained = [layer for layer in ranking().layers if layer.name in selection.train]
+    assert selection.trainable_parameters == lora_parameters(trained, 8)
+    assert Selection.model_validate_json(selection.model_dump_json()) == selection
+
+
+def test_ila_freezes_the_lowest_quarter_of_its_source() -> None:
+    scores = ranking().scores("lima")
+    selection = choose("ila", source="lima")
+    assert len(selection.frozen) == 8
+    assert max(scores[n] for n in selection.frozen) < min(scores[n] for n in selection.train)
+    assert (selection.source, selection.details) == ("lima", {"keep": 0.75})
+
+
+def test_intersection_freezes_what_both_freeze() -> None:
+    both = set(choose("ila", source="lima").frozen) & set(choose("ila", source="dolly").frozen)
+    selection = choose("intersection")
+    assert set(selection.frozen) == both
+    assert selection.details == {"least": 0.25, "size": len(both)}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_random_control_has_equal_parameters_and_is_another_selection(seed: int) -> None:
+    like = choose("ila", source="lima")
+    control = choose("freeze_random", like, seed=seed)
+    assert control.frozen != like.frozen
+    assert control.details["wanted_parameters"] == like.trainable_parameters
+    assert control.details["reached_parameters"] == control.trainable_parameters
+    assert control.details["difference"] == control.trainable_parameters - like.trainable_parameters
+    assert abs(int(control.details["difference"])) <= 0.01 * like.trainable_parameters
+
+
+def test_random_controls_of_other_seeds_differ() -> None:
+    like = choose("ila", source="lima")
+    assert len({choose("freeze_random", like, seed=seed).frozen for seed in range(5)}) == 5
+
+
+def test_random_control_of_all_layers_still_freezes_something() -> None:
+    control = choose("freeze_random", choose("all"))
+    assert len(control.frozen) == 1
+    assert control.details["difference"] == -8 * (16 + 64)
+
+
+def test_one_layer_is_too_few_for_another_random_selection() -> None:
+    document = ranking().model_dump()
+    one = Ranking.model_validate({**document, "layers": document["layers"][:1]})
+    arm = ArmConfig(name="random", policy="freeze_random", like="ila")
+    like = Selection(
+        policy="ila", source="lima", train=(), frozen=(one.layers[0].name,),
+        trainable_parameters=0, details={},
+    )  # fmt: skip
+    with pytest.raises(UserError, match=r"leave no selection other than that of 'ila'"):
+        select(arm, one, SEARCH, 8, like)
+
+
+def test_the_same_control_in_every_process() -> None:
+    code = (
+        "from test_selection import choose;"
+        "print(choose('freeze_random', choose('ila', source='lima'), seed=3).frozen)"
+    )
+    outputs = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={
+                **os.environ,
+                "PYTHONHASHSEED": hash_seed,
+                "PYTHONPATH": os.pathsep.join(sys.path),
+            },
+            cwd=os.path.dirname(__file__),
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for hash_seed in ("1", "2")
+    }
+    assert len(outputs) == 1
+
+
+def test_a_selection_needs_only_the_scores_its_policy_reads() -> None:
+    document = ranking().model_dump()
+    for name in ("score_keys", "dataset_digests"):
+        document[name] = {}
+    for layer in document["layers"]:
+        layer["scores"] = {}
+    bare = Ranking.model_validate(document)
+    arm = ArmConfig(name="baseline", policy="all")
+    assert required_datasets(arm, ("lima", "dolly")) == ()
+    assert select(arm, bare, SEARCH, 8, None) == choose("all")
+    assert required_datasets(ArmConfig(name="i", policy="intersection"), ("lima", "dolly")) == (
+        "lima",
+        "dolly",
+    )
+
+
+@pytest.mark.parametrize(
+    ("arm", "message"),
+    [
+        ({"policy": "intersecton"}, "did you mean 'intersection'"),
+        ({"policy": "ila"}, r"'ila' needs `source:`.*lima, dolly"),
+        ({"policy": "ila", "source": "lime"}, "did you mean 'lima'"),
+        ({"policy": "freeze_random"}, r"in `like:`"),
+    ],
+)
+def test_bad_arms_say_what_is_needed(arm: dict[str, str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        choose(**arm)
