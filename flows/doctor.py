@@ -55,10 +55,10 @@ def _package(name: str) -> Check:
 def _device(runtime: RuntimeConfig) -> Check:
     if importlib.util.find_spec("torch") is None:
         return Check("device", "failed", "no torch")
-    from ila_core.loading import describe_device
+    from ila_core.loading import resolve_device
 
     try:
-        return Check("device", "ok", describe_device(runtime.device))
+        return Check("device", "ok", resolve_device(runtime.device))
     except UserError as error:
         return Check("device", "failed", runtime.device, str(error))
 

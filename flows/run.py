@@ -63,11 +63,16 @@ def run_until(
 def _run_flow(planned: ProfilePlan, runtime: RuntimeConfig, until: str):  # type: ignore[no-untyped-def]
     # The embedded Prefect keeps its database beside the embedded MLflow, where `ila ui` finds it.
     os.environ.setdefault("PREFECT_HOME", str(runtime.home / "prefect"))
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
+    # A person follows the steps; Prefect's own log, whole in its UI, would bury them.
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    os.environ.setdefault("PREFECT_LOGGING_SERVER_LEVEL", "CRITICAL")
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-    logging.basicConfig(stream=sys.stderr, format="%(message)s")
-    logging.getLogger("ila").setLevel(logging.INFO)
+    os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", "ila")
     from flows.flow import run_pipeline
+
+    log = logging.getLogger("ila")
+    log.addHandler(logging.StreamHandler(sys.stderr))
+    log.setLevel(logging.INFO)
 
     return run_pipeline(planned.profile, runtime, until)
 

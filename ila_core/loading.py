@@ -47,6 +47,27 @@ _DECISIVE = (
 )
 
 
+def resolve_device(given: str) -> str:
+    """`auto` is the first accelerator, or the CPU.
+
+    Raises:
+        UserError: a device that torch does not know or that is not here.
+    """
+    import torch
+
+    if given == "auto":
+        found = torch.accelerator.current_accelerator(check_available=True)
+        return found.type if found else "cpu"
+    try:
+        torch.empty(0, device=given)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(
+            f"device {given!r} (ILA_DEVICE) cannot be used: {_first_line(error)}; "
+            f"allowed here: auto, {resolve_device('auto')}, cpu"
+        ) from error
+    return given
+
+
 def load_tokenizer(config: ModelConfig) -> Any:
     """The fast tokenizer, with a pad token.
 

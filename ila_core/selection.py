@@ -54,6 +54,8 @@ class Policy:
     """Names to freeze, in any order, and details."""
     reads: Literal["nothing", "source", "all"]
     """Whose scores it reads: none, those of `arm.source`, or those of every dataset."""
+    settings: tuple[str, ...] = ()
+    """Fields of `SearchConfig` that it reads: a change of another leaves its selection alone."""
     needs_like: bool = False
     """Whether it matches another arm's selection."""
 
@@ -188,7 +190,7 @@ def _freeze_up_to(budget: int, shuffled: Sequence[str], cost: dict[str, int]) ->
 
 POLICIES: dict[str, Policy] = {
     "all": Policy(freeze_nothing, reads="nothing"),
-    "ila": Policy(freeze_least_of_source, reads="source"),
-    "intersection": Policy(freeze_intersection, reads="all"),
+    "ila": Policy(freeze_least_of_source, reads="source", settings=("keep",)),
+    "intersection": Policy(freeze_intersection, reads="all", settings=("least",)),
     "freeze_random": Policy(freeze_random, reads="nothing", needs_like=True),
 }

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 from ila_core.reproducibility import provenance
-from prefect import get_run_logger, task
+from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture
 from prefect.states import Completed, State
@@ -20,6 +21,9 @@ from tasks.lookup import StepRun
 from tasks.payloads import CIRCUMSTANCE
 from tasks.step import Context, Step
 from tasks.store import Store
+
+
+log = logging.getLogger("ila")
 
 
 def submit(
@@ -41,7 +45,6 @@ class Handle:
 def cached_step(handle: Handle, upstream: dict[str, StepRun]) -> StepRun | State[StepRun]:
     """The step's finished MLflow run. MLflow being down fails the task before any work."""
     step, store = handle.step, handle.store
-    log = get_run_logger()
     digests = {name: run.digest for name, run in upstream.items()}
 
     def waiting(run: StepRun) -> None:
@@ -49,11 +52,17 @@ def cached_step(handle: Handle, upstream: dict[str, StepRun]) -> StepRun | State
 
     run, mine = store.claim(step, digests, waiting)
     if not mine:
-        log.info("%s: cached, MLflow run %s", step.title, run.run_id)
+        log.info("%-32s cached    %s", step.label, run.run_id)
         return Completed(name="Cached", data=run)
-    log.info("%s: computing, MLflow run %s", step.title, run.run_id)
-    with store.beating(run):
-        return _compute(handle, run, {name: store.fetch(r) for name, r in upstream.items()})
+    start = time.perf_counter()
+    try:
+        with store.beating(run):
+            done = _compute(handle, run, {name: store.fetch(r) for name, r in upstream.items()})
+    except Exception as error:
+        log.error("%-32s failed    %s", step.label, error)
+        raise
+    log.info("%-32s %6.1f s  %s", step.label, time.perf_counter() - start, run.run_id)
+    return done
 
 
 def _compute(handle: Handle, run: StepRun, inputs: dict[str, Path]) -> StepRun:
@@ -67,7 +76,7 @@ def _compute(handle: Handle, run: StepRun, inputs: dict[str, Path]) -> StepRun:
     with tempfile.TemporaryDirectory(dir=work, prefix=f"{step.key}-") as folder:
         out = Path(folder)
         start = time.perf_counter()
-        STEPS[step.name].compute(step, inputs, out, context)
+        STEPS[step.name](step, inputs, out, context)
         journal.flush()
         circumstance = {
             "seconds": time.perf_counter() - start,

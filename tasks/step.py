@@ -80,12 +80,10 @@ class Step:
     @cached_property
     def unknown(self) -> str | None:
         """Why the key cannot be computed, or `None`."""
-        if isinstance(self.identity, Unknown):
-            return self.identity.reason
         for step in self.inputs.values():
             if step.unknown:
-                return step.unknown if step.name == "prepare" else f"it needs {step.label}"
-        return None
+                return f"it needs {step.label}"
+        return self.identity.reason if isinstance(self.identity, Unknown) else None
 
     @cached_property
     def key(self) -> str | None:

@@ -31,9 +31,9 @@ class Base:
 
     def load(self, runtime: RuntimeConfig) -> Any:
         """The model on its device, from the files that the keys stand for."""
-        from ila_core.loading import load_base
+        from ila_core.loading import load_base, resolve_device
 
-        return load_base(self.pinned, runtime.device)
+        return load_base(self.pinned, resolve_device(runtime.device))
 
     @property
     def pinned(self) -> ModelConfig:

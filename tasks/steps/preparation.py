@@ -38,4 +38,7 @@ def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) ->
             f"dataset {dataset.name} changed while the run was starting; run the same command again"
         )
     tokenizer = load_tokenizer(base.pinned)
-    prepare_rows(conversations, tokenizer, base.config.template, given["data"]).save(out)
+    rows = prepare_rows(
+        conversations, tokenizer, base.config.template, given["data"], dataset=dataset.name
+    )
+    rows.save(out)

@@ -36,7 +36,7 @@ def score_inputs(scores: Scores, datasets: list[str]) -> dict[str, Step]:
 def gather(step: Step, inputs: dict[str, Path]) -> Ranking:
     """The ranking over those inputs of `step` that are scores (`dataset/seed`)."""
     from ila_core.layers import fingerprint
-    from ila_core.reproducibility import library_versions
+    from ila_core.reproducibility import provenance
 
     base: Base = step.given["base"]
     scores: dict[str, dict[str, dict[str, float]]] = {}
@@ -72,7 +72,7 @@ def gather(step: Step, inputs: dict[str, Path]) -> Ranking:
             )
             for layer in base.layers
         ),
-        versions=library_versions(),
+        versions=provenance()["libraries"],
     )
 
 

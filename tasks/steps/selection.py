@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from ila_core.selection import Selection, required_datasets
+from ila_core.selection import POLICIES, Selection, required_datasets
 from ila_core.selection import select as apply_policy
 
 from ila_core.config import ArmConfig, FinetuneConfig, SearchConfig
@@ -37,8 +37,7 @@ def select(
             "lm_head",
             architecture=base.config.architecture,
             arm=arm.model_dump(exclude={"name", "like"}, exclude_defaults=True),
-            keep=search.keep,
-            least=search.least,
+            settings={field: getattr(search, field) for field in POLICIES[arm.policy].settings},
             lora_r=finetuning.lora.r,
         ),
         inputs=inputs,
