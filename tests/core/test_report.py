@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import random
 import re
@@ -15,7 +16,7 @@ from ila_core.agreement import agreements, intersection
 from ila_core.config import Profile
 from ila_core.errors import CheckError
 from ila_core.ranking import LayerScores, Ranking
-from ila_core.report import ReportData, tables
+from ila_core.report import ReportData, figures, tables
 from ila_core.report.comparison import compare_arms, paired_bootstrap
 from ila_core.report.headline import headline
 from ila_core.report.page import build_page
@@ -106,6 +107,7 @@ def make_ranking(
     )  # fmt: skip
 
 
+@functools.cache
 def make_data(
     datasets: tuple[str, ...] = ("terse", "instruct", "dialogue"),
     seeds: tuple[int, ...] = (0, 1),
@@ -298,6 +300,27 @@ def test_other_shapes_of_a_run_render(case: dict[str, Any]) -> None:
     assert "nan" not in re.sub(r"<svg.*?</svg>", "", page, flags=re.S).lower().split()
 
 
+def test_a_run_of_one_arm_renders_without_comparison() -> None:
+    data = make_data(("terse",), (0,))
+    finetune = data.profile.finetune.model_copy(update={"arms": data.profile.finetune.arms[:1]})
+    profile = data.profile.model_copy(update={"finetune": finetune})
+    page = build_page(data.model_copy(update={"profile": profile, "arms": data.arms[:1]}))
+    assert "Difference of each arm" not in page
+
+
+def test_names_in_pictures_are_text_whatever_they_hold() -> None:
+    grid = tables.layers_grid(make_data().ranking, "terse").rename(index={"q_proj": "<b>$q$"})
+    svg = figures.heat_map(grid, grid > 0, title='a<b>&"$x$')
+    assert 'aria-label="Score of every layer on a&lt;b&gt;&amp;&quot;$x$' in svg
+    assert "<b>" not in svg
+    assert "&lt;b&gt;$q$" in svg
+
+
+def test_labels_are_moved_apart_and_no_further_than_needed() -> None:
+    placed = figures._apart({"a": 0.0, "b": 0.1, "c": 5.0}, gap=1.0)
+    assert placed == pytest.approx({"a": -0.45, "b": 0.55, "c": 5.0})
+
+
 def test_headline_says_when_ila_does_not_beat_random() -> None:
     data = make_data(gain=0.05)
     control = data.arms[1].controls[0]
@@ -308,6 +331,11 @@ def test_headline_says_when_ila_does_not_beat_random() -> None:
     assert "ila does not beat random here." in " ".join(
         headline(data.model_copy(update={"arms": arms}))
     )
+
+
+def test_headline_says_when_any_freezing_helps() -> None:
+    assert "here freezing helps by itself" in " ".join(headline(make_data(gain=0.05)))
+    assert "helps by itself" not in " ".join(headline(make_data()))
 
 
 def test_headline_of_one_dataset_claims_no_agreement() -> None:
