@@ -1,4 +1,4 @@
-"""What a run is (`Profile`, frozen and hashed) and where it happens (`RuntimeConfig`, never hashed).
+"""What a run is (`Profile`, frozen, hashed) and where it happens (`RuntimeConfig`, never hashed).
 
 Identity and circumstance are two types on purpose: no key function accepts a `RuntimeConfig`, so a
 device or a path cannot change a key. Every field is required unless its default is a real
@@ -29,16 +29,16 @@ class ModelConfig(Frozen):
     source: str
     """Hub id (`mistralai/Mistral-7B-v0.1`) or local folder (starts with `.`, `/` or `${`)."""
     revision: str | None = None
-    """Hub commit. `null`: nobody could look it up yet; the first online run resolves and locks it."""
+    """Hub commit. `null`: not looked up yet; the first online run resolves and locks it."""
     architecture: dict[str, Any]
     """Published configuration fields that the meta device needs, `model_type` among them."""
     dtype: Literal["float32", "bfloat16", "float16"]
     template: str | None = None
-    """Jinja chat template; `null` uses the tokenizer's own, and it is an error when both lack one."""
+    """Jinja chat template; `null` uses the tokenizer's own; it is an error when both lack one."""
     pad_token: str | None = None
     """`null` uses the tokenizer's own, and it is an error when both lack one."""
     lm_head: Literal["adapt", "untie", "exclude"]
-    """`adapt`: a layer like the others; `untie`: cloned from the embedding first; `exclude`: no layer."""
+    """`adapt`: a layer like the others; `untie`: cloned from the embedding; `exclude`: no layer."""
     notes: str = ""
 
     @property
@@ -248,7 +248,7 @@ class RuntimeConfig(BaseModel):
 
     @classmethod
     def from_env(cls) -> RuntimeConfig:
-        """Read `ILA_HOME`, `MLFLOW_TRACKING_URI`, `ILA_DEVICE`, `ILA_MICRO_BATCH`, `ILA_EVAL_BATCH`."""
+        """Read `ILA_HOME`, `ILA_DEVICE`, `ILA_MICRO_BATCH` ... from the environment."""
         home = Path(os.environ.get("ILA_HOME", ".ila")).expanduser().absolute()
         uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}"
         variables = {"device": "ILA_DEVICE", "micro_batch": "ILA_MICRO_BATCH"}
@@ -265,4 +265,6 @@ def _refuse_repeats(field: str, names: list[str]) -> None:
 
 def _must_be_in(field: str, given: str, allowed: list[str]) -> None:
     if given not in allowed:
-        raise ValueError(f"{field}: {given!r} is not one of {', '.join(map(repr, allowed)) or 'none'}")
+        raise ValueError(
+            f"{field}: {given!r} is not one of {', '.join(map(repr, allowed)) or 'none'}"
+        )

@@ -1,7 +1,7 @@
 """Canonical JSON to a key: the same value gives the same key in every process and on every machine.
 
-    >>> key_of({"b": 1, "a": (2, 3)}) == key_of({"a": [2, 3], "b": 1})
-    True
+>>> key_of({"b": 1, "a": (2, 3)}) == key_of({"a": [2, 3], "b": 1})
+True
 """
 
 from __future__ import annotations

@@ -42,6 +42,8 @@ class LayerScores(Layer):
 class Ranking(Frozen):
     schema_version: Literal[1] = 1
     base_model: str
+    model: dict[str, str]
+    """Hub id and commit, or the digest of a local folder's files."""
     architecture: str
     """Fingerprint over names and shapes (`ila_core.layers.fingerprint`)."""
     key: str
@@ -49,10 +51,13 @@ class Ranking(Frozen):
     scorer: str
     score_keys: dict[str, dict[str, str]]
     """`score_keys[dataset][seed]`: the stage-2 step behind each column."""
-    dataset_digests: dict[str, str]
+    data_keys: dict[str, str]
+    """The prepare step of each dataset."""
     settings: dict[str, Any]
+    """Per dataset, the identity of the stages behind its scores."""
     layers: tuple[LayerScores, ...]
-    provenance: dict[str, Any] = {}
+    versions: dict[str, str]
+    """Libraries it was computed with."""
 
     @model_validator(mode="after")
     def _every_layer_has_every_score(self) -> Ranking:

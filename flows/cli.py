@@ -1,0 +1,169 @@
+"""The command line. Nothing heavy at module level: `ila --help` must answer at once."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Find which linear layers of a language model matter for alignment; train only those.",
+)
+rankings_app = typer.Typer(no_args_is_help=True, help="List, show and compare rankings.")
+app.add_typer(rankings_app, name="rankings")
+
+ProfileArgument = Annotated[
+    str,
+    typer.Argument(metavar="PROFILE", help="A shipped profile's name, or a path to a .yaml file."),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="A.B=C", help="Change one field of the profile; repeatable."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+Refresh = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--refresh",
+        metavar="STEP",
+        help="Compute again: a kind (stage1), a label ('stage1 lima seed 0') or key:<12 hex>.",
+    ),
+]
+Rehash = Annotated[bool, typer.Option("--rehash", help="Read every local file again.")]
+
+
+@app.command()
+def run(
+    profile: ProfileArgument,
+    overrides: Overrides = None,
+    refresh: Refresh = None,
+    rehash: Rehash = False,
+    as_json: Json = False,
+) -> None:
+    """Run the whole pipeline: search, fine-tune, evaluate, report. Again, it computes nothing."""
+    from flows.run import run_until
+
+    run_until("report", profile, overrides or [], refresh or [], rehash=rehash, as_json=as_json)
+
+
+@app.command()
+def search(
+    profile: ProfileArgument,
+    overrides: Overrides = None,
+    refresh: Refresh = None,
+    rehash: Rehash = False,
+    as_json: Json = False,
+) -> None:
+    """Run the search only: the ranking of every dataset and how far they agree."""
+    from flows.run import run_until
+
+    run_until("search", profile, overrides or [], refresh or [], rehash=rehash, as_json=as_json)
+
+
+@app.command()
+def plan(
+    profile: ProfileArgument,
+    overrides: Overrides = None,
+    rehash: Rehash = False,
+    as_json: Json = False,
+) -> None:
+    """Say what a run would do, and why: HIT, MISS, RUNNING or UNKNOWN. Nothing runs."""
+    from flows.run import plan_profile
+    from flows.show import show_plan
+
+    show_plan(plan_profile(profile, overrides or [], rehash=rehash), as_json=as_json)
+
+
+@app.command()
+def report(
+    reference: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN", help="A profile's name or file (newest run), or key:<12 hex>."
+        ),
+    ],
+    out: Annotated[Path | None, typer.Option("--out", help="Copy the page to this file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Say where the report of a finished run is."""
+    from flows.show import show_report
+    from flows.stored import find_report
+
+    show_report(find_report(reference), out=out, as_json=as_json)
+
+
+@rankings_app.command("list")
+def rankings_list(as_json: Json = False) -> None:
+    """List the rankings in the cache, newest first."""
+    from flows.show import show_rankings
+    from flows.stored import list_rankings
+
+    show_rankings(list_rankings(), as_json=as_json)
+
+
+Reference = Annotated[
+    str, typer.Argument(metavar="REF", help="key:<12 hex>, or a path to a .json file.")
+]
+Keep = Annotated[float, typer.Option("--keep", min=0.0, max=1.0, help="Fraction of layers kept.")]
+
+
+@rankings_app.command("show")
+def rankings_show(reference: Reference, keep: Keep = 0.75, as_json: Json = False) -> None:
+    """Show every layer's score and place, per dataset."""
+    from flows.show import show_ranking
+    from flows.stored import find_ranking
+
+    show_ranking(find_ranking(reference), keep=keep, as_json=as_json)
+
+
+@rankings_app.command("compare")
+def rankings_compare(
+    reference: Reference, other: Reference, keep: Keep = 0.75, as_json: Json = False
+) -> None:
+    """Compare two rankings of one architecture, dataset by dataset, beside chance."""
+    from flows.show import show_comparison
+    from flows.stored import find_ranking
+
+    show_comparison(find_ranking(reference), find_ranking(other), keep=keep, as_json=as_json)
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Say what is installed, reachable and usable, and what to do about the rest."""
+    from flows.doctor import examine
+    from flows.show import show_checks
+
+    show_checks(examine(), as_json=as_json)
+
+
+@app.command()
+def ui(
+    prefect_port: Annotated[int, typer.Option(help="Port of the Prefect UI.")] = 4200,
+    mlflow_port: Annotated[int, typer.Option(help="Port of the MLflow UI.")] = 5000,
+) -> None:
+    """Serve both web UIs over the embedded stores until interrupted."""
+    from flows.servers import serve
+
+    serve(prefect_port=prefect_port, mlflow_port=mlflow_port)
+
+
+def main() -> None:
+    """Entry point of `ila`: an expected error is one message and an exit code, no traceback."""
+    from ila_core.errors import CheckError, UserError
+
+    try:
+        app()
+    except (UserError, CheckError, OSError) as error:
+        from flows.errors import explain
+
+        code, message = explain(error)
+        typer.echo(f"ila: {message}", err=True)
+        sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""The story as a Prefect flow: every step one task, looked up before it is computed."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from prefect import flow
+from prefect.futures import wait
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from flows.pipeline import ila_pipeline
+from ila_core.config import Profile, RuntimeConfig
+from ila_core.lock import Lock
+from ila_core.profiles import load_profile, shipped
+from tasks.execute import submit
+from tasks.lookup import StepRun
+from tasks.step import in_order
+from tasks.store import Store
+
+ProfileName = StrEnum("ProfileName", {name: name for name in shipped("runs")})
+"""The shipped run profiles: a drop-down in the Prefect UI."""
+
+
+# One worker: a step seeds the process's generators and takes the whole device. Steps that do not
+# depend on a failed one still run, so a failure costs nobody what the others computed.
+@flow(
+    name="ila",
+    flow_run_name="{profile.name}-{until}",
+    task_runner=ThreadPoolTaskRunner(max_workers=1),
+    validate_parameters=False,
+)
+def run_pipeline(
+    profile: Profile, runtime: RuntimeConfig, until: str = "report"
+) -> dict[str, StepRun]:
+    """Compute what is not cached yet, up to the search or to the report.
+
+    Args:
+        profile: the run.
+        runtime: where it runs.
+        until: `search` stops at the ranking and its agreement.
+
+    Returns:
+        The finished MLflow run of each step, by the step's key.
+    """
+    pipeline = ila_pipeline(profile, Lock(runtime.home, online=True))
+    steps = in_order(*pipeline.targets(until))
+    store = Store(runtime, profile.model.name)
+    runs = {}
+    for step in steps:
+        inputs = {name: runs[upstream.key] for name, upstream in step.inputs.items()}
+        runs[step.key] = submit(step, store, runtime, inputs)
+    wait(list(runs.values()))
+    return {str(key): future.result() for key, future in runs.items()}
+
+
+@flow(name="ila-deployed", log_prints=False)
+def run_profile(profile: ProfileName, overrides: list[str] | None = None) -> None:
+    """Run a shipped profile on a worker, which supplies where and how (`RuntimeConfig`).
+
+    Args:
+        profile: a run profile that comes with ILA.
+        overrides: fields to change, each `a.b=c`, e.g. `finetune.lr=2.0e-4`.
+    """
+    run_pipeline(load_profile(profile.value, overrides or []), RuntimeConfig.from_env())

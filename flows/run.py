@@ -1,0 +1,95 @@
+"""`ila run`, `ila search` and `ila plan`: the plan first, and Prefect and torch only if need be."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from flows.pipeline import Pipeline, ila_pipeline
+from ila_core.config import Profile, RuntimeConfig
+from ila_core.errors import UserError
+from ila_core.lock import Lock
+from ila_core.profiles import load_profile
+from tasks.lookup import open_lookup
+from tasks.plan import Planned, plan
+from tasks.step import Step, in_order
+
+
+@dataclass(frozen=True)
+class ProfilePlan:
+    """A profile, its pipeline, and the state of every step."""
+
+    profile: Profile
+    pipeline: Pipeline
+    steps: list[Planned]
+
+
+def plan_profile(
+    given: str, overrides: Sequence[str], *, rehash: bool = False, online: bool = False,
+    until: str = "report",
+) -> ProfilePlan:  # fmt: skip
+    """What `ila run` would do with the profile; `online` resolves what the hub alone knows."""
+    profile = load_profile(given, overrides)
+    runtime = RuntimeConfig.from_env()
+    pipeline = ila_pipeline(profile, Lock(runtime.home, online=online, rehash=rehash))
+    steps = in_order(*pipeline.targets(until))
+    return ProfilePlan(profile, pipeline, plan(steps, open_lookup(runtime, profile.model.name)))
+
+
+def run_until(
+    until: str, given: str, overrides: Sequence[str], refresh: Sequence[str],
+    *, rehash: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Compute what is missing up to `until`, then show the result."""
+    from flows.show import show_result
+
+    start = time.perf_counter()
+    runtime = RuntimeConfig.from_env()
+    planned = plan_profile(given, overrides, rehash=rehash, online=True, until=until)
+    if refresh:
+        _supersede(refresh, planned, runtime)
+    elif all(p.state == "HIT" for p in planned.steps) and "PREFECT_API_URL" not in os.environ:
+        runs = {str(p.step.key): p.run for p in planned.steps if p.run is not None}
+        show_result(planned, runs, until, time.perf_counter() - start, as_json=as_json)
+        return
+    runs = _run_flow(planned, runtime, until)
+    show_result(planned, runs, until, time.perf_counter() - start, as_json=as_json)
+
+
+def _run_flow(planned: ProfilePlan, runtime: RuntimeConfig, until: str):  # type: ignore[no-untyped-def]
+    # The embedded Prefect keeps its database beside the embedded MLflow, where `ila ui` finds it.
+    os.environ.setdefault("PREFECT_HOME", str(runtime.home / "prefect"))
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    logging.basicConfig(stream=sys.stderr, format="%(message)s")
+    logging.getLogger("ila").setLevel(logging.INFO)
+    from flows.flow import run_pipeline
+
+    return run_pipeline(planned.profile, runtime, until)
+
+
+def _supersede(refresh: Sequence[str], planned: ProfilePlan, runtime: RuntimeConfig) -> None:
+    from tasks.store import Store
+
+    steps = [p.step for p in planned.steps]
+    chosen = [step for given in refresh for step in _named(given, steps)]
+    store = Store(runtime, planned.profile.model.name)
+    for step in chosen:
+        if step.key is not None:
+            store.supersede(step.key)
+
+
+def _named(given: str, steps: Sequence[Step]) -> list[Step]:
+    """The steps that `--refresh given` means."""
+    found = [s for s in steps if given in (s.name, s.label, f"key:{s.key}")]
+    if not found:
+        kinds = ", ".join(sorted({s.name for s in steps}))
+        raise UserError(
+            f"--refresh {given!r} is none of this run's steps. Give a kind ({kinds}), a label such "
+            f"as {steps[0].label!r}, or key:<12 hex> as `ila plan` prints it"
+        )
+    return found

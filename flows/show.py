@@ -1,0 +1,181 @@
+"""What the commands print: tables for a person, one JSON object for a program."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from flows.run import ProfilePlan
+from ila_core.config import RuntimeConfig
+from ila_core.ranking import Ranking
+from tasks.lookup import StepRun
+from tasks.payloads import fetch
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from flows.doctor import Check
+
+
+def show_plan(planned: ProfilePlan, *, as_json: bool) -> None:
+    """Every step's state, key and reason; layers and trainable parameters below."""
+    layers = planned.pipeline.base.layers
+    r = planned.profile.search.stage1.lora.r
+    facts = {
+        "profile": planned.profile.name,
+        "base_model": planned.profile.model.name,
+        "layers": len(layers),
+        "lora_parameters_all_layers": sum(r * sum(layer.shape) for layer in layers),
+        "steps": [
+            {"step": p.step.label, "state": p.state, "key": p.step.key, "reason": p.reason}
+            for p in planned.steps
+        ],
+    }
+    if as_json:
+        return _json(facts)
+    rows = [[p.state, p.step.label, p.step.key or "UNKNOWN", p.reason] for p in planned.steps]
+    _table(["state", "step", "key", "why"], rows)
+    counts = Counter(p.state for p in planned.steps)
+    typer.echo(
+        f"{planned.profile.model.name}: {len(layers)} layers, "
+        f"{facts['lora_parameters_all_layers']:,} trainable parameters with LoRA r {r} on all; "
+        + ", ".join(f"{n} {state}" for state, n in counts.items())
+    )
+
+
+def show_result(
+    planned: ProfilePlan, runs: Mapping[str, StepRun], until: str, seconds: float, *, as_json: bool
+) -> None:
+    """What a run came to, how much of it was cached, and where the report is."""
+    states = {p.step.label: p.state for p in planned.steps}
+    cached = sum(state == "HIT" for state in states.values())
+    last = planned.pipeline.targets(until)[-1]
+    payload = fetch(runs[str(last.key)])
+    answer: dict[str, Any] = {
+        "profile": planned.profile.name,
+        "steps": {p.step.label: runs[str(p.step.key)].key for p in planned.steps},
+        "cached": cached,
+        "computed": len(states) - cached,
+        "seconds": round(seconds, 2),
+        "ranking": f"key:{planned.pipeline.ranking.key}",
+    }
+    if until == "report":
+        page = publish_page(runs[str(last.key)], planned.profile.name)
+        summary = json.loads((payload / "report.json").read_bytes())
+        answer |= {"headline": summary["headline"], "report": str(page)}
+    if as_json:
+        return _json(answer)
+    if cached == len(states):
+        typer.echo(f"all {cached} steps cached; nothing was computed ({seconds:.1f} s)")
+    else:
+        typer.echo(f"{answer['computed']} steps computed, {cached} cached ({seconds:.0f} s)")
+    for line in answer.get("headline", []):
+        typer.echo(f"  {line}")
+    typer.echo(f"ranking: key:{planned.pipeline.ranking.key}   (ila rankings show ...)")
+    if until == "report":
+        typer.echo(f"report:  {answer['report']}")
+
+
+def show_report(run: StepRun, *, out: Path | None, as_json: bool) -> None:
+    """Where the page is, copied to `out` when that is given."""
+    page = publish_page(run, json.loads(run.params["profile.name"]))
+    if out is not None:
+        shutil.copyfile(page, out)
+        page = out
+    if as_json:
+        return _json({"key": run.key, "report": str(page)})
+    typer.echo(str(page))
+
+
+def publish_page(run: StepRun, profile: str) -> Path:
+    """Copy the report out of the cache to `ILA_HOME/reports/<profile>.html`, for a browser."""
+    page = RuntimeConfig.from_env().home / "reports" / f"{profile}.html"
+    page.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(fetch(run) / "report.html", page)
+    return page
+
+
+def show_rankings(found: Sequence[tuple[StepRun, Ranking]], *, as_json: bool) -> None:
+    """One line per cached ranking."""
+    rows = [
+        {
+            "ranking": f"key:{run.key}",
+            "base_model": ranking.base_model,
+            "layers": len(ranking.layers),
+            "datasets": list(ranking.datasets),
+            "seeds": len(ranking.seeds(ranking.datasets[0])),
+            "run": run.run_id,
+        }
+        for run, ranking in found
+    ]
+    if as_json:
+        return _json(rows)
+    if not rows:
+        typer.echo("no ranking is cached yet; make one with `ila search PROFILE`")
+        return
+    _table(list(rows[0]), [[_plain(v) for v in row.values()] for row in rows])
+
+
+def show_ranking(ranking: Ranking, *, keep: float, as_json: bool) -> None:
+    """Every layer's score and place."""
+    from ila_core.report.tables import ranking_table
+
+    if as_json:
+        return _json(ranking.model_dump(mode="json"))
+    typer.echo(f"{ranking.base_model}, key {ranking.key}, keep {keep:g}")
+    _frame(ranking_table(ranking, keep))
+
+
+def show_comparison(ranking: Ranking, other: Ranking, *, keep: float, as_json: bool) -> None:
+    """Agreement of each dataset of one ranking with each of the other."""
+    from ila_core.agreement import agreements_between
+    from ila_core.report.tables import agreement_table
+
+    found = agreements_between(ranking, other, keep)
+    if as_json:
+        return _json([agreement.model_dump(mode="json") for agreement in found])
+    _frame(agreement_table(found))
+
+
+def show_checks(checks: Sequence[Check], *, as_json: bool) -> None:
+    """The doctor's findings; exits with 1 when a check failed."""
+    if as_json:
+        _json([vars(check) for check in checks])
+    else:
+        _table(["", "what", "found", "advice"],
+               [[c.state, c.name, c.found, c.advice] for c in checks])  # fmt: skip
+    if any(check.state == "failed" for check in checks):
+        sys.exit(1)
+
+
+def _json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=1))
+
+
+def _plain(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _frame(frame: pd.DataFrame) -> None:
+    shown = frame if frame.index.name is None else frame.reset_index()
+    _table([str(c) for c in shown.columns], [[str(v) for v in row] for row in shown.to_numpy()])
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*header, box=box.SIMPLE_HEAD, pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    # Piped output keeps every column whole; a terminal wraps.
+    width = None if sys.stdout.isatty() else 240
+    Console(width=width, markup=False, highlight=False).print(table)

@@ -1,0 +1,61 @@
+"""Finished results by reference: reports of a profile, rankings by key or file."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from ila_core.config import RuntimeConfig
+from ila_core.errors import UserError
+from ila_core.profiles import load_profile
+from ila_core.ranking import Ranking
+from tasks.lookup import StepRun, open_lookup
+from tasks.payloads import fetch
+
+_KEY = re.compile(r"^key:([0-9a-f]{12})$")
+
+
+def find_report(reference: str) -> StepRun:
+    """The newest finished report of a profile, or the one with a key.
+
+    Raises:
+        UserError: nothing finished answers to the reference.
+    """
+    runtime = RuntimeConfig.from_env()
+    if match := _KEY.match(reference):
+        runs = open_lookup(runtime).finished(match[1])
+        return _first(runs, "report", f"no finished step has {reference}")
+    profile = load_profile(reference)
+    runs = open_lookup(runtime, profile.model.name).finished_steps("report")
+    mine = [run for run in runs if run.params.get("profile.name") == f'"{profile.name}"']
+    return _first(mine, "report", f"no run of profile {profile.name!r} has finished yet; "
+                  f"start one with `ila run {reference}`")  # fmt: skip
+
+
+def list_rankings() -> list[tuple[StepRun, Ranking]]:
+    """Every cached ranking of every base model, newest first."""
+    runs = open_lookup(RuntimeConfig.from_env()).finished_steps("ranking")
+    return [(run, Ranking.load(fetch(run) / "ranking.json")) for run in runs]
+
+
+def find_ranking(reference: str) -> Ranking:
+    """The ranking that `key:<12 hex>` or a path ending in `.json` names.
+
+    Raises:
+        UserError: there is none, or the file is no ranking.
+    """
+    if match := _KEY.match(reference):
+        runs = open_lookup(RuntimeConfig.from_env()).finished(match[1])
+        run = _first(runs, "ranking", f"no finished step has {reference}; see `ila rankings list`")
+        return Ranking.load(fetch(run) / "ranking.json")
+    if reference.endswith(".json"):
+        return Ranking.load(Path(reference))
+    raise UserError(f"{reference!r} is no ranking: give key:<12 hex> or a path ending in .json")
+
+
+def _first(runs: list[StepRun], step: str, otherwise: str) -> StepRun:
+    for run in runs:
+        if run.tags["ila.step"] == step:
+            return run
+    found = f" (that key is a {runs[0].tags['ila.step']})" if runs else ""
+    raise UserError(otherwise + found)

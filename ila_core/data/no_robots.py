@@ -1,0 +1,7 @@
+"""No Robots: about 9,500 conversations written by people, some led by a system message."""
+
+from __future__ import annotations
+
+from ila_core.data.formats import Dataset, from_messages
+
+DATASET = Dataset(from_messages, repo="HuggingFaceH4/no_robots", files="data/train*.parquet")

@@ -1,0 +1,79 @@
+"""The only place that talks to the hub: two questions, and errors that say what to do.
+
+>>> folder = fetch("GAIR/lima", ["train.jsonl"], revision=None, kind="dataset")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+from ila_core.errors import UserError
+
+Kind = Literal["dataset", "model"]
+
+_INSTEAD = {
+    "dataset": "set the dataset's `path:` to a local copy (.jsonl, .json or .parquet)",
+    "model": "set the model profile's `source:` to a local folder",
+}
+
+
+def fetch(repo: str, patterns: Sequence[str], revision: str | None, *, kind: Kind) -> Path:
+    """Download the files of `repo` that match `patterns` and return the folder they lie in.
+
+    Offline, the hub's own local cache answers where it can.
+    """
+    from huggingface_hub import snapshot_download
+
+    with _explained(repo, revision, kind):
+        return Path(
+            snapshot_download(
+                repo, repo_type=kind, revision=revision, allow_patterns=list(patterns)
+            )
+        )
+
+
+def current_commit(repo: str, *, kind: Kind) -> str:
+    """The commit that `repo`'s default branch is at now."""
+    from huggingface_hub import HfApi
+
+    with _explained(repo, None, kind):
+        sha = HfApi().repo_info(repo, repo_type=kind).sha
+    assert sha is not None, f"the hub gave no commit for {repo}"
+    return sha
+
+
+@contextmanager
+def _explained(repo: str, revision: str | None, kind: Kind) -> Iterator[None]:
+    """Turn what can go wrong between us and the hub into one message.
+
+    Errors of this machine, such as a full disk, pass through as they are.
+    """
+    from httpx import HTTPError
+    from huggingface_hub import errors
+
+    what, instead = f"{kind} {repo}", _INSTEAD[kind]
+    try:
+        yield
+    except errors.GatedRepoError as error:
+        raise UserError(
+            f"{what} is gated: accept its terms on its hub page, then set HF_TOKEN or run "
+            f"`hf auth login`; or {instead}"
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise UserError(
+            f"{what} has no revision {revision!r}: give a commit of it, or null"
+        ) from error
+    except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
+        raise UserError(
+            f"{what} does not exist on the hub, or is private: check the name, set HF_TOKEN or run "
+            f"`hf auth login`; or {instead}"
+        ) from error
+    except (HTTPError, ConnectionError, errors.EntryNotFoundError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"{what} could not be had from the hub ({reason}): check the network, "
+            f"HF_ENDPOINT and HF_HUB_OFFLINE; or {instead}"
+        ) from error

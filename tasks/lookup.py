@@ -1,0 +1,147 @@
+"""Which steps are cached: reads MLflow's records of step runs.
+
+Two readers answer the same questions. `SqliteLookup` reads the embedded store's tables with the
+standard library, because importing MLflow and its SQL store takes 3 s, more than a fully cached
+`ila run` may take in all. `ClientLookup` asks any other tracking URI through MLflow's own client.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import unquote, urlparse
+
+from ila_core.config import RuntimeConfig
+from tasks.step import Step
+
+HEARTBEAT_TTL_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class StepRun:
+    """One MLflow run of one step."""
+
+    run_id: str
+    status: str
+    start_time: int
+    artifact_uri: str
+    tags: dict[str, str]
+    params: dict[str, str]
+
+    @property
+    def key(self) -> str:
+        return self.tags["ila.key"]
+
+    @property
+    def digest(self) -> str:
+        """Digest of the payload, set just before the run is FINISHED."""
+        return self.tags["ila.digest"]
+
+    @property
+    def upstream(self) -> dict[str, str]:
+        """Digest of each input's payload when this one was computed."""
+        found: dict[str, str] = json.loads(self.tags["ila.upstream"])
+        return found
+
+    @property
+    def alive(self) -> bool:
+        """Whether somebody is computing this step now."""
+        beat = float(self.tags.get("ila.heartbeat", 0))
+        return self.status == "RUNNING" and time.time() - beat < HEARTBEAT_TTL_SECONDS
+
+
+class Lookup(Protocol):
+    def finished(self, key: str) -> list[StepRun]:
+        """Valid FINISHED runs of `key`, oldest first."""
+
+    def running(self, key: str) -> list[StepRun]:
+        """RUNNING runs of `key`, oldest first; `alive` or not."""
+
+    def finished_steps(self, name: str) -> list[StepRun]:
+        """Valid FINISHED runs of the step called `name`, newest first, at most 200."""
+
+
+def experiment_name(base_model: str) -> str:
+    """One experiment per base model; `%` is MLflow's wildcard for all of them."""
+    return f"ila/{base_model}"
+
+
+def open_lookup(runtime: RuntimeConfig, base_model: str | None = None) -> Lookup:
+    """The reader for `runtime.tracking_uri`; `None` reads the experiments of all base models."""
+    experiment = experiment_name(base_model or "%")
+    if runtime.tracking_uri.startswith("sqlite:///"):
+        return SqliteLookup(Path(unquote(urlparse(runtime.tracking_uri).path)[1:]), experiment)
+    from tasks.store import ClientLookup
+
+    return ClientLookup(runtime.tracking_uri, experiment)
+
+
+class SqliteLookup:
+    """Reads the tables `experiments`, `runs`, `tags` and `params` of MLflow's SQLite store."""
+
+    def __init__(self, path: Path, experiment: str) -> None:
+        self._path = path if path.is_absolute() else Path("/") / path
+        self._experiment = experiment
+
+    def finished(self, key: str) -> list[StepRun]:
+        return self._runs("FINISHED", ("ila.key", key), ("ila.state", "valid"))
+
+    def running(self, key: str) -> list[StepRun]:
+        return self._runs("RUNNING", ("ila.key", key))
+
+    def finished_steps(self, name: str) -> list[StepRun]:
+        found = self._runs("FINISHED", ("ila.step", name), ("ila.state", "valid"))
+        return found[::-1][:200]
+
+    def _runs(self, status: str, *tags: tuple[str, str]) -> list[StepRun]:
+        if not self._path.exists():
+            return []
+        joins = "".join(
+            f" JOIN tags t{i} ON t{i}.run_uuid = r.run_uuid AND t{i}.key = ? AND t{i}.value = ?"
+            for i in range(len(tags))
+        )
+        query = (
+            "SELECT r.run_uuid, r.status, r.start_time, r.artifact_uri FROM runs r"
+            f" JOIN experiments e ON e.experiment_id = r.experiment_id AND e.name LIKE ?{joins}"
+            " WHERE r.status = ? AND r.lifecycle_stage = 'active'"
+            " ORDER BY r.start_time, r.run_uuid"
+        )
+        values = [self._experiment, *(part for tag in tags for part in tag), status]
+        with closing(sqlite3.connect(f"{self._path.as_uri()}?mode=ro", uri=True)) as connection:
+            rows = connection.execute(query, values).fetchall()
+            return [
+                StepRun(
+                    *row,
+                    tags=_pairs(connection, "tags", row[0]),
+                    params=_pairs(connection, "params", row[0]),
+                )
+                for row in rows
+            ]
+
+
+def _pairs(connection: sqlite3.Connection, table: str, run_id: str) -> dict[str, str]:
+    query = f"SELECT key, value FROM {table} WHERE run_uuid = ?"
+    return dict(connection.execute(query, [run_id]).fetchall())
+
+
+def hits(steps: Iterable[Step], lookup: Lookup) -> dict[str, StepRun]:
+    """Key to cached run, for every step of `steps` (inputs first) that is cached.
+
+    A hit is the oldest valid run whose recorded input digests are those of its inputs' hits: when
+    an input is refreshed and comes out different, what was made from the old one is no hit.
+    """
+    found: dict[str, StepRun] = {}
+    for step in steps:
+        if step.key is None or any(up.key not in found for up in step.inputs.values()):
+            continue
+        expected = {name: found[str(up.key)].digest for name, up in step.inputs.items()}
+        run = next((r for r in lookup.finished(step.key) if r.upstream == expected), None)
+        if run is not None:
+            found[step.key] = run
+    return found

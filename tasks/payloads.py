@@ -1,0 +1,74 @@
+"""Reading a step's payload: a folder of JSON and safetensors, checked against its digest."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlparse
+
+from ila_core.config import RuntimeConfig
+from ila_core.errors import CheckError
+from ila_core.fingerprint import digest_of, file_digest
+from tasks.lookup import StepRun
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+PAYLOAD = "payload"
+CIRCUMSTANCE = "circumstance.json"
+"""Seconds, memory, machine: kept with the payload, but no part of its digest, so that the same
+result computed twice has one digest."""
+
+
+def payload_digest(folder: Path) -> str:
+    """SHA-256 over a payload's file names and contents, all but its circumstance."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != CIRCUMSTANCE)
+    return digest_of({p.relative_to(folder).as_posix(): file_digest(p) for p in files})
+
+
+def fetch(run: StepRun, home: Path | None = None, client: MlflowClient | None = None) -> Path:
+    """The payload of `run` as a local folder, its digest compared with the recorded one.
+
+    Read in place when MLflow keeps its artifacts on this machine's disk; otherwise downloaded once
+    into `home/payloads/<digest>`.
+
+    Raises:
+        CheckError: what is stored is not what was committed.
+    """
+    folder = _in_place(run.artifact_uri)
+    if folder is None:
+        folder = (home or RuntimeConfig.from_env().home) / "payloads" / run.digest
+        if not folder.exists():
+            _download(run, folder, client)
+    if payload_digest(folder) != run.digest:
+        raise CheckError(
+            f"the payload of run {run.run_id} ({run.tags['ila.step']} {run.key}) in {folder} does "
+            "not match the digest it was committed with. Compute it anew: ila run PROFILE "
+            f"--refresh key:{run.key}"
+        )
+    return folder
+
+
+def _in_place(artifact_uri: str) -> Path | None:
+    parsed = urlparse(artifact_uri)
+    if parsed.scheme in ("", "file") and Path(unquote(parsed.path)).is_absolute():
+        return Path(unquote(parsed.path)) / PAYLOAD
+    return None
+
+
+def _download(run: StepRun, folder: Path, client: MlflowClient | None) -> None:
+    from tasks.store import open_client
+
+    arriving = folder.with_name(f"{run.digest}.{os.getpid()}")
+    arriving.mkdir(parents=True, exist_ok=True)
+    try:
+        client = client or open_client(RuntimeConfig.from_env().tracking_uri)
+        client.download_artifacts(run.run_id, PAYLOAD, str(arriving))
+        (arriving / PAYLOAD).rename(folder)
+    except OSError:
+        if not folder.exists():  # else another process brought the same content first
+            raise
+    finally:
+        shutil.rmtree(arriving, ignore_errors=True)

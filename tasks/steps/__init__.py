@@ -1,0 +1,61 @@
+"""The kinds of step, one file each: `describe` it (no heavy import) and `compute` it.
+
+To add one: a file with `VERSION`, a describing function and `compute`, and a line in `STEPS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from tasks.step import Context, Step
+from tasks.steps import (
+    agreement,
+    evaluation,
+    finetuning,
+    page,
+    preparation,
+    ranking,
+    selection,
+    stage_one,
+    stage_two,
+)
+from tasks.steps.agreement import agree
+from tasks.steps.base import Base
+from tasks.steps.evaluation import evaluate
+from tasks.steps.finetuning import finetune
+from tasks.steps.page import report
+from tasks.steps.preparation import prepare
+from tasks.steps.ranking import rank
+from tasks.steps.selection import select
+from tasks.steps.stage_one import stage1
+from tasks.steps.stage_two import stage2
+
+__all__ = [
+    "STEPS",
+    "Base",
+    "agree",
+    "evaluate",
+    "finetune",
+    "prepare",
+    "rank",
+    "report",
+    "select",
+    "stage1",
+    "stage2",
+]
+
+Compute = Callable[[Step, dict[str, Path], Path, Context], None]
+
+STEPS: dict[str, Compute] = {
+    "prepare": preparation.compute,
+    "stage1": stage_one.compute,
+    "stage2": stage_two.compute,
+    "ranking": ranking.compute,
+    "agreement": agreement.compute,
+    "selection": selection.compute,
+    "finetune": finetuning.compute,
+    "evaluation": evaluation.compute,
+    "report": page.compute,
+}
+"""Step name to its computation: (step, input payload folders, output folder, context)."""

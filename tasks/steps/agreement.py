@@ -1,0 +1,39 @@
+"""How alike the datasets' rankings are, beside chance, and what all of them find unimportant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ila_core.config import SearchConfig
+from ila_core.ranking import Ranking
+from tasks.step import Context, Step
+from tasks.steps.payload import write_json
+
+VERSION = 1
+
+
+def agree(ranking: Step, search: SearchConfig) -> Step:
+    """Agreement of every pair of datasets, of seeds, and with the ranking by size."""
+    return Step(
+        "agreement",
+        label="agreement",
+        version=VERSION,
+        identity={"keep": search.keep, "least": search.least},
+        inputs={"ranking": ranking},
+        given={"search": search},
+    )
+
+
+def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) -> None:
+    from ila_core.agreement import agreements, intersection
+
+    search: SearchConfig = step.given["search"]
+    ranking = Ranking.load(inputs["ranking"] / "ranking.json")
+    found = agreements(ranking, search.keep)
+    write_json(
+        out / "agreement.json",
+        {
+            "agreements": [agreement.model_dump(mode="json") for agreement in found],
+            "intersection": intersection(ranking, search.least).model_dump(mode="json"),
+        },
+    )

@@ -1,0 +1,46 @@
+"""The base model as the steps see it: what identifies it, and the layers it has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ila_core.config import ModelConfig, RuntimeConfig
+from ila_core.lock import Lock, Unknown
+from ila_core.ranking import Layer
+
+
+@dataclass(frozen=True)
+class Base:
+    config: ModelConfig
+    files: dict[str, str] | Unknown
+    """Hub id and revision, or the digest of a local folder."""
+    layers: tuple[Layer, ...]
+
+    @classmethod
+    def resolve(cls, config: ModelConfig, lock: Lock) -> Base:
+        return cls(config, lock.model(config), lock.layers(config))
+
+    def identify(self, *model_fields: str, **identity: Any) -> dict[str, Any] | Unknown:
+        """A step's identity: the model's files, those of its settings that matter, and the rest."""
+        for value in (self.files, *identity.values()):
+            if isinstance(value, Unknown):
+                return value
+        settings = {field: getattr(self.config, field) for field in model_fields}
+        return {"model": {"files": self.files, **settings}, **identity}
+
+    def load(self, runtime: RuntimeConfig) -> Any:
+        """The model on its device, from the files that the keys stand for."""
+        from ila_core.loading import load_base
+
+        return load_base(self.pinned, runtime.device)
+
+    @property
+    def pinned(self) -> ModelConfig:
+        """The configuration with its hub revision resolved."""
+        assert not isinstance(self.files, Unknown)
+        return self.config.model_copy(update={"revision": self.files.get("revision")})
+
+    def identify_training(self, **identity: Any) -> dict[str, Any] | Unknown:
+        """The identity of a step that computes with the weights."""
+        return self.identify("dtype", "lm_head", **identity)

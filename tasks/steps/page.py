@@ -1,0 +1,109 @@
+"""The report: everything a run found, on one page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ila_core.config import Profile
+from ila_core.ranking import Ranking
+from tasks.payloads import CIRCUMSTANCE
+from tasks.step import Context, Step, in_order
+from tasks.steps.payload import read_json, write_json
+from tasks.steps.selection import load as load_selection
+
+VERSION = 1
+
+
+def report(
+    profile: Profile,
+    data: Mapping[str, Step],
+    ranking: Step,
+    agreement: Step,
+    selections: Mapping[str, Step],
+    tuned: Mapping[str, Mapping[int, Step]],
+    evaluated: Mapping[str, Step],
+) -> Step:
+    """The page about a whole run; `Profile` fields that are mere places are left out of its key."""
+    finetunes = {step.label: step for seeds in tuned.values() for step in seeds.values()}
+    parts = {"ranking": ranking, "agreement": agreement, **finetunes, **evaluated}
+    parts |= {step.label: step for step in selections.values()}
+    shown = ("prepare", "stage1", "stage2")
+    parts |= {step.label: step for step in in_order(*parts.values()) if step.name in shown}
+    places = {"model": {"source"}, "datasets": {"__all__": {"path"}}}
+    return Step(
+        "report",
+        label="report",
+        version=VERSION,
+        identity={"profile": profile.model_dump(exclude=places, exclude_defaults=True)},
+        inputs=parts,
+        given={"profile": profile},
+    )
+
+
+def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) -> None:
+    from ila_core.agreement import Agreement, Intersection
+    from ila_core.report import ReportData
+    from ila_core.report.comparison import compare_arms
+    from ila_core.report.headline import headline
+    from ila_core.report.page import build_page
+
+    profile: Profile = step.given["profile"]
+    agreed = read_json(inputs["agreement"] / "agreement.json")
+    finetunes = _results("finetune", step, inputs)
+    arms = compare_arms(
+        _results("evaluation", step, inputs),
+        finetunes,
+        finetune=profile.finetune,
+        evaluate=profile.evaluate,
+    )
+    data = ReportData(
+        profile=profile,
+        ranking=Ranking.load(inputs["ranking"] / "ranking.json"),
+        agreements=tuple(Agreement.model_validate(a) for a in agreed["agreements"]),
+        intersection=Intersection.model_validate(agreed["intersection"]),
+        selections={
+            part.given["arm"].name: load_selection(inputs[name])
+            for name, part in step.inputs.items()
+            if part.name == "selection"
+        },
+        arms=arms,
+        prepared={
+            part.given["dataset"].name: read_json(inputs[name] / "prepared.json")
+            for name, part in step.inputs.items()
+            if part.name == "prepare"
+        },
+        stage1=tuple(_results("stage1", step, inputs)),
+        stage2=tuple(_results("stage2", step, inputs)),
+        keys={part.label: str(part.key) for part in in_order(step)},
+        provenance=_provenance(inputs),
+    )
+    (out / "report.html").write_text(build_page(data), encoding="utf-8")
+    write_json(
+        out / "report.json",
+        {"headline": headline(data), "arms": [arm.model_dump(mode="json") for arm in arms]},
+    )
+
+
+def _results(kind: str, step: Step, inputs: dict[str, Path]) -> list[dict[str, Any]]:
+    """What every step of `kind` found and measured, with the names this run has for it."""
+    return [
+        {
+            **read_json(inputs[name] / f"{kind}.json"),
+            **read_json(inputs[name] / CIRCUMSTANCE),
+            **part.given["names"],
+        }
+        for name, part in step.inputs.items()
+        if part.name == kind
+    ]
+
+
+def _provenance(inputs: dict[str, Path]) -> dict[str, Any]:
+    """Where this page and the results it shows were computed."""
+    from ila_core.reproducibility import provenance
+
+    places = [read_json(folder / CIRCUMSTANCE)["provenance"] for folder in inputs.values()]
+    here = provenance()
+    others = [place for i, place in enumerate(places) if place != here and place not in places[:i]]
+    return {"this page": here} | {f"also computed on {i}": p for i, p in enumerate(others, 1)}

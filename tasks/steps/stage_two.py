@@ -1,0 +1,48 @@
+"""Stage 2: freeze everything, learn one gate per layer (Eq. 5-7)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ila_core.config import Stage2Settings
+from tasks.step import Context, Step
+from tasks.steps.base import Base
+from tasks.steps.payload import write_result
+
+VERSION = 1
+
+
+def stage2(
+    base: Base, adapter: Step, data: Step, dataset: str, settings: Stage2Settings, seed: int
+) -> Step:
+    """The scores of one dataset and search seed."""
+    return Step(
+        "stage2",
+        label=f"stage2 {dataset} seed {seed}",
+        version=VERSION,
+        identity=base.identify_training(settings=settings, seed=seed),
+        inputs={"adapter": adapter, "data": data},
+        given={
+            "base": base,
+            "settings": settings,
+            "seed": seed,
+            "names": {"dataset": dataset, "seed": seed},
+        },
+    )
+
+
+def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) -> None:
+    from ila_core.data.prepared import Prepared
+    from ila_core.gates import learn_gates
+
+    given = step.given
+    settings: Stage2Settings = given["settings"]
+    result = learn_gates(
+        given["base"].load(context.runtime),
+        inputs["adapter"] / "adapter",
+        Prepared.load(inputs["data"]).splits[settings.rows],
+        settings,
+        seed=given["seed"],
+        circumstance=context.training(step.label),
+    )
+    write_result(out / "stage2.json", result, context)

@@ -1,0 +1,244 @@
+"""The cache: one MLflow run per step; status FINISHED is the commit marker, set last.
+
+Single flight, best effort: a claim *is* the run. It is created RUNNING with a heartbeat, the
+earliest live claim wins and the others wait for it. Two finishers of one key are harmless, because
+results are addressed by content and the oldest FINISHED run wins.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+
+from ila_core.config import RuntimeConfig
+from ila_core.errors import CheckError, UserError
+from tasks.lookup import Lookup, StepRun, experiment_name, open_lookup
+from tasks.payloads import PAYLOAD, fetch, payload_digest
+from tasks.step import Step
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+_BEAT_SECONDS = 5.0
+_POLL_SECONDS = 1.0
+_MAX_PARAM = 6000  # MLflow refuses longer values
+
+
+def open_client(uri: str) -> MlflowClient:
+    """MLflow's client for `uri`, which gives up within seconds when nobody answers.
+
+    Raises:
+        UserError: the tracking server cannot be reached.
+    """
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # the default means minutes
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    if uri.startswith("sqlite:///"):
+        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        client.search_experiments(max_results=1)
+    except MlflowException as error:
+        raise UserError(
+            f"MLflow at {uri} cannot be used: {str(error).splitlines()[0][:300]}\n"
+            "Start it, or correct MLFLOW_TRACKING_URI; unset, ILA keeps its own store in ILA_HOME."
+        ) from error
+    return client
+
+
+class ClientLookup:
+    """`tasks.lookup.Lookup` through MLflow's client: any tracking URI."""
+
+    def __init__(self, uri: str, experiment: str) -> None:
+        self._client = open_client(uri)
+        found = self._client.search_experiments(filter_string=f"name LIKE '{experiment}'")
+        self._experiments = [e.experiment_id for e in found]
+
+    def finished(self, key: str) -> list[StepRun]:
+        return self._search("FINISHED", "ASC", **{"ila.key": key, "ila.state": "valid"})
+
+    def running(self, key: str) -> list[StepRun]:
+        return self._search("RUNNING", "ASC", **{"ila.key": key})
+
+    def finished_steps(self, name: str) -> list[StepRun]:
+        return self._search("FINISHED", "DESC", **{"ila.step": name, "ila.state": "valid"})
+
+    def _search(self, status: str, direction: str, **tags: str) -> list[StepRun]:
+        if not self._experiments:
+            return []
+        wanted = "".join(f" and tags.`{name}` = '{value}'" for name, value in tags.items())
+        found = self._client.search_runs(
+            self._experiments,
+            f"attributes.status = '{status}'{wanted}",
+            order_by=[f"attributes.start_time {direction}"],
+            max_results=200,
+        )
+        return [_step_run(run) for run in found]
+
+
+def _step_run(run: Run) -> StepRun:
+    info = run.info
+    return StepRun(
+        info.run_id, info.status, info.start_time, info.artifact_uri,
+        tags=dict(run.data.tags), params=dict(run.data.params),
+    )  # fmt: skip
+
+
+class Store:
+    """Claims, commits and reads step runs of one base model's experiment."""
+
+    def __init__(self, runtime: RuntimeConfig, base_model: str) -> None:
+        self.client = open_client(runtime.tracking_uri)
+        self._home = runtime.home
+        self.experiment_id = self._experiment(experiment_name(base_model), runtime)
+        self.lookup: Lookup = open_lookup(runtime, base_model)
+
+    def _experiment(self, name: str, runtime: RuntimeConfig) -> str:
+        from mlflow.exceptions import MlflowException
+
+        found = self.client.get_experiment_by_name(name)
+        if found is not None:
+            return str(found.experiment_id)
+        local = runtime.tracking_uri.startswith("sqlite:///")
+        artifacts = (runtime.home / "artifacts").as_uri() if local else None
+        try:
+            return str(self.client.create_experiment(name, artifact_location=artifacts))
+        except MlflowException:  # lost the race to create it
+            found = self.client.get_experiment_by_name(name)
+            if found is None:
+                raise
+            return str(found.experiment_id)
+
+    def hit(self, step: Step, upstream: dict[str, str]) -> StepRun | None:
+        """The oldest valid run of `step` made from inputs with the digests `upstream`."""
+        assert step.key is not None
+        return next((r for r in self.lookup.finished(step.key) if r.upstream == upstream), None)
+
+    def claim(
+        self, step: Step, upstream: dict[str, str], waiting: Callable[[StepRun], None]
+    ) -> tuple[StepRun, bool]:
+        """The run of `step`, and whether the caller must compute it (else it is finished)."""
+        assert step.key is not None
+        while True:
+            if (done := self.hit(step, upstream)) is not None:
+                return done, False
+            alive = [run for run in self._claims(step.key) if run.alive]
+            if alive:
+                waiting(alive[0])
+                time.sleep(_POLL_SECONDS)
+                continue
+            mine = self._create(step, upstream)
+            alive = [run for run in self._claims(step.key) if run.alive]
+            if alive and alive[0].run_id == mine.run_id and self.hit(step, upstream) is None:
+                return mine, True
+            self.client.set_terminated(mine.run_id, "KILLED")  # an earlier claim goes first
+
+    def _claims(self, key: str) -> list[StepRun]:
+        """RUNNING runs of `key`; those whose process here has died are closed at once."""
+        claims = []
+        for run in self.lookup.running(key):
+            if _owner_is_gone(run.tags.get("ila.owner", "")):
+                self.client.set_terminated(run.run_id, "KILLED")
+            else:
+                claims.append(run)
+        return claims
+
+    def _create(self, step: Step, upstream: dict[str, str]) -> StepRun:
+        from mlflow.entities import Param
+
+        tags = {
+            "ila.key": str(step.key),
+            "ila.step": step.name,
+            "ila.version": str(step.version),
+            "ila.state": "valid",
+            "ila.upstream": json.dumps(upstream, sort_keys=True),
+            "ila.heartbeat": str(time.time()),
+            "ila.owner": _owner(),
+        }
+        run = self.client.create_run(self.experiment_id, run_name=step.title, tags=tags)
+        params = [Param(_param_name(n), v[:_MAX_PARAM]) for n, v in step.fields.items()]
+        for start in range(0, len(params), 100):  # what MLflow takes in one batch
+            self.client.log_batch(run.info.run_id, params=params[start : start + 100])
+        return _step_run(run)
+
+    @contextmanager
+    def beating(self, run: StepRun) -> Iterator[None]:
+        """Keep the claim alive; a failure inside marks the run FAILED and goes on up."""
+        stop = threading.Event()
+
+        def beat() -> None:
+            while not stop.wait(_BEAT_SECONDS):
+                self.client.set_tag(run.run_id, "ila.heartbeat", str(time.time()))
+
+        thread = threading.Thread(target=beat, daemon=True, name=f"heartbeat {run.run_id[:8]}")
+        thread.start()
+        try:
+            yield
+        except BaseException:
+            self.client.set_terminated(run.run_id, "FAILED")
+            raise
+        finally:
+            stop.set()
+            thread.join()
+
+    def commit(self, run: StepRun, folder: Path, tags: dict[str, str]) -> StepRun:
+        """Upload the payload, record its digest, and only then mark the run FINISHED."""
+        digest = payload_digest(folder)
+        self.client.log_artifacts(run.run_id, str(folder), PAYLOAD)
+        for name, value in {**tags, "ila.digest": digest}.items():
+            self.client.set_tag(run.run_id, name, value)
+        self.client.set_terminated(run.run_id, "FINISHED")
+        return _step_run(self.client.get_run(run.run_id))
+
+    def fetch(self, run: StepRun) -> Path:
+        """The payload as a local folder; one that does not match its digest is quarantined.
+
+        Raises:
+            CheckError: what is stored is not what was committed.
+        """
+        try:
+            return fetch(run, self._home, self.client)
+        except CheckError:
+            self.client.set_tag(run.run_id, "ila.state", "quarantined")
+            raise
+
+    def supersede(self, key: str) -> int:
+        """Mark all valid runs of `key` superseded; how many."""
+        runs = self.lookup.finished(key)
+        for run in runs:
+            self.client.set_tag(run.run_id, "ila.state", "superseded")
+        return len(runs)
+
+
+def _owner() -> str:
+    process = psutil.Process()
+    return f"{socket.gethostname()}:{process.pid}:{process.create_time():.0f}"
+
+
+def _owner_is_gone(owner: str) -> bool:
+    """Whether the claim's process ran on this machine and has ended (a `kill -9`, say)."""
+    host, pid, born = ([*owner.split(":"), "", ""])[:3]
+    if host != socket.gethostname() or not pid.isdigit():
+        return False
+    try:
+        return f"{psutil.Process(int(pid)).create_time():.0f}" != born
+    except psutil.NoSuchProcess:
+        return True
+
+
+def _param_name(name: str) -> str:
+    """MLflow allows letters, digits and `_-. :/` in a parameter's name."""
+    return "".join(c if c.isalnum() or c in "_-. :/" else "_" for c in name)[:250]

@@ -1,0 +1,66 @@
+"""What all tests share: the command line in a process of its own, and an ILA_HOME to run in."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+class Ila:
+    """Runs `ila` in processes of its own, against one ILA_HOME."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("ILA_", "PREFECT_"))}
+        inherited.pop("MLFLOW_TRACKING_URI", None)
+        self.environment = {
+            **inherited,
+            "ILA_HOME": str(home),
+            "HF_HUB_OFFLINE": "1",
+            "PREFECT_LOGGING_TO_API_ENABLED": "false",
+        }
+
+    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+        """The running process, in a group of its own."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "flows.cli", *arguments],
+            cwd=ROOT,
+            env={**self.environment, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def __call__(self, *arguments: str, expect: int = 0, **environment: str) -> str:
+        """Standard output, or standard error where a failure is expected."""
+        process = self.start(*arguments, **environment)
+        out, err = process.communicate(timeout=500)
+        assert process.returncode == expect, f"exit {process.returncode}\n{out}\n{err}"
+        return out if expect == 0 else err
+
+    def json(self, *arguments: str, **environment: str) -> Any:
+        """What a command with `--json` answers."""
+        return json.loads(self(*arguments, "--json", **environment))
+
+
+@pytest.fixture
+def ila(tmp_path: Path) -> Ila:
+    """`ila` with an empty ILA_HOME."""
+    return Ila(tmp_path / "home")
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Ila:
+    """`ila` with an ILA_HOME in which `smoke` has run to its end. Do not change what is in it."""
+    ila = Ila(tmp_path_factory.mktemp("finished") / "home")
+    ila("run", "smoke")
+    return ila

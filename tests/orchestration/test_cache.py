@@ -1,0 +1,180 @@
+"""A second run computes nothing; a change recomputes what depends on it; damage is no hit."""
+
+import json
+import shutil
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+
+import pytest
+import yaml
+from conftest import ROOT, Ila
+
+from ila_core.profiles import shipped
+
+
+def states(plan):
+    return {step["step"]: step["state"] for step in plan["steps"]}
+
+
+def digests(home):
+    """Payload digest of every finished step, by its key."""
+    query = """
+        SELECT k.value, d.value FROM runs r
+        JOIN tags k ON k.run_uuid = r.run_uuid AND k.key = 'ila.key'
+        JOIN tags d ON d.run_uuid = r.run_uuid AND d.key = 'ila.digest'
+        WHERE r.status = 'FINISHED'
+    """
+    with closing(sqlite3.connect(home / "mlflow.db")) as connection:
+        rows = connection.execute(query).fetchall()
+    assert len(rows) == len(dict(rows)), "a step was computed twice"
+    return dict(rows)
+
+
+def test_again_computes_nothing(finished):
+    answer = finished.json("run", "smoke")
+    assert answer["computed"] == 0
+    assert answer["cached"] == len(answer["steps"]) == 29
+    assert "Agree" in "".join(answer["headline"]) or answer["headline"]
+
+
+def test_a_cached_run_starts_neither_prefect_nor_torch_nor_mlflow(finished):
+    code = """
+import sys
+from flows.cli import app
+try:
+    app(["run", "smoke"], standalone_mode=False)
+finally:
+    heavy = {"torch", "prefect", "mlflow", "transformers", "pandas"} & set(sys.modules)
+    assert not heavy, heavy
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(
+        command, cwd=ROOT, env=finished.environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "nothing was computed" in done.stdout
+
+
+def test_a_plan_names_the_field_that_differs(finished):
+    plan = finished.json("plan", "smoke", "--set", "finetune.lr=1.0e-3")
+    missed = {step["step"]: step["reason"] for step in plan["steps"] if step["state"] == "MISS"}
+    assert {name.split()[0] for name in missed} == {"finetune", "held_out_loss", "report"}
+    assert missed["finetune all seed 0"] == "settings.lr: 0.002 -> 0.001"
+    assert "held_out_loss base" not in missed
+
+
+def test_another_dataset_recomputes_only_what_depends_on_it(finished, tmp_path):
+    tree = yaml.safe_load(shipped("runs")["smoke"].read_text())
+    tree["name"] = "smoke"
+    rows = (ROOT / "ila_core/demo/data/terse.jsonl").read_text().splitlines()[:300]
+    (tmp_path / "more.jsonl").write_text("\n".join(rows))
+    tree["datasets"].append(
+        {"name": "more", "loader": "file", "path": str(tmp_path / "more.jsonl")}
+    )
+    tree["search"]["schedules"]["more"] = tree["search"]["schedules"]["terse"]
+    (tmp_path / "more.yaml").write_text(yaml.safe_dump(tree))
+    found = states(finished.json("plan", str(tmp_path / "more.yaml")))
+    missed = {step for step, state in found.items() if state == "MISS"}
+    intersection = {f"{s} intersection" for s in ("selection",)} | {
+        f"{s} intersection seed {seed}" for s in ("finetune", "held_out_loss") for seed in (0, 1)
+    }
+    own = {"prepare more", "stage1 more seed 0", "stage2 more seed 0"}
+    assert missed == own | intersection | {"ranking", "agreement", "report"}
+
+
+def test_a_refresh_with_the_same_outcome_leaves_the_rest_cached(finished, tmp_path):
+    home = tmp_path / "home"
+    ila = copied(finished, home)
+    answer = ila.json("run", "smoke", "--refresh", "stage2 terse seed 0")
+    assert answer["computed"] == 1, answer
+    assert ila.json("run", "smoke")["computed"] == 0
+
+
+def test_a_damaged_payload_is_refused_and_computed_anew(finished, tmp_path):
+    ila = copied(finished, tmp_path / "home")
+    key = ila.json("run", "smoke")["ranking"]
+    (ranking,) = ila.home.glob("artifacts/*/artifacts/payload/ranking.json")
+    ranking.write_text(ranking.read_text().replace('"ila"', '"ilb"', 1))
+    message = ila("rankings", "show", key, expect=1)
+    assert "does not match the digest" in message
+    assert "Traceback" not in message
+    assert ila.json("run", "smoke", "--refresh", key)["computed"] >= 1
+    assert ila.json("rankings", "show", key)["scorer"] == "ila"
+
+
+def test_a_changed_byte_of_data_is_seen(finished, tmp_path):
+    data = tmp_path / "terse.jsonl"
+    shutil.copyfile(ROOT / "ila_core/demo/data/terse.jsonl", data)
+    moved = ("--set", f"datasets.0.path={data}")
+    assert set(states(finished.json("plan", "smoke", *moved)).values()) == {"HIT"}
+    text = data.read_text()
+    data.write_text(text[:-10] + text[-10:].replace("e", "a", 1).replace("t", "d", 1))
+    assert data.read_text() != text
+    assert states(finished.json("plan", "smoke", *moved))["prepare terse"] == "MISS"
+
+
+def test_circumstance_changes_no_key(finished):
+    plan = finished.json("plan", "smoke", ILA_MICRO_BATCH="3", ILA_EVAL_BATCH="5", ILA_DEVICE="cpu")
+    assert set(states(plan).values()) == {"HIT"}
+
+
+@pytest.mark.slow
+def test_killed_anywhere_the_same_command_goes_on(finished, ila):
+    for step in ("stage1", "stage2", "finetune"):
+        process = ila.start("run", "smoke")
+        try:
+            wait_until_running(ila, step, process)
+        finally:
+            kill(process)
+    done = ila.json("run", "smoke")
+    assert done["cached"] > 0
+    assert digests(ila.home) == digests(finished.home)
+
+
+@pytest.mark.slow
+def test_two_at_once_compute_each_step_once(finished, ila):
+    both = [ila.start("run", "smoke", "--json"), ila.start("run", "smoke", "--json")]
+    answers = [process.communicate(timeout=500) for process in both]
+    assert [process.returncode for process in both] == [0, 0], answers
+    assert digests(ila.home) == digests(finished.home)
+    assert all(json.loads(out)["steps"] for out, _ in answers)
+
+
+def copied(finished: Ila, home) -> Ila:
+    """A home of its own with everything that `finished` has, artifact addresses included."""
+    shutil.copytree(finished.home, home)
+    with closing(sqlite3.connect(home / "mlflow.db")) as connection, connection:
+        for table, column in (("runs", "artifact_uri"), ("experiments", "artifact_location")):
+            connection.execute(
+                f"UPDATE {table} SET {column} = replace({column}, ?, ?)",
+                [str(finished.home), str(home)],
+            )
+    return Ila(home)
+
+
+def wait_until_running(ila: Ila, step: str, process) -> None:
+    import time
+
+    query = """
+        SELECT count(*) FROM runs r JOIN tags t ON t.run_uuid = r.run_uuid
+        WHERE r.status = 'RUNNING' AND t.key = 'ila.step' AND t.value = ?
+    """
+    while process.poll() is None:
+        try:
+            with closing(sqlite3.connect(ila.home / "mlflow.db")) as connection:
+                if connection.execute(query, [step]).fetchone()[0]:
+                    return
+        except sqlite3.OperationalError:
+            pass  # not created yet
+        time.sleep(0.02)
+    raise AssertionError(f"ended before {step}: {process.communicate()}")
+
+
+def kill(process) -> None:
+    import os
+    import signal
+
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait(timeout=30)
