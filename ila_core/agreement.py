@@ -18,6 +18,7 @@ from math import comb, prod
 from typing import Literal, NamedTuple
 
 from ila_core.config import Frozen
+from ila_core.errors import UserError
 from ila_core.ranking import Layer, Ranking, kept_count, least, order
 from ila_core.scorers import size
 
@@ -128,6 +129,32 @@ def agreements(ranking: Ranking, keep: float) -> tuple[Agreement, ...]:
         for dataset, scores in means.items()
     ]
     return tuple(found)
+
+
+def agreements_between(ranking: Ranking, other: Ranking, keep: float) -> tuple[Agreement, ...]:
+    """Every dataset of one ranking beside every dataset of another over the same layers.
+
+    Raises:
+        UserError: when the two rank different layers.
+    """
+    shapes, other_shapes = ({x.name: x.shape for x in r.layers} for r in (ranking, other))
+    if shapes != other_shapes:
+        raise UserError(
+            f"ranking {ranking.key} is over {len(shapes)} layers of {ranking.base_model}, ranking "
+            f"{other.key} over {len(other_shapes)} others of {other.base_model}: compare rankings "
+            "of one architecture"
+        )
+    return tuple(
+        compare(
+            ranking.layers,
+            keep,
+            kind="datasets",
+            a=(f"{a} ({ranking.key})", ranking.scores(a)),
+            b=(f"{b} ({other.key})", other.scores(b)),
+        )
+        for a in ranking.datasets
+        for b in other.datasets
+    )
 
 
 def compare(

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 # Stand-ins that matplotlib can write; `_svg` turns them into the page's own colours.
 INK, FAINT, PAPER = "#010203", "#010204", "#010205"
 # Okabe and Ito's palette, told apart by colour-blind readers; lines differ in their dashes as well.
+# The page has a lighter shade of each for dark mode.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", INK)
 DASHES = ("-", "--", "-.", ":")
 WIDTH_IN = 4.6
@@ -59,7 +60,7 @@ def heat_map(grid: pd.DataFrame, frozen: pd.DataFrame, *, title: str) -> str:
                     left, right, top, bottom = x + 0.25, x + 0.75, y + 0.25, y + 0.75
                     crosses += [[(left, top), (right, bottom)], [(left, bottom), (right, top)]]
         y += 1
-    shaded = PatchCollection(cells, cmap="YlGnBu", edgecolor=PAPER, linewidth=0.7)
+    shaded = PatchCollection(cells, cmap="YlGnBu", edgecolor=FAINT, linewidth=0.4)
     shaded.set_array(values)
     # One extreme layer (often lm_head) would otherwise leave all others one shade.
     shaded.set_clim(*(float(_quantile(values, q)) for q in (0.02, 0.98)))
@@ -192,6 +193,8 @@ def _svg(figure: Figure, name: str, label: str) -> str:
     svg = svg[svg.index("<svg") :]
     svg = svg.replace(INK, "currentColor").replace(FAINT, "var(--faint)")
     svg = svg.replace(PAPER, "var(--paper)")
+    for i, colour in enumerate(COLOURS[:-1]):
+        svg = svg.replace(colour, f"var(--line-{i})")
     prefix = re.sub(r"\W+", "-", name)
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", svg)
     width, height = (72 * inches for inches in figure.get_size_inches())

@@ -67,6 +67,9 @@ def _arms(data: ReportData) -> Iterator[str]:
             found = _sentence(x, control, f"random layers of equal parameters ({control.against})")
             lost = "" if control.verdict == "better" else f": {x.arm} does not beat random here"
             yield f"{found}{lost}."
+        if x.policy == "freeze_random" and x.versus and x.versus.verdict == "better":
+            # Where training everything overfits, any freezing helps, random most (docs/LOG.md).
+            yield f"Even {x.arm} is better than {x.versus.against}: here freezing helps by itself."
 
 
 def _sentence(arm: ArmResult, found: Difference, other: str) -> str:

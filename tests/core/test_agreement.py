@@ -11,12 +11,14 @@ from scipy.stats import hypergeom
 
 from ila_core.agreement import (
     agreements,
+    agreements_between,
     chance,
     compare,
     intersection,
     jaccard_of_kept,
     kappa_of_frozen,
 )
+from ila_core.errors import UserError
 from ila_core.ranking import Layer, LayerScores, Ranking
 
 TYPES = {"q_proj": (8, 8), "k_proj": (2, 8), "up_proj": (24, 8)}
@@ -32,12 +34,14 @@ def ranking_of(**scores: list[list[float]]) -> Ranking:
     """`scores[dataset]`: one list over the layers per seed."""
     return Ranking(
         base_model="tiny",
+        model={},
         architecture="a" * 12,
         key="k" * 12,
         scorer="ila",
         score_keys={d: {str(s): "s" * 12 for s in range(len(v))} for d, v in scores.items()},
-        dataset_digests={d: "d" * 64 for d in scores},
+        data_keys={d: "d" * 12 for d in scores},
         settings={},
+        versions={},
         layers=tuple(
             LayerScores(
                 **layer.model_dump(),
@@ -131,6 +135,23 @@ def test_every_pair_is_compared_and_each_beside_size() -> None:
         ("size", "dolly", "size"),
     ]
     assert (found[1].n_frozen, found[1].shared_frozen, found[1].jaccard) == (3, 2, 8 / 10)
+
+
+def test_two_rankings_are_compared_dataset_by_dataset() -> None:
+    ours = ranking_of(lima=[freezing(0, 1, 2)], dolly=[freezing(0, 1, 5)])
+    other = ranking_of(lima=[freezing(0, 1, 2)]).model_copy(update={"key": "o" * 12})
+    found = agreements_between(ours, other, 0.75)
+    assert [(x.a, x.b, x.shared_frozen) for x in found] == [
+        ("lima (kkkkkkkkkkkk)", "lima (oooooooooooo)", 3),
+        ("dolly (kkkkkkkkkkkk)", "lima (oooooooooooo)", 2),
+    ]
+
+
+def test_rankings_of_other_layers_are_not_compared() -> None:
+    ours = ranking_of(lima=[freezing(0)])
+    other = ours.model_copy(update={"layers": ours.layers[1:], "key": "o" * 12})
+    with pytest.raises(UserError, match=r"12 layers of tiny.* 11 others of tiny.*one architecture"):
+        agreements_between(ours, other, 0.75)
 
 
 def test_agreement_that_is_all_type_is_not_above_type_chance() -> None:

@@ -19,12 +19,14 @@ LAYERS = [
 def make(scores: dict[str, dict[str, list[float]]]) -> Ranking:
     return Ranking(
         base_model="tiny",
+        model={},
         architecture="a" * 12,
         key="k" * 12,
         scorer="ila",
         score_keys={d: {seed: "s" * 12 for seed in seeds} for d, seeds in scores.items()},
-        dataset_digests={d: "d" * 64 for d in scores},
+        data_keys={d: "d" * 12 for d in scores},
         settings={},
+        versions={},
         layers=tuple(
             LayerScores(
                 **layer.model_dump(),

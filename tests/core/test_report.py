@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import random
 import re
 from html.parser import HTMLParser
 from typing import Any
 
-import numpy as np
 import pytest
 
 from ila_core.agreement import agreements, intersection
 from ila_core.config import Profile
 from ila_core.errors import CheckError
 from ila_core.ranking import LayerScores, Ranking
-from ila_core.report import ReportData, tables
-from ila_core.report.comparison import compare_arms, paired_bootstrap
+from ila_core.report import ReportData, figures, tables
+from ila_core.report.comparison import compare_arms
 from ila_core.report.headline import headline
 from ila_core.report.page import build_page
 from ila_core.selection import Selection, select
@@ -90,9 +90,9 @@ def make_ranking(
     shared["lm_head"] = 4.0
     drift = {d: {name: rng.gauss(0, 0.35) for name in shared} for d in datasets}
     return Ranking(
-        base_model="tiny", architecture="f" * 12, key="3f9c21a07b4e", scorer="ila",
+        base_model="tiny", model={}, architecture="f" * 12, key="3f9c21a07b4e", scorer="ila",
         score_keys={d: {str(s): "a" * 12 for s in seeds} for d in datasets},
-        dataset_digests={d: "d" * 64 for d in datasets}, settings={},
+        data_keys={d: "d" * 12 for d in datasets}, settings={}, versions={},
         layers=tuple(
             LayerScores(
                 name=name, block=b, type=t, shape=SHAPES.get(t, (512, 64)),
@@ -106,6 +106,7 @@ def make_ranking(
     )  # fmt: skip
 
 
+@functools.cache
 def make_data(
     datasets: tuple[str, ...] = ("terse", "instruct", "dialogue"),
     seeds: tuple[int, ...] = (0, 1),
@@ -298,6 +299,27 @@ def test_other_shapes_of_a_run_render(case: dict[str, Any]) -> None:
     assert "nan" not in re.sub(r"<svg.*?</svg>", "", page, flags=re.S).lower().split()
 
 
+def test_a_run_of_one_arm_renders_without_comparison() -> None:
+    data = make_data(("terse",), (0,))
+    finetune = data.profile.finetune.model_copy(update={"arms": data.profile.finetune.arms[:1]})
+    profile = data.profile.model_copy(update={"finetune": finetune})
+    page = build_page(data.model_copy(update={"profile": profile, "arms": data.arms[:1]}))
+    assert "Difference of each arm" not in page
+
+
+def test_names_in_pictures_are_text_whatever_they_hold() -> None:
+    grid = tables.layers_grid(make_data().ranking, "terse").rename(index={"q_proj": "<b>$q$"})
+    svg = figures.heat_map(grid, grid > 0, title='a<b>&"$x$')
+    assert 'aria-label="Score of every layer on a&lt;b&gt;&amp;&quot;$x$' in svg
+    assert "<b>" not in svg
+    assert "&lt;b&gt;$q$" in svg
+
+
+def test_labels_are_moved_apart_and_no_further_than_needed() -> None:
+    placed = figures._apart({"a": 0.0, "b": 0.1, "c": 5.0}, gap=1.0)
+    assert placed == pytest.approx({"a": -0.45, "b": 0.55, "c": 5.0})
+
+
 def test_headline_says_when_ila_does_not_beat_random() -> None:
     data = make_data(gain=0.05)
     control = data.arms[1].controls[0]
@@ -308,6 +330,11 @@ def test_headline_says_when_ila_does_not_beat_random() -> None:
     assert "ila does not beat random here." in " ".join(
         headline(data.model_copy(update={"arms": arms}))
     )
+
+
+def test_headline_says_when_any_freezing_helps() -> None:
+    assert "here freezing helps by itself" in " ".join(headline(make_data(gain=0.05)))
+    assert "helps by itself" not in " ".join(headline(make_data()))
 
 
 def test_headline_of_one_dataset_claims_no_agreement() -> None:
@@ -326,26 +353,6 @@ def test_arms_are_compared_in_order_with_the_base_last() -> None:
     assert arms[-1].versus is not None
     assert arms[-1].versus.verdict == "worse"
     assert arms[-1].trainable_parameters is None
-
-
-def test_bootstrap_covers_the_truth_as_often_as_it_says() -> None:
-    rng = np.random.default_rng(0)
-    covered = 0
-    for seed in range(200):
-        tokens = rng.integers(20, 60, size=80).astype(float)
-        gap = tokens * rng.normal(0.1, 0.3, size=80)
-        _, low, high = paired_bootstrap(
-            gap, np.zeros(80), tokens, resamples=400, confidence=0.9, seed=seed
-        )
-        covered += low < 0.1 < high
-    assert 165 <= covered <= 193
-
-
-def test_bootstrap_weighs_by_tokens_and_repeats_itself() -> None:
-    a, b, tokens = np.array([10.0, 4.0]), np.array([4.0, 4.0]), np.array([1.0, 3.0])
-    first = paired_bootstrap(a, b, tokens, resamples=1000, confidence=0.9, seed=1)
-    assert first == (1.5, 0.0, 6.0)
-    assert paired_bootstrap(a, b, tokens, resamples=1000, confidence=0.9, seed=1) == first
 
 
 def test_other_held_out_rows_are_refused() -> None:

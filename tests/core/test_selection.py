@@ -55,9 +55,9 @@ def ranking(blocks: int = 8) -> Ranking:
         for i in range(4 * blocks)
     )
     return Ranking(
-        base_model="tiny", architecture="a", key="k", scorer="ila",
+        base_model="tiny", model={}, architecture="a", key="k", scorer="ila",
         score_keys={"lima": {"0": "x"}, "dolly": {"0": "y"}},
-        dataset_digests={"lima": "d", "dolly": "e"}, settings={}, layers=layers,
+        data_keys={"lima": "d", "dolly": "e"}, settings={}, versions={}, layers=layers,
     )  # fmt: skip
 
 
@@ -153,7 +153,7 @@ def test_the_same_control_in_every_process() -> None:
 
 def test_a_selection_needs_only_the_scores_its_policy_reads() -> None:
     document = ranking().model_dump()
-    for name in ("score_keys", "dataset_digests"):
+    for name in ("score_keys", "data_keys"):
         document[name] = {}
     for layer in document["layers"]:
         layer["scores"] = {}

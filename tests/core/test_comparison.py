@@ -1,0 +1,44 @@
+"""The paired bootstrap: how often its interval is right, and what it weighs by."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ila_core.report.comparison import Difference, paired_bootstrap
+
+
+def test_bootstrap_covers_the_truth_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(0)
+    covered = 0
+    for seed in range(200):
+        tokens = rng.integers(20, 60, size=80).astype(float)
+        gap = tokens * rng.normal(0.1, 0.3, size=80)
+        _, low, high = paired_bootstrap(
+            gap, np.zeros(80), tokens, resamples=400, confidence=0.9, seed=seed
+        )
+        covered += low < 0.1 < high
+    assert 165 <= covered <= 193
+
+
+def test_bootstrap_weighs_by_tokens_and_repeats_itself() -> None:
+    a, b, tokens = np.array([10.0, 4.0]), np.array([4.0, 4.0]), np.array([1.0, 3.0])
+    first = paired_bootstrap(a, b, tokens, resamples=1000, confidence=0.9, seed=1)
+    assert first == (1.5, 0.0, 6.0)
+    assert paired_bootstrap(a, b, tokens, resamples=1000, confidence=0.9, seed=1) == first
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [(-0.2, -0.1, "better"), (0.1, 0.2, "worse"), (-0.1, 0.1, "no difference seen")],
+)
+def test_verdict_is_whether_the_interval_holds_zero(low: float, high: float, verdict: str) -> None:
+    assert Difference(against="all", difference=0.0, low=low, high=high).verdict == verdict
+
+
+def test_draws_do_not_depend_on_how_they_are_chunked(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    a, b, tokens = rng.normal(size=50), rng.normal(size=50), np.full(50, 9.0)
+    whole = paired_bootstrap(a, b, tokens, resamples=300, confidence=0.9, seed=1)
+    monkeypatch.setattr("ila_core.report.comparison._CHUNK", 700)
+    assert paired_bootstrap(a, b, tokens, resamples=300, confidence=0.9, seed=1) == whole
