@@ -164,8 +164,10 @@ def _plain(value: Any) -> str:
 
 
 def _frame(frame: pd.DataFrame) -> None:
-    shown = frame if frame.index.name is None else frame.reset_index()
-    _table([str(c) for c in shown.columns], [[str(v) for v in row] for row in shown.to_numpy()])
+    from ila_core.report.tables import formatted
+
+    text = formatted(frame)
+    _table([str(c) for c in text.columns], [list(map(str, row)) for row in text.to_numpy()])
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 import tempfile
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
-from ila_core.reproducibility import provenance
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture
 from prefect.states import Completed, State
 
 from ila_core.config import RuntimeConfig
+from ila_core.reproducibility import provenance
 from tasks.journal import Journal
 from tasks.lookup import StepRun
 from tasks.payloads import CIRCUMSTANCE
 from tasks.step import Context, Step
 from tasks.store import Store
-
 
 log = logging.getLogger("ila")
 
@@ -69,6 +70,7 @@ def _compute(handle: Handle, run: StepRun, inputs: dict[str, Path]) -> StepRun:
     from tasks.steps import STEPS
 
     step, store, runtime = handle.step, handle.store, handle.runtime
+    _quieten_libraries()
     journal = Journal(store.client, run.run_id, step.title)
     context = Context(runtime, journal.on_metrics)
     work = runtime.home / "work"
@@ -86,3 +88,13 @@ def _compute(handle: Handle, run: StepRun, inputs: dict[str, Path]) -> StepRun:
         }
         (out / CIRCUMSTANCE).write_text(json.dumps(circumstance, indent=1, sort_keys=True))
         return store.commit(run, out, {})
+
+
+def _quieten_libraries() -> None:
+    """Bars only where somebody watches, and no word about what only a library can mend."""
+    from transformers.utils import logging as transformers_logging
+
+    if not sys.stderr.isatty():
+        transformers_logging.disable_progress_bar()
+    # PEFT 0.21 asks transformers 5.23 for a property by its deprecated name.
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from ila_core.config import ArmConfig, FinetuneConfig, SearchConfig
 from ila_core.selection import POLICIES, Selection, required_datasets
 from ila_core.selection import select as apply_policy
-
-from ila_core.config import ArmConfig, FinetuneConfig, SearchConfig
 from tasks.step import Context, Step
 from tasks.steps.base import Base
 from tasks.steps.payload import write_json

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from ila_core.config import Schedule, Stage1Settings
-from tasks.step import Step
+from tasks.step import Context, Step
 from tasks.steps.base import Base
+from tasks.steps.payload import write_result
 
 VERSION = 1
 
