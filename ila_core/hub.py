@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from ila_core.errors import UserError
 
@@ -54,7 +54,7 @@ def _explained(repo: str, revision: str | None, kind: Kind) -> Iterator[None]:
     from huggingface_hub import errors
 
     # Of whichever HTTP library this version of huggingface_hub uses: httpx and httpx2 are seen.
-    http_error = errors.HfHubHTTPError.__bases__[0]
+    http_error = cast("type[Exception]", errors.HfHubHTTPError.__bases__[0])
     what, instead = f"{kind} {repo}", _INSTEAD[kind]
     try:
         yield
