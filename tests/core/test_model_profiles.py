@@ -59,6 +59,7 @@ def test_a_shipped_template_learns_answers_and_shows_systems(path: Path) -> None
 
     class Tokens:
         special_tokens_map = {"bos_token": "<s>", "eos_token": "</s>"}  # noqa: RUF012
+        eos_token = "</s>"
         all_special_tokens = ("<s>", "</s>")
 
     renderer = Renderer(Tokens(), template)

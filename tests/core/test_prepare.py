@@ -120,6 +120,15 @@ def test_the_mask_is_the_one_that_transformers_gives(tokenizer: Any) -> None:
     assert [int(label != NO_LOSS) for label in row.labels] == theirs["assistant_masks"]
 
 
+def test_an_end_token_left_outside_the_marks_is_learned_too(tokenizer: Any) -> None:
+    template = MARKED.replace(
+        "{{ m.content + eos_token }}{% endgeneration %}",
+        "{{ m.content }}{% endgeneration %}{{ eos_token }}",
+    )
+    inside, outside = (prepared([talk("a", "b")], tokenizer, t) for t in (MARKED, template))
+    assert template != MARKED and inside.digest == outside.digest
+
+
 def test_white_space_after_an_open_end_is_learned(tokenizer: Any) -> None:
     template = UNMARKED.replace("{{ eos_token }}", "")
     row = find(prepared([talk("hello", "world")], tokenizer, template), "world", tokenizer)
@@ -229,6 +238,7 @@ def test_a_system_message_without_a_place_goes_before_the_first_user_turn(
     [
         (None, "there is no chat template"),
         ("{% for m in messages %}", "does not render"),
+        (MARKED + "{{ strftime_now('%d %b %Y') }}", "writes today's date"),
         ("{{ nothing.there }}", "does not render"),
         (FORGETFUL, "renders earlier turns differently"),
         ("{% for m in messages %}{{ m.content }}{% generation %}{% endgeneration %}{% endfor %}",
