@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -10,8 +11,11 @@ from pathlib import Path
 import pytest
 
 from ila_core import hub
+from ila_core.config import DatasetConfig
+from ila_core.data import hub_revision, load_dataset
 from ila_core.errors import UserError
 
+LIMA = b'{"conversations": ["Hi", "Hello!"]}\n'
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -25,13 +29,29 @@ class _Answers(BaseHTTPRequestHandler):
         elif "/acme/good" in self.path:
             status, code = 200, ""
             body = f'{{"id": "acme/good", "sha": "{COMMIT}", "siblings": []}}'.encode()
+        elif "/GAIR/lima" in self.path:
+            status, code, body = 200, "", self._lima()
         self.send_response(status)
         if code:
             self.send_header("X-Error-Code", code)
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("ETag", '"1234"')
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    do_HEAD = do_GET
+
+    def _lima(self) -> bytes:
+        if "/resolve/" in self.path:
+            return LIMA
+        file = {"type": "file", "path": "train.jsonl", "size": len(LIMA), "oid": "0" * 40}
+        if "/tree/" in self.path:
+            return json.dumps([file]).encode()
+        siblings = [{"rfilename": "train.jsonl"}]
+        return json.dumps({"id": "GAIR/lima", "sha": COMMIT, "siblings": siblings}).encode()
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""
@@ -53,6 +73,8 @@ def _use(endpoint: str, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    resolve = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", resolve)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
     monkeypatch.setattr(hf_api.api, "endpoint", endpoint)
 
@@ -60,6 +82,20 @@ def _use(endpoint: str, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
 def test_the_current_commit_is_looked_up(server: str) -> None:
     assert hub.current_commit("acme/good", kind="model") == COMMIT
     assert hub.current_commit("acme/good", kind="dataset") == COMMIT
+
+
+def test_a_dataset_is_downloaded_once_and_read_offline_after(
+    server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    local = tmp_path / "lima.jsonl"
+    local.write_bytes(LIMA)
+    ours = load_dataset(DatasetConfig(name="l", loader="lima", path=str(local)), None)
+    config = DatasetConfig(name="l", loader="lima")
+    commit = hub_revision(config)
+    assert commit == COMMIT
+    assert load_dataset(config, commit) == ours
+    _use("http://127.0.0.1:9", monkeypatch, tmp_path)
+    assert load_dataset(config, commit) == ours
 
 
 @pytest.mark.parametrize(
