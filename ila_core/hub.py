@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from ila_core.errors import UserError
 
@@ -51,9 +51,10 @@ def _explained(repo: str, revision: str | None, kind: Kind) -> Iterator[None]:
 
     Errors of this machine, such as a full disk, pass through as they are.
     """
-    from httpx import HTTPError
     from huggingface_hub import errors
 
+    # Of whichever HTTP library this version of huggingface_hub uses: httpx and httpx2 are seen.
+    http_error = cast("type[Exception]", errors.HfHubHTTPError.__bases__[0])
     what, instead = f"{kind} {repo}", _INSTEAD[kind]
     try:
         yield
@@ -71,7 +72,7 @@ def _explained(repo: str, revision: str | None, kind: Kind) -> Iterator[None]:
             f"{what} does not exist on the hub, or is private: check the name, set HF_TOKEN or run "
             f"`hf auth login`; or {instead}"
         ) from error
-    except (HTTPError, ConnectionError, errors.EntryNotFoundError) as error:
+    except (http_error, ConnectionError, errors.EntryNotFoundError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
             f"{what} could not be had from the hub ({reason}): check the network, "

@@ -51,17 +51,10 @@ def prepare(
     """
     renderer = Renderer(tokenizer, template)
     splits: dict[Split, list[Row]] = {split: [] for split in SPLITS}
-    dropped: Counter[str] = Counter()
+    usable, dropped = _usable(conversations)
     truncated = duplicates = system_merged = 0
     seen: set[str] = set()
     home: dict[tuple[int, ...], Split] = {}
-    usable = []
-    for conversation in conversations:
-        reason = why_unusable(conversation)
-        if reason is None:
-            usable.append(conversation)
-        else:
-            dropped[reason] += 1
     for conversation, whole in zip(usable, _tokenized(usable, tokenizer, renderer), strict=True):
         row = Row(whole.input_ids[: data.max_length], whole.labels[: data.max_length])
         identity = content_hash(conversation)
@@ -77,14 +70,8 @@ def prepare(
             duplicates += identity in seen
             system_merged += conversation.system is not None and not renderer.takes_system
             seen.add(identity)
-    prepared = Prepared(
-        dataset=dataset,
-        splits=splits,
-        dropped=dict(sorted(dropped.items())),
-        truncated=truncated,
-        duplicates=duplicates,
-        system_merged=system_merged,
-    )
+    reasons = dict(sorted(dropped.items()))
+    prepared = Prepared(dataset, splits, reasons, truncated, duplicates, system_merged)
     _refuse_empty(prepared, data, len(conversations))
     _report(prepared)
     return prepared
@@ -102,6 +89,12 @@ def why_unusable(conversation: Conversation) -> str | None:
     if any(turn.role == "assistant" and not turn.content.strip() for turn in turns):
         return "empty answer"
     return None
+
+
+def _usable(conversations: Sequence[Conversation]) -> tuple[list[Conversation], Counter[str]]:
+    reasons = [why_unusable(conversation) for conversation in conversations]
+    usable = [c for c, reason in zip(conversations, reasons, strict=True) if reason is None]
+    return usable, Counter(reason for reason in reasons if reason is not None)
 
 
 def split_of(identity: str, data: DataConfig) -> Split:

@@ -37,12 +37,17 @@ class Renderer:
         template: the model profile's.
 
     Raises:
-        UserError: when there is no template at all, or it does not render a plain exchange.
+        UserError: no template at all, or one that does not render a plain exchange.
     """
 
     def __init__(self, tokenizer: Any, template: str | None) -> None:
         self._tokenizer = tokenizer
         self._template = template or _own_template(tokenizer)
+        if "strftime_now" in self._template:
+            raise UserError(
+                "the chat template writes today's date, so the same run would give other rows "
+                "tomorrow; put a copy with a fixed date into the model profile's `template:`"
+            )
         self._marked = _MARKED.search(self._template) is not None
         exchange = (Message("user", "question"), Message("assistant", "answer"))
         self._check(exchange)
@@ -66,7 +71,13 @@ class Renderer:
             text, spans = self._text(messages, mark=True)
         except (TemplateError, TypeError) as error:
             raise UserError(f"the chat template does not render a conversation: {error}") from error
-        return Rendered(text, tuple((start, end) for start, end in spans))
+        return Rendered(text, tuple((start, self._with_end(text, end)) for start, end in spans))
+
+    def _with_end(self, text: str, end: int) -> int:
+        """`end`, moved behind the end token where a template marks an answer without it."""
+        token = self._tokenizer.eos_token
+        left_out = token and not text.endswith(token, 0, end) and text.startswith(token, end)
+        return end + len(token) if left_out else end
 
     def _turn_by_turn(self, messages: tuple[Message, ...]) -> Rendered:
         text, _ = self._text(messages)
