@@ -31,11 +31,14 @@ from transformers import (
 
 from ila_core.batches import MicroBatches, Row, check_rows, plan_batches, planned_steps
 from ila_core.config import OptimizerSettings, Schedule, StabilitySettings
-from ila_core.errors import CheckError
+from ila_core.errors import CheckError, UserError
 from ila_core.loss import TokenLoss
 from ila_core.measure import measured
 from ila_core.reproducibility import seeded
 from ila_core.stability import ceiling_steps, is_stable
+
+# Plain `constant` of transformers leaves out the warm-up without a word.
+_SHAPES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 
 MakeOptimizer = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 
@@ -108,7 +111,7 @@ def train(
         parameters = [p for p in model.parameters() if p.requires_grad]
         optim = (make_optimizer or _adamw(schedule.lr, optimizer))(parameters)
         shape = get_scheduler(
-            optimizer.schedule,
+            _SHAPES[optimizer.schedule],
             optim,
             num_warmup_steps=math.ceil(optimizer.warmup_ratio * planned),
             num_training_steps=planned,  # never shortened: stopping early changes no earlier step
@@ -126,7 +129,8 @@ def train(
             report_to="none",
             disable_tqdm=True,
         )
-        _ = arguments.device
+        if arguments.world_size > 1:
+            raise UserError("training runs in one process; start it without torchrun or accelerate")
         arguments._n_gpu = 1  # else Trainer wraps the model in DataParallel where it sees more
         trainer = _Trainer(
             model=model,

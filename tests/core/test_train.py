@@ -74,13 +74,21 @@ def test_stopping_early_changes_no_earlier_step():
     assert (stable.steps, stable.stable, stable.stable_at) == (6, True, 6)
 
 
-def test_learning_rate_and_losses_are_reported():
+@pytest.mark.parametrize(
+    ("shape", "after"),
+    [
+        ("linear", [1, 2 / 3, 1 / 3]),
+        ("constant", [1, 1, 1]),
+        ("cosine", [1, 0.75, 0.25]),
+    ],
+)
+def test_learning_rate_and_losses_are_reported(shape, after):
     seen = {}
-    optimizer = tiny.OPTIMIZER.model_copy(update={"schedule": "linear", "warmup_ratio": 0.5})
+    optimizer = tiny.OPTIMIZER.model_copy(update={"schedule": shape, "warmup_ratio": 0.5})
     result = run(optimizer=optimizer, circumstance=Circumstance(on_metrics=seen.__setitem__))
     assert [seen[step]["loss"] for step in range(1, 7)] == result.losses
-    thirds = [0, 1 / 3, 2 / 3, 1, 2 / 3, 1 / 3]
-    assert [seen[step]["lr"] for step in range(1, 7)] == pytest.approx([x * 1e-2 for x in thirds])
+    expected = [peak * 1e-2 for peak in (0, 1 / 3, 2 / 3, *after)]
+    assert [seen[step]["lr"] for step in range(1, 7)] == pytest.approx(expected)
     assert result.stable is None and result.seconds > 0
     json.loads(result.model_dump_json())
 
