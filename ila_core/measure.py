@@ -1,0 +1,56 @@
+"""Seconds and peak memory of a block of work.
+
+>>> with measured() as cost: ...
+>>> cost.seconds, cost.peak_memory_bytes
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+_PROC = Path("/proc/self")
+
+
+@dataclass
+class Cost:
+    seconds: float = 0.0
+    peak_memory_bytes: int | None = None
+    """CUDA: allocated by tensors. Linux CPU: resident memory of the whole process. Else unknown."""
+
+
+@contextmanager
+def measured(device: torch.device) -> Iterator[Cost]:
+    """Fill the yielded `Cost` when the block ends."""
+    cost = Cost()
+    known = _reset_peak(device)
+    started = time.perf_counter()
+    yield cost
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    cost.seconds = time.perf_counter() - started
+    cost.peak_memory_bytes = _peak(device) if known else None
+
+
+def _reset_peak(device: torch.device) -> bool:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return True
+    try:
+        (_PROC / "clear_refs").write_text("5")  # resets VmHWM: man 5 proc_pid_clear_refs
+    except OSError:  # not Linux, or a container that forbids it
+        return False
+    return True
+
+
+def _peak(device: torch.device) -> int | None:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    found = re.search(r"VmHWM:\s+(\d+) kB", (_PROC / "status").read_text())
+    return int(found[1]) * 1024 if found else None

@@ -1,0 +1,248 @@
+"""The one set-up of `transformers.Trainer` behind stage 1, stage 2 and every fine-tuning method.
+
+What the optimizer sees in a step depends on the rows, the batch size and the seed alone. How those
+conversations are laid out in micro-batches is circumstance: the loss is the token mean over the
+whole step, so the layout moves it by rounding only (and by other dropout masks).
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import (
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    get_scheduler,
+)
+
+from ila_core.batches import MicroBatches, Row, check_rows, plan_batches, planned_steps
+from ila_core.config import OptimizerSettings, Schedule, StabilitySettings
+from ila_core.errors import CheckError, UserError
+from ila_core.loss import TokenLoss
+from ila_core.measure import measured
+from ila_core.reproducibility import seeded
+from ila_core.stability import ceiling_steps, is_stable
+
+# Plain `constant` of transformers leaves out the warm-up without a word.
+_SHAPES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
+
+MakeOptimizer = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+
+
+@dataclass(frozen=True)
+class Circumstance:
+    """How a training is laid out and watched; none of it is part of a key."""
+
+    micro_batch: int = 8
+    """Most conversations per forward pass."""
+    on_metrics: Callable[[int, dict[str, float]], None] | None = None
+    """Called after every step with `loss` and `lr`."""
+    label: str = "train"
+    progress: bool = False
+    """A progress bar, if standard error is a terminal."""
+
+
+class TrainResult(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    losses: list[float]
+    """Mean token loss of every step, in nats."""
+    steps: int
+    planned_steps: int
+    stable: bool | None
+    """`None`: nobody asked for stability."""
+    stable_at: int | None
+    seconds: float
+    peak_memory_bytes: int | None
+
+
+def train(
+    model: Any,
+    rows: Sequence[Row],
+    *,
+    schedule: Schedule,
+    optimizer: OptimizerSettings,
+    seed: int,
+    stability: StabilitySettings | None = None,
+    make_optimizer: MakeOptimizer | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+    circumstance: Circumstance | None = None,
+) -> TrainResult:
+    """Train whatever in `model` requires a gradient, in place.
+
+    Args:
+        model: a causal language model of transformers, with or without a PEFT adapter.
+        rows: tokenised conversations.
+        schedule: peak learning rate and planned length.
+        optimizer: batch size, learning-rate shape, clipping, and AdamW's own settings.
+        seed: order of the rows (whatever the model) and dropout.
+        stability: stop at the first stable step, or at the ceiling; `None` trains to the end.
+        make_optimizer: something other than AdamW over the trainable parameters.
+        callbacks: `TrainerCallback`s that look on; gradients are there in `on_pre_optimizer_step`.
+        circumstance: micro-batch, progress.
+
+    Raises:
+        UserError: fewer rows than a batch, or a row without loss.
+        CheckError: a loss that is not finite.
+    """
+    here = circumstance or Circumstance()
+    planned = planned_steps(schedule, len(rows), optimizer.batch_size)
+    check_rows(rows, optimizer.batch_size)
+    batches = plan_batches(len(rows), optimizer.batch_size, planned, seed)
+    per_step = math.ceil(optimizer.batch_size / here.micro_batch)
+    device = next(model.parameters()).device
+
+    folder = tempfile.TemporaryDirectory()  # Trainer insists on one; nothing is written to it
+    with _kept(model), seeded(seed), folder as unused, measured(device) as cost:
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        optim = (make_optimizer or _adamw(schedule.lr, optimizer))(parameters)
+        shape = get_scheduler(
+            _SHAPES[optimizer.schedule],
+            optim,
+            num_warmup_steps=math.ceil(optimizer.warmup_ratio * planned),
+            num_training_steps=planned,  # never shortened: stopping early changes no earlier step
+        )
+        arguments = TrainingArguments(
+            output_dir=unused,
+            num_train_epochs=1,  # the plan is one pass over all of its micro-batches
+            gradient_accumulation_steps=per_step,
+            max_grad_norm=optimizer.max_grad_norm,
+            seed=seed,
+            use_cpu=device.type == "cpu",
+            save_strategy="no",
+            logging_strategy="no",
+            logging_nan_inf_filter=False,
+            report_to="none",
+            disable_tqdm=True,
+        )
+        if arguments.world_size > 1:
+            raise UserError("training runs in one process; start it without torchrun or accelerate")
+        arguments._n_gpu = 1  # else Trainer wraps the model in DataParallel where it sees more
+        trainer = _Trainer(
+            model=model,
+            args=arguments,
+            optimizers=(optim, shape),
+            micro_batches=MicroBatches(rows, batches, per_step),
+        )
+        journal = _Journal(trainer, planned, stability, here)
+        trainer.remove_callback(PrinterCallback)
+        for callback in (*callbacks, journal):
+            trainer.add_callback(callback)
+        try:
+            trainer.train()
+        finally:
+            journal.close()
+            trainer.accelerator.free_memory()
+    return TrainResult(
+        losses=journal.losses,
+        steps=len(journal.losses),
+        planned_steps=planned,
+        stable=journal.stable,
+        stable_at=len(journal.losses) if journal.stable else None,
+        seconds=cost.seconds,
+        peak_memory_bytes=cost.peak_memory_bytes,
+    )
+
+
+@contextmanager
+def _kept(model: Any) -> Iterator[None]:
+    """Trainer switches `use_cache` off and train mode on; a model given back has them as before."""
+    base = getattr(model, "get_base_model", lambda: model)()
+    training, use_cache = base.training, base.config.use_cache
+    try:
+        yield
+    finally:
+        model.train(training)
+        base.config.use_cache = use_cache
+
+
+class _Trainer(Trainer):  # type: ignore[misc]
+    def __init__(self, *, micro_batches: MicroBatches, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._micro_batches = micro_batches
+        self._token_loss = TokenLoss(self.model)
+        self.step_loss: Tensor | float = 0.0
+
+    def get_train_dataloader(self) -> DataLoader[dict[str, Any]]:
+        return DataLoader(self._micro_batches, batch_size=None)  # type: ignore[arg-type]
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], *_: Any) -> Tensor:
+        """Trainer's own would divide by its count of targets or of micro-batches, by version."""
+        model.train()
+        total = inputs.pop("step_tokens")
+        nll, _rows = self._token_loss(self._prepare_inputs(inputs))
+        loss = nll.sum() / total
+        self.accelerator.backward(loss)
+        self.step_loss += loss.detach()
+        return cast(Tensor, loss.detach())
+
+
+class _Journal(TrainerCallback):  # type: ignore[misc]
+    """Takes down every step's loss, reports it, and decides whether to stop."""
+
+    def __init__(
+        self, trainer: _Trainer, planned: int, stability: StabilitySettings | None, to: Circumstance
+    ) -> None:
+        from tqdm import tqdm
+
+        self.losses: list[float] = []
+        self.stable: bool | None = None if stability is None else False
+        self._trainer, self._planned, self._stability = trainer, planned, stability
+        self._on_metrics = to.on_metrics
+        shown = to.progress and sys.stderr.isatty()
+        self._bar = tqdm(total=planned, desc=to.label, unit="step", disable=not shown)
+        self._lr = 0.0
+
+    def on_optimizer_step(self, *_: Any, optimizer: torch.optim.Optimizer, **__: Any) -> None:
+        self._lr = float(optimizer.param_groups[0]["lr"])  # before the schedule moves on
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        loss, self._trainer.step_loss = float(self._trainer.step_loss), 0.0
+        if not math.isfinite(loss):
+            raise CheckError(
+                f"the loss is {loss} at step {state.global_step} of {self._planned}; "
+                "lower the learning rate, or look at the rows and the adapter that went in"
+            )
+        self.losses.append(loss)
+        self._bar.update()
+        if self._on_metrics is not None:
+            self._on_metrics(state.global_step, {"loss": loss, "lr": self._lr})
+        if self._stability is not None:
+            self.stable = is_stable(self.losses, self._stability, self._planned)
+            ended = state.global_step >= ceiling_steps(self._stability, self._planned)
+            control.should_training_stop |= self.stable or ended
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+def _adamw(lr: float, settings: OptimizerSettings) -> MakeOptimizer:
+    """Weight decay on matrices only: biases and norms of a full fine-tuning have none."""
+
+    def make(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        groups = [
+            {
+                "params": [p for p in parameters if p.dim() > 1],
+                "weight_decay": settings.weight_decay,
+            },
+            {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW(groups, lr=lr, betas=(settings.beta1, settings.beta2))
+
+    return make

@@ -1,0 +1,129 @@
+"""The selection contract: what was asked to train trained, and nothing else moved.
+
+The field's commonest complaint is a selection that silently does nothing, so a breach is an error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+from transformers import TrainerCallback, TrainerState
+
+from ila_core.errors import CheckError
+
+GRADIENT_STEPS = 3
+"""Steps within which every selected layer must have had a gradient that is not zero."""
+
+
+class Verification(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    requested: int
+    matched: int
+    """Requested layers that hold trainable parameters."""
+    trainable_parameters: int
+    expected_parameters: int
+    gradient_seen: int
+    """Requested layers whose gradient was not zero."""
+    frozen_tensors: int
+    """Tensors that must not move; a LoRA layer's own base weight is one of them."""
+    frozen_identical: int
+
+
+class SelectionContract(TrainerCallback):  # type: ignore[misc]
+    """Holds a training to its selection.
+
+        contract = SelectionContract(model, layers, expected_parameters=...)
+        train(model, rows, callbacks=[contract], ...)
+        verification = contract.fulfilled()
+
+    Args:
+        model: with the method attached, before training.
+        layers: full names of the layers to train.
+        expected_parameters: what the method should make trainable, from the shapes alone.
+
+    Raises:
+        CheckError: names the layers in breach.
+    """
+
+    def __init__(self, model: Any, layers: Sequence[str], *, expected_parameters: int) -> None:
+        self._layers, self._expected = list(layers), expected_parameters
+        _refuse("requested more than once", [n for n, k in Counter(layers).items() if k > 1])
+        tensors = dict(_base_names(model))
+        self._trainable = {n: t for n, t in tensors.items() if t.requires_grad}
+        owners = {name: _owner(name, set(layers)) for name in self._trainable}
+        matched = set(owners.values())
+        _refuse("requested, but nothing in it trains", [n for n in layers if n not in matched])
+        _refuse("trains without having been requested", [n for n, o in owners.items() if o is None])
+        self._matched = len(matched)
+        self._parameters = sum(t.numel() for t in self._trainable.values())
+        if self._parameters != expected_parameters:
+            raise CheckError(
+                f"{self._parameters:,} parameters are trainable, {expected_parameters:,} expected "
+                f"for {len(layers)} layers"
+            )
+        self._owners = owners
+        self._without_gradient = set(layers)
+        self._frozen = {n: t for n, t in tensors.items() if n not in self._trainable}
+        self._digests = {name: tensor_digest(tensor) for name, tensor in self._frozen.items()}
+
+    def on_pre_optimizer_step(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
+        if not self._without_gradient or state.global_step >= GRADIENT_STEPS:
+            return
+        for name, tensor in self._trainable.items():
+            owner = self._owners[name]
+            if owner in self._without_gradient and tensor.grad is not None and tensor.grad.any():
+                self._without_gradient.discard(owner)
+        if state.global_step == GRADIENT_STEPS - 1:
+            self._refuse_without_gradient()
+
+    def fulfilled(self) -> Verification:
+        """Check what only the end can tell, and put it all down."""
+        self._refuse_without_gradient()
+        moved = [n for n, t in self._frozen.items() if tensor_digest(t) != self._digests[n]]
+        _refuse("frozen, but changed", moved)
+        return Verification(
+            requested=len(self._layers),
+            matched=self._matched,
+            trainable_parameters=self._parameters,
+            expected_parameters=self._expected,
+            gradient_seen=len(self._layers) - len(self._without_gradient),
+            frozen_tensors=len(self._frozen),
+            frozen_identical=len(self._frozen) - len(moved),
+        )
+
+    def _refuse_without_gradient(self) -> None:
+        silent = [name for name in self._layers if name in self._without_gradient]
+        _refuse(f"no gradient in the first {GRADIENT_STEPS} steps", silent)
+
+
+def tensor_digest(tensor: Tensor) -> str:
+    """Digest of a tensor's bytes, whatever its type (4-bit storage included)."""
+    flat = tensor.detach().contiguous().reshape(-1).cpu().view(torch.uint8)
+    return hashlib.sha256(flat.numpy().data).hexdigest()
+
+
+def _base_names(model: Any) -> Iterable[tuple[str, Tensor]]:
+    """Parameters by the base model's own names; `.base_layer` is PEFT's wrapping."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    for name, tensor in base.named_parameters():
+        yield name.replace(".base_layer.", "."), tensor
+
+
+def _owner(parameter: str, layers: set[str]) -> str | None:
+    """The requested layer that a parameter belongs to: its longest dotted prefix among them."""
+    parts = parameter.split(".")
+    prefixes = (".".join(parts[:n]) for n in range(len(parts) - 1, 0, -1))
+    return next((prefix for prefix in prefixes if prefix in layers), None)
+
+
+def _refuse(breach: str, names: Sequence[str]) -> None:
+    if names:
+        shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+        raise CheckError(f"selection not applied: {breach}: {shown}")
