@@ -1,0 +1,7 @@
+"""The model card of the demo's base, filled with what `pretrain` measured."""
+
+from typing import Any
+
+
+def card(facts: dict[str, Any]) -> str:
+    return "TODO"
