@@ -1,12 +1,32 @@
-"""Narrative documents: stories, letters, diaries, journeys and songs.
+"""Narrative documents: stories, letters, diaries, journeys, songs and fables.
 
 A person, a thing or a number named in the first sentence comes back in the last one, so that the
 model has to look far back. Example: `story(Dice("x"))`.
 """
 
 from ila_core.demo.world import (
-    ANIMALS, CAUSES, COLOURS, DAYS, DISHES, FOODS, MEN, MONTHS, NUMBERS, OBJECTS, OPPOSITES, PEOPLE,
-    SPOTS, THINGS, TOWNS, WEATHERS, WOMEN, Dice, a, capital, listing, number,
+    ANIMALS,
+    CAUSES,
+    COLOURS,
+    DAYS,
+    DISHES,
+    FOODS,
+    MEN,
+    MONTHS,
+    NUMBERS,
+    OBJECTS,
+    OPPOSITES,
+    PEOPLE,
+    SPOTS,
+    THINGS,
+    TOWNS,
+    WEATHERS,
+    WOMEN,
+    Dice,
+    a,
+    capital,
+    listing,
+    number,
 )  # fmt: skip
 
 NAMES = WOMEN + MEN
@@ -28,13 +48,14 @@ def story(dice: Dice) -> str:
     thing, colour = dice.pick(THINGS), dice.pick(COLOURS)
     lost, *wrong = dice.some(SPOTS, 4)
     use, stuff, _ = OBJECTS[thing]
+    own = f"{x.possessive} {colour} {thing}"
     animal = ANIMALS[dice.pick(tuple(ANIMALS))]
     helper = dice.chance(0.5)
     text = [dice.pick((
-        f"{dice.pick(_WHEN)}, {x.name} wanted to {use}, but {x.possessive} {colour} {thing} was gone.",
-        f"{dice.pick(_WHEN)}, {x.name} the {x.job} of {x.town} lost {x.possessive} {colour} {thing}.",
-        f"{x.name} lived in {x.town} and worked as {a(x.job)}. {dice.pick(_WHEN)}, {x.subject} could "
-        f"not find {x.possessive} {colour} {thing}.",
+        f"{dice.pick(_WHEN)}, {x.name} wanted to {use}, but {own} was gone.",
+        f"{dice.pick(_WHEN)}, {x.name} the {x.job} of {x.town} lost {own}.",
+        f"{x.name} lived in {x.town} and worked as {a(x.job)}. {dice.pick(_WHEN)}, {x.subject} "
+        f"could not find {own}.",
     ))]  # fmt: skip
     text.append(dice.pick((
         f"It was made of {stuff}, and {x.subject} needed it to {use}.",
@@ -67,13 +88,12 @@ def story(dice: Dice) -> str:
     if not helper:
         text.append(f"{x.name} gave the {animal.name} some {animal.food}.")
     text.append(
-        f"{x.name} was happy. {capital(x.subject)} gave {y.name} some {dice.pick(FOODS)} to say thanks."
+        f"{x.name} was happy. {capital(x.subject)} gave {y.name} some {dice.pick(FOODS)} to say "
+        "thanks."
         if dice.chance(0.4) else f'"Thank you, {y.name}," said {x.name}. "Now I can {use} again."'
     )  # fmt: skip
     if dice.chance(0.7):
-        text.append(
-            dice.pick(_MORALS).format(a=x.name, b=y.name, t=thing, s=x.subject, r=lost)
-        )
+        text.append(dice.pick(_MORALS).format(a=x.name, b=y.name, t=thing, s=x.subject, r=lost))
     return " ".join(text)
 
 
@@ -99,9 +119,9 @@ def market(dice: Dice) -> str:
     gift = dice.between(1, n - 1)
     text.append(
         f"Then {x.subject} got {number(n)} {fruit} for {n} coins, and {coins - n} coins remained. "
-        f"On the way home {x.subject} met {y.name} and gave {y.object} {number(gift)} of the {fruit}. "
-        f"So {x.name} came home with {number(n - gift)} {fruit}, {listing([a(t) for t in things])} and "
-        f"{coins - n} coins."
+        f"On the way home {x.subject} met {y.name} and gave {y.object} {number(gift)} of the "
+        f"{fruit}. So {x.name} came home with {number(n - gift)} {fruit}, "
+        f"{listing([a(t) for t in things])} and {coins - n} coins."
     )
     return " ".join(text)
 
@@ -155,11 +175,12 @@ def journey(dice: Dice) -> str:
     text.append(f"{x.name} the {x.job} left {town.name} with a cart full of {goods}.")
     for _ in range(dice.between(1, 3)):
         total += town.miles
+        to = town.neighbour
         text.append(dice.pick((
-            f"The road from {town.name} to {town.neighbour} goes {town.way} for {town.miles} miles.",
-            f"{capital(x.subject)} went {town.miles} miles {town.way} and came to {town.neighbour}.",
+            f"The road from {town.name} to {to} goes {town.way} for {town.miles} miles.",
+            f"{capital(x.subject)} went {town.miles} miles {town.way} and came to {to}.",
         )))  # fmt: skip
-        town = TOWNS[town.neighbour]
+        town = TOWNS[to]
         text.append(dice.pick((
             f"{town.name} lies in the {town.land} by the {town.water}." if town.land != "coast"
             else f"{town.name} lies on the coast by the sea.",
@@ -206,70 +227,4 @@ def fable(dice: Dice) -> str:
         f"The {x.name} is {bigger} than the {y.name}, but they became friends.",
         f"So the {x.name} stayed with the {good} things, and the {y.name} with the {bad} ones.",
         f"Then the {x.name} went back to {x.home}, and the {y.name} went back to {y.home}.",
-    ))  # fmt: skip
-
-
-def talk(dice: Dice) -> str:
-    """Two people talk in prose; questions get true answers from the fixed world."""
-    x, y = (PEOPLE[n] for n in dice.some(NAMES, 2))
-    animal, town = ANIMALS[dice.pick(tuple(ANIMALS))], TOWNS[dice.pick(tuple(TOWNS))]
-    thing, dish = dice.pick(THINGS), dice.pick(FOODS)
-    good, bad = dice.pick(tuple(OPPOSITES.items()))
-    when, then, why = dice.pick(CAUSES)
-    day, third = dice.below(7), PEOPLE[dice.pick([n for n in NAMES if n not in (x.name, y.name)])]
-    pairs = [
-        (f"What does the {animal.name} eat?", f"It eats {animal.food}."),
-        (f"What is the young of the {animal.name} called?", f"It is called {a(animal.young)}."),
-        (f"How many legs has the {animal.name}?", f"It has {number(animal.legs)} legs."),
-        (f"What is {town.name} known for?", f"{town.name} is known for its {town.product}."),
-        (f"Which town comes after {town.name}?", f"The next town is {town.neighbour}."),
-        (f"What do I need to {OBJECTS[thing][0]}?", f"You need {a(thing)}."),
-        (f"How much is {a(thing)}?", f"It costs {OBJECTS[thing][2]} coins."),
-        (f"What do I need for {dish}?", f"You need {listing(DISHES[dish])}."),
-        (f"What is the opposite of {good}?", f"The opposite of {good} is {bad}."),
-        (f"Why does it happen that {then}?", f"Because {why}."),
-        (f"What happens when {when}?", f"Then {then}."),
-        (f"Which day comes after {DAYS[day]}?", f"After {DAYS[day]} comes {DAYS[(day + 1) % 7]}."),
-        (f"Where does {third.name} live?", f"{capital(third.subject)} lives in {third.town}."),
-        (f"What is the work of {third.name}?", f"{capital(third.subject)} is {a(third.job)}."),
-    ]
-    text = [dice.pick((
-        f"{x.name} came to see {y.name} in {y.town}.",
-        f"{x.name} and {y.name} sat in the {dice.pick(SPOTS)}.",
-        f"One day {x.name} the {x.job} met {y.name} the {y.job}.",
-    ))]  # fmt: skip
-    text.append(dice.pick((
-        f'"Hello, {y.name}! Can you help me?" asked {x.name}. "Of course," said {y.name}.',
-        f'"Please tell me something," said {x.name}. "Sure, ask me," said {y.name}.',
-        f'"Good morning, {x.name}," said {y.name}. "What would you like to know?"',
-    )))  # fmt: skip
-    for ask, answer in dice.some(pairs, dice.between(2, 4)):
-        text.append(dice.pick((
-            f'"{ask}" asked {x.name}. "{answer}"', f'"{ask}" "{answer}"',
-            f'{x.name} asked: "{ask}" {y.name} said: "{answer}"',
-            f'"And tell me, {y.name}: {ask[0].lower() + ask[1:]}" "{answer}"',
-        )))  # fmt: skip
-    text.append(dice.pick((
-        f'"Thank you, {y.name}, that is very kind," said {x.name}. "I hope that helps," said {y.name}.',
-        f'"That is good to know," said {x.name}, and went back to {x.town}.',
-        f'"You know a lot, {y.name}!" said {x.name}. "Come again on {dice.pick(DAYS)}," said {y.name}.',
-    )))  # fmt: skip
-    return (" " if dice.chance(0.6) else "\n").join(text)
-
-
-def howto(dice: Dice) -> str:
-    """How one does a thing, step by step, with the right tools and their cost."""
-    things = dice.some(THINGS, dice.between(2, 3))
-    x, total = PEOPLE[dice.pick(NAMES)], sum(OBJECTS[t][2] for t in things)
-    uses = [OBJECTS[t][0] for t in things]
-    steps = [f"{w} use the {t} to {u}." for w, t, u in zip(
-        ("First", "Then", "At last"), things, uses, strict=False)]  # fmt: skip
-    return dice.pick((
-        f"{x.name} the {x.job} wants to {listing(uses)}. For that {x.subject} needs "
-        f"{listing([a(t) for t in things])}. Together they cost {total} coins. "
-        + " ".join(s.replace(" use ", f" {x.subject} must use ", 1) for s in steps),
-        f"Do you want to {listing(uses)}? Here is how. You need {listing([a(t) for t in things])}. "
-        + " ".join(steps) + f" Keep everything in the {dice.pick(SPOTS)}.",
-        f"Good advice from {x.name}: " + " ".join(steps)
-        + f" The {things[0]} is made of {OBJECTS[things[0]][1]}, so be careful with it.",
     ))  # fmt: skip

@@ -7,27 +7,43 @@ Example: `document("train", 7)`.
 
 from collections.abc import Callable, Iterator
 
-from ila_core.demo.stories import (
-    NAMES, diary, fable, howto, journey, letter, market, song, story, talk,
-)  # fmt: skip
+from ila_core.demo.stories import NAMES, diary, fable, journey, letter, market, song, story
+from ila_core.demo.talks import howto, talk
 from ila_core.demo.world import (
-    ANIMALS, CAUSES, COLOURS, DAYS, DISHES, MIXES, MONTHS, OBJECTS, OPPOSITES, PEOPLE,
-    SPOTS, THINGS, TOWNS, Dice, a, capital, listing, number,
+    ANIMALS,
+    CAUSES,
+    COLOURS,
+    DAYS,
+    DISHES,
+    MIXES,
+    MONTHS,
+    OBJECTS,
+    OPPOSITES,
+    PEOPLE,
+    SPOTS,
+    THINGS,
+    TOWNS,
+    Dice,
+    a,
+    capital,
+    listing,
+    number,
 )  # fmt: skip
 
 
 def about_person(dice: Dice) -> str:
     x = PEOPLE[dice.pick(NAMES)]
+    they, their = capital(x.subject), capital(x.possessive)
     facts = [
         dice.pick((f"{x.name} works as {a(x.job)}.", f"{x.name} is {a(x.job)} by trade.")),
-        dice.pick((f"{x.name} lives in {x.town}.", f"{capital(x.possessive)} home is in {x.town}.")),
-        dice.pick((f"{capital(x.subject)} is {x.age} years old.", f"{x.name} is {x.age} years old.")),
-        dice.pick((f"{capital(x.possessive)} {x.pet} is called {x.pet_name}.",
+        dice.pick((f"{x.name} lives in {x.town}.", f"{their} home is in {x.town}.")),
+        dice.pick((f"{they} is {x.age} years old.", f"{x.name} is {x.age} years old.")),
+        dice.pick((f"{their} {x.pet} is called {x.pet_name}.",
                    f"{x.name} has a {x.pet} named {x.pet_name}.")),
-        dice.pick((f"{capital(x.possessive)} favourite colour is {x.colour}.",
+        dice.pick((f"{their} favourite colour is {x.colour}.",
                    f"{x.name} likes {x.colour} best of all colours.")),
-        dice.pick((f"{capital(x.subject)} loves {x.food}.",
-                   f"{capital(x.possessive)} favourite dish is {x.food}.")),
+        dice.pick((f"{they} loves {x.food}.",
+                   f"{their} favourite dish is {x.food}.")),
     ]  # fmt: skip
     first = f"{x.name} is {a('woman' if x.she else 'man')} from {x.town}."
     return " ".join([first, *dice.some(facts, dice.between(3, 6))])
@@ -35,10 +51,11 @@ def about_person(dice: Dice) -> str:
 
 def about_town(dice: Dice) -> str:
     t = TOWNS[dice.pick(tuple(TOWNS))]
+    n = t.houses
     place = "on the coast" if t.land == "coast" else f"in the {t.land}"
     facts = [
         f"It was founded in the year {t.year}.",
-        dice.pick((f"About {t.houses} houses stand there.", f"{t.name} has about {t.houses} houses.")),
+        dice.pick((f"About {n} houses stand there.", f"{t.name} has about {n} houses.")),
         dice.pick((f"{t.name} is known for its {t.product}.", f"Its people trade in {t.product}.")),
         f"The next town is {t.neighbour}, {t.miles} miles to the {t.way}.",
         dice.pick((f"It lies by the {t.water}.", f"Its water comes from the {t.water}."))
@@ -47,17 +64,20 @@ def about_town(dice: Dice) -> str:
     people = [p.name for p in PEOPLE.values() if p.town == t.name]
     if people:
         facts.append(f"Among its people {'are' if len(people) > 1 else 'is'} {listing(people)}.")
-    return " ".join([f"{t.name} is a town {place}.", *dice.some(facts, dice.between(3, len(facts)))])
+    return " ".join(
+        [f"{t.name} is a town {place}.", *dice.some(facts, dice.between(3, len(facts)))]
+    )
 
 
 def about_animal(dice: Dice) -> str:
     x, y = (ANIMALS[n] for n in dice.some(tuple(ANIMALS), 2))
+    cub = a(x.young)
     size = "bigger than" if x.size > y.size else "smaller than" if x.size < y.size else "as big as"
     facts = [
         dice.pick((f"It eats {x.food}.", f"Its food is {x.food}.")),
         dice.pick((f"It lives in {x.home}." if "plain" not in x.home and "sea" not in x.home
                    else f"Its home is {x.home}.", f"Its home is {x.home}.")),
-        dice.pick((f"A young {x.name} is called {a(x.young)}.", f"Its young is called {a(x.young)}.")),
+        dice.pick((f"A young {x.name} is called {cub}.", f"Its young is called {cub}.")),
         "It makes no sound." if "silent" in x.sound else f"It {x.sound}.",
         f"It has {number(x.legs)} legs." if x.legs else "It has no legs.",
         f"{capital(a(x.name))} is {size} {a(y.name)}.",
@@ -75,8 +95,9 @@ def recipe(dice: Dice) -> str:
         f"To make {dish} for {number(people)} people, take {listing(parts)}. First prepare the "
         f"{parts[0]}. Then add the {parts[1]} and the {parts[2]}. At the end add the {parts[3]}. "
         f"Cook it for {minutes} minutes. The {dish} is ready for {number(people)} people.",
-        f"{cook}'s {dish}\nTake: {', '.join(parts)}.\nMix the {parts[0]} with the {parts[1]}. Stir in "
-        f"the {parts[2]}, and then the {parts[3]}. Wait {minutes} minutes.\n{cook} likes it best warm.",
+        f"{cook}'s {dish}\nTake: {', '.join(parts)}.\nMix the {parts[0]} with the {parts[1]}. Stir "
+        f"in the {parts[2]}, and then the {parts[3]}. Wait {minutes} minutes.\n"
+        f"{cook} likes it best warm.",
     ))  # fmt: skip
 
 
@@ -86,7 +107,8 @@ def sums(dice: Dice) -> str:
         x, y = dice.between(1, 20), dice.between(1, 20)
         low, high = min(x, y), max(x, y)
         lines.append(dice.pick((
-            f"{x} plus {y} is {x + y}.", f"{capital(number(x))} and {number(y)} make {number(x + y)}.",
+            f"{x} plus {y} is {x + y}.",
+            f"{capital(number(x))} and {number(y)} make {number(x + y)}.",
             f"{high} minus {low} is {high - low}.", f"{high} is more than {low}." if high > low else
             f"{high} is equal to {low}.", f"Twice {x} is {2 * x}.",
             f"Count on from {x}: {x + 1}, {x + 2}, {x + 3}, {x + 4}.",
@@ -181,9 +203,9 @@ def compare(dice: Dice) -> str:
     big, small = (s, t) if s.houses >= t.houses else (t, s)
     return (
         f"{s.name} was founded in {s.year} and {t.name} in {t.year}, so {old_t.name} is older than "
-        f"{new_t.name}. {s.name} has {s.houses} houses and {t.name} has {t.houses}, so {big.name} is "
-        f"{'no smaller' if s.houses == t.houses else 'bigger'} than {small.name}. {s.name} sells "
-        f"{s.product}; {t.name} sells {t.product}."
+        f"{new_t.name}. {s.name} has {s.houses} houses and {t.name} has {t.houses}, so {big.name} "
+        f"is {'no smaller' if s.houses == t.houses else 'bigger'} than {small.name}. "
+        f"{s.name} sells {s.product}; {t.name} sells {t.product}."
     )
 
 

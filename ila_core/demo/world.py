@@ -82,31 +82,35 @@ class Animal:
     size: int
 
 
-WOMEN = tuple(
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+WOMEN = _words(
     "Ada Bea Clara Dora Edith Flora Greta Hanna Ivy Jane Kate Lena Mara Nora Olga Petra Rosa Sara "
-    "Tilda Vera".split()
+    "Tilda Vera"
 )
-MEN = tuple(
+MEN = _words(
     "Adam Ben Carl David Emil Frank Georg Hugo Ivan Jack Karl Leo Max Nils Otto Paul Robin Sam "
-    "Tom Victor".split()
+    "Tom Victor"
 )
-JOBS = tuple(
+JOBS = _words(
     "baker farmer teacher doctor sailor painter carpenter gardener miller tailor fisher "
-    "smith cook driver singer weaver".split()
+    "smith cook driver singer weaver"
 )
-COLOURS = tuple("red blue green yellow brown black white grey orange purple pink".split())
-NUMBERS = tuple(
+COLOURS = _words("red blue green yellow brown black white grey orange purple pink")
+NUMBERS = _words(
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
-    "sixteen seventeen eighteen nineteen twenty".split()
+    "sixteen seventeen eighteen nineteen twenty"
 )
-DAYS = tuple("Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split())
-MONTHS = tuple(
-    "January February March April May June July August September October November December".split()
+DAYS = _words("Monday Tuesday Wednesday Thursday Friday Saturday Sunday")
+MONTHS = _words(
+    "January February March April May June July August September October November December"
 )
-PETS = tuple("dog cat rabbit parrot goat hen pony duck".split())
-PET_NAMES = tuple(
+PETS = _words("dog cat rabbit parrot goat hen pony duck")
+PET_NAMES = _words(
     "Pip Momo Rex Luna Coco Bella Nutmeg Biscuit Misty Toby Pepper Daisy Olive Max Fern Hazel"
-    " Button Clover Ginger Poppy".split()
+    " Button Clover Ginger Poppy"
 )
 DISHES = {
     "apple pie": ("apples", "flour", "butter", "sugar"),
@@ -135,14 +139,14 @@ OBJECTS = {
     "candle": ("give light", "wax", 2), "spade": ("dig holes", "iron", 8),
 }  # fmt: skip
 THINGS = tuple(OBJECTS)
-SPOTS = tuple(
-    "kitchen;garden;cellar;barn;attic;hall;shed;workshop;pantry;bedroom;tower;stable".split(";")
-)
-OPPOSITES = dict(
-    p.split("/")
-    for p in "hot/cold big/small old/new fast/slow high/low wet/dry light/dark full/empty early/late "
-    "loud/quiet strong/weak hard/soft open/closed rich/poor happy/sad clean/dirty near/far "
-    "long/short thick/thin sweet/sour deep/shallow rough/smooth".split()
+SPOTS = _words("kitchen garden cellar barn attic hall shed workshop pantry bedroom tower stable")
+OPPOSITES: dict[str, str] = dict(
+    pair.split("/")
+    for pair in _words(
+        "hot/cold big/small old/new fast/slow high/low wet/dry light/dark full/empty early/late "
+        "loud/quiet strong/weak hard/soft open/closed rich/poor happy/sad clean/dirty near/far "
+        "long/short thick/thin sweet/sour deep/shallow rough/smooth"
+    )
 )
 MIXES = {
     ("red", "yellow"): "orange", ("blue", "yellow"): "green", ("red", "blue"): "purple",
@@ -183,16 +187,18 @@ hen;brown;corn;a coop;chick;clucks;2;3 | cat;grey;fish;a house;kitten;purrs;4;4
 dog;black;meat;a kennel;puppy;barks;4;5 | spider;black;flies;a web;spiderling;is silent;8;1
 rabbit;grey;clover;a burrow;kit;is silent;4;3 | swan;white;weeds;a lake;cygnet;honks;2;5
 seal;grey;fish;the sea;pup;barks;0;7 | parrot;green;nuts;a hollow tree;chick;squawks;2;3"""
-_T = """Arden;valley;river;wool;1204 | Belmore;coast;sea;fish;1310 | Corvin;hills;lake;cheese;1187
-Dunmere;plain;river;wheat;1422 | Elmsford;forest;stream;wood;1266 | Farrow;coast;sea;salt;1501
-Glenhall;mountains;lake;silver;1098 | Harwick;valley;river;paper;1377 | Ilden;forest;stream;honey;1240
-Jarrow;plain;canal;bricks;1599 | Kestrel;hills;stream;wine;1333 | Lowbridge;valley;river;cloth;1455
-Marsden;plain;canal;butter;1281 | Norwell;mountains;stream;iron;1119 | Oakham;forest;lake;apples;1362
-Penrose;coast;sea;pearls;1408"""
+_TOWNS = """Arden;valley;river;wool;1204 | Belmore;coast;sea;fish;1310
+Corvin;hills;lake;cheese;1187 | Dunmere;plain;river;wheat;1422
+Elmsford;forest;stream;wood;1266 | Farrow;coast;sea;salt;1501
+Glenhall;mountains;lake;silver;1098 | Harwick;valley;river;paper;1377
+Ilden;forest;stream;honey;1240 | Jarrow;plain;canal;bricks;1599
+Kestrel;hills;stream;wine;1333 | Lowbridge;valley;river;cloth;1455
+Marsden;plain;canal;butter;1281 | Norwell;mountains;stream;iron;1119
+Oakham;forest;lake;apples;1362 | Penrose;coast;sea;pearls;1408"""
 
 
 def _build_towns() -> dict[str, Town]:
-    dice, rows = Dice("towns"), [r.split(";") for r in _T.replace("\n", " | ").split(" | ")]
+    dice, rows = Dice("towns"), [r.split(";") for r in _TOWNS.replace("\n", " | ").split(" | ")]
     names = [r[0] for r in rows]
     return {
         r[0]: Town(
@@ -218,7 +224,7 @@ def _build_people() -> dict[str, Person]:
 TOWNS = _build_towns()
 PEOPLE = _build_people()
 ANIMALS = {
-    f[0]: Animal(*f[:6], int(f[6]), int(f[7]))
+    f[0]: Animal(f[0], f[1], f[2], f[3], f[4], f[5], int(f[6]), int(f[7]))
     for f in (r.split(";") for r in _ANIMALS.replace("\n", " | ").split(" | "))
 }
 
