@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 from prefect import flow
-from prefect.futures import wait
+from prefect.futures import PrefectFuture, wait
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.pipeline import ila_pipeline
@@ -17,7 +17,7 @@ from tasks.lookup import StepRun
 from tasks.step import in_order
 from tasks.store import Store
 
-ProfileName = StrEnum("ProfileName", {name: name for name in shipped("runs")})
+ProfileName = StrEnum("ProfileName", {n: n for n in shipped("runs")})  # type: ignore[misc]
 """The shipped run profiles: a drop-down in the Prefect UI."""
 
 
@@ -26,7 +26,7 @@ ProfileName = StrEnum("ProfileName", {name: name for name in shipped("runs")})
 @flow(
     name="ila",
     flow_run_name="{profile.name}-{until}",
-    task_runner=ThreadPoolTaskRunner(max_workers=1),
+    task_runner=ThreadPoolTaskRunner(max_workers=1),  # type: ignore[arg-type]
     validate_parameters=False,
 )
 def run_pipeline(
@@ -45,12 +45,12 @@ def run_pipeline(
     pipeline = ila_pipeline(profile, Lock(runtime.home, online=True))
     steps = in_order(*pipeline.targets(until))
     store = Store(runtime, profile.model.name)
-    runs = {}
+    runs: dict[str, PrefectFuture[StepRun]] = {}
     for step in steps:
-        inputs = {name: runs[upstream.key] for name, upstream in step.inputs.items()}
-        runs[step.key] = submit(step, store, runtime, inputs)
+        inputs = {name: runs[str(upstream.key)] for name, upstream in step.inputs.items()}
+        runs[str(step.key)] = submit(step, store, runtime, inputs)
     wait(list(runs.values()))
-    return {str(key): future.result() for key, future in runs.items()}
+    return {key: future.result() for key, future in runs.items()}
 
 
 @flow(name="ila-deployed", log_prints=False)

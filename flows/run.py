@@ -14,7 +14,7 @@ from ila_core.config import Profile, RuntimeConfig
 from ila_core.errors import UserError
 from ila_core.lock import Lock
 from ila_core.profiles import load_profile
-from tasks.lookup import open_lookup
+from tasks.lookup import StepRun, open_lookup
 from tasks.plan import Planned, plan
 from tasks.step import Step, in_order
 
@@ -60,7 +60,7 @@ def run_until(
     show_result(planned, runs, until, time.perf_counter() - start, as_json=as_json)
 
 
-def _run_flow(planned: ProfilePlan, runtime: RuntimeConfig, until: str):  # type: ignore[no-untyped-def]
+def _run_flow(planned: ProfilePlan, runtime: RuntimeConfig, until: str) -> dict[str, StepRun]:
     # The embedded Prefect keeps its database beside the embedded MLflow, where `ila ui` finds it.
     os.environ.setdefault("PREFECT_HOME", str(runtime.home / "prefect"))
     # A person follows the steps; Prefect's own log, whole in its UI, would bury them.

@@ -19,7 +19,6 @@ from ila_core.errors import UserError
 from ila_core.fingerprint import key_of
 from ila_core.ranking import Layer
 
-
 # Raised when the same file would be read as other conversations: the old entries then miss.
 _DATASET = "dataset v1"
 
@@ -112,8 +111,8 @@ class Lock:
     def _local(self, name: str, files: Iterable[Path], compute: Callable[[], str]) -> str:
         stats = {str(f): [(s := f.stat()).st_size, s.st_mtime_ns, s.st_ino] for f in files}
         entry = self._read().get(name)
-        known = entry is not None and entry["stats"] == stats
-        if known and (not self._rehash or name in self._fresh):
+        trusted = not self._rehash or name in self._fresh
+        if entry is not None and entry["stats"] == stats and trusted:
             return str(entry["digest"])
         digest = compute()
         self._fresh.add(name)

@@ -13,8 +13,9 @@ from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas import State
 from prefect.futures import PrefectFuture
-from prefect.states import Completed, State
+from prefect.states import Completed
 
 from ila_core.config import RuntimeConfig
 from ila_core.reproducibility import provenance
@@ -29,7 +30,7 @@ log = logging.getLogger("ila")
 
 def submit(
     step: Step, store: Store, runtime: RuntimeConfig, inputs: dict[str, Any]
-) -> PrefectFuture:
+) -> PrefectFuture[Any]:
     """Hand `step` to the flow's task runner; `inputs` are the futures of its inputs' runs."""
     named = cached_step.with_options(name=step.name, task_run_name=step.title, tags={"ila"})
     return named.submit(Handle(step, store, runtime), **{"upstream": inputs})

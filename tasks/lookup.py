@@ -117,7 +117,10 @@ class SqliteLookup:
             rows = connection.execute(query, values).fetchall()
             return [
                 StepRun(
-                    *row,
+                    run_id=row[0],
+                    status=row[1],
+                    start_time=row[2],
+                    artifact_uri=row[3],
                     tags=_pairs(connection, "tags", row[0]),
                     params=_pairs(connection, "params", row[0]),
                 )

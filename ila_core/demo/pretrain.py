@@ -209,7 +209,12 @@ def main() -> None:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     facts = train(
-        args.out, args.steps, args.seed, args.threads, not args.no_compile, partial(print, flush=True)
+        args.out,
+        args.steps,
+        args.seed,
+        args.threads,
+        not args.no_compile,
+        partial(print, flush=True),
     )
     (args.out / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
     (args.out / "README.md").write_text(card(facts), encoding="utf-8")

@@ -31,7 +31,7 @@ def report(
     parts |= {step.label: step for step in selections.values()}
     shown = ("prepare", "stage1", "stage2")
     parts |= {step.label: step for step in in_order(*parts.values()) if step.name in shown}
-    places = {"model": {"source"}, "datasets": {"__all__": {"path"}}}
+    places: Any = {"model": {"source"}, "datasets": {"__all__": {"path"}}}
     return Step(
         "report",
         label="report",

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from tasks.step import Context
 
 MEASURED = {"seconds", "peak_memory_bytes"}
-"""Result fields that differ from run to run: circumstance, so that equal results are equal files."""
+"""Fields that differ from run to run: circumstance, so that equal results are equal files."""
 
 
 def write_result(path: Path, result: BaseModel, context: Context) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ila_core.config import DataConfig, DatasetConfig
 from ila_core.errors import CheckError
-from ila_core.lock import Lock
+from ila_core.lock import Lock, Unknown
 from tasks.step import Context, Step
 from tasks.steps.base import Base
 
@@ -32,6 +32,7 @@ def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) ->
     given = step.given
     base, dataset = given["base"], given["dataset"]
     conversations = load_dataset(dataset, given["lock"].dataset_revision(dataset))
+    assert not isinstance(step.identity, Unknown)
     if content_digest(conversations) != step.identity["content"]:
         raise CheckError(
             f"dataset {dataset.name} changed while the run was starting; run the same command again"
