@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import psutil
 
 from ila_core.config import RuntimeConfig
-from ila_core.errors import CheckError, UserError
+from ila_core.errors import CheckError
 from tasks.lookup import Lookup, StepRun, experiment_name, open_lookup
 from tasks.payloads import PAYLOAD, fetch, payload_digest
 from tasks.step import Step
@@ -38,7 +38,7 @@ def open_client(uri: str) -> MlflowClient:
     """MLflow's client for `uri`, which gives up within seconds when nobody answers.
 
     Raises:
-        UserError: the tracking server cannot be reached.
+        ConnectionError: the tracking server cannot be reached.
     """
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # the default means minutes
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
@@ -52,7 +52,7 @@ def open_client(uri: str) -> MlflowClient:
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         client.search_experiments(max_results=1)
     except MlflowException as error:
-        raise UserError(
+        raise ConnectionError(
             f"MLflow at {uri} cannot be used: {str(error).splitlines()[0][:300]}\n"
             "Start it, or correct MLFLOW_TRACKING_URI; unset, ILA keeps its own store in ILA_HOME."
         ) from error

@@ -1,0 +1,62 @@
+"""The README's rules, as tests."""
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ila_core.benchmarks import BENCHMARKS
+from ila_core.data import DATASETS
+from ila_core.methods import METHODS
+from ila_core.scorers import SCORERS
+from tasks.steps import STEPS
+
+ROOT = Path(__file__).parents[2]
+LONGEST = 400
+
+
+def test_the_dependency_contracts_hold():
+    command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command as c; c()"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "3 kept, 0 broken" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("folder", "table"),
+    [("scorers", SCORERS), ("methods", METHODS), ("benchmarks", BENCHMARKS)],
+)
+def test_every_file_of_an_extensible_folder_is_in_its_table(folder, table):
+    files = {p.stem for p in (ROOT / "ila_core" / folder).glob("*.py")} - {"__init__"}
+    computed_by_search = {"ila"} if folder == "scorers" else set()
+    assert files | computed_by_search == set(table)
+
+
+def test_every_dataset_has_its_file():
+    for name in DATASETS:
+        importlib.import_module(f"ila_core.data.{name}")
+
+
+def test_every_step_can_be_computed():
+    assert all(callable(compute) for compute in STEPS.values())
+
+
+def test_no_file_is_too_long():
+    files = [
+        p for top in ("ila_core", "tasks", "flows", "tests") for p in (ROOT / top).rglob("*.py")
+    ]
+    assert files
+    long = {
+        str(p.relative_to(ROOT)): n
+        for p in files
+        if (n := len(p.read_text().splitlines())) > LONGEST
+    }
+    assert not long
+
+
+def test_pipeline_fits_one_screen():
+    text = (ROOT / "flows/pipeline.py").read_text()
+    assert len(text.splitlines()) < 90
+    assert "import prefect" not in text

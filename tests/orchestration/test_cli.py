@@ -1,0 +1,118 @@
+"""Every command of the README runs; bad input is one message, an exit code and no traceback."""
+
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+import yaml
+from conftest import ROOT
+
+from ila_core.profiles import shipped
+
+README = (ROOT / "README.md").read_text()
+COMMANDS = [
+    line.split("#")[0].strip()
+    for block in re.findall(r"```bash\n(.*?)```", README, re.S)
+    for line in block.splitlines()
+    if re.match(r"(\.venv/bin/)?ila ", line)
+]
+SERVES, NEEDS_DATA = "ui", "stories3m-real"
+
+
+def test_the_readme_has_commands():
+    assert len(COMMANDS) >= 10
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_readme_commands_run_on_smoke(finished, command, tmp_path):
+    words = shlex.split(command.removeprefix(".venv/bin/"))[1:]
+    if words[0] == SERVES:
+        finished(*words, "--help")
+        return
+    if NEEDS_DATA in words:
+        finished("plan", "smoke")
+        return
+    ranking = finished.json("rankings", "list")[0]["ranking"]
+    mine = tmp_path / "mine.json"
+    mine.write_text(finished("rankings", "show", ranking, "--json"))
+    swap = {"demo": "smoke", "key:0123456789ab": ranking, "mine.json": str(mine)}
+    swap["report.html"] = str(tmp_path / "report.html")
+    words = [swap.get(word, word) for word in words]
+    if "--refresh" in words:  # would change the shared home; test_cache does it in its own
+        words = words[: words.index("--refresh")]
+    if "--set" in words:
+        words[0] = "plan"
+    assert finished(*words)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "dem"], "unknown profile 'dem': did you mean 'demo'"),
+        (["run", "smoke", "--set", "finetune.lrr=1"], "did you mean 'finetune.lr'"),
+        (["run", "smoke", "--set", "finetune.lr=high"], "finetune.lr"),
+        (["run", "smoke", "--set", "finetune.arms.1.policy=ilaa"], "unknown policy 'ilaa'"),
+        (["run", "smoke", "--set", "datasets.0.path=nowhere.jsonl"], "nowhere.jsonl is not a file"),
+        (["run", "smoke", "--set", "datasets.0.loader=lma"], "unknown dataset loader 'lma'"),
+        (["run", "smoke", "--refresh", "stage9"], "none of this run's steps"),
+        (["report", "smoke"], "no run of profile 'smoke' has finished yet"),
+        (["rankings", "show", "key:0123456789ab"], "no finished step has"),
+        (["rankings", "show", "mistral"], "give key:<12 hex> or a path"),
+    ],
+)
+def test_wrong_input_exits_with_2(ila, arguments, message):
+    error = ila(*arguments, expect=2)
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_a_malformed_row_is_named(ila, tmp_path):
+    data = tmp_path / "bad.jsonl"
+    data.write_text('{"prompt": "a", "response": "b"}\n{"prompt": 3, "response": "b"}\n')
+    error = ila("run", "smoke", "--set", f"datasets.0.path={data}", expect=2)
+    assert "bad.jsonl" in error
+    assert "2" in error
+    assert "prompt" in error
+
+
+def test_an_unreachable_mlflow_stops_the_run_before_any_work(ila):
+    error = ila("run", "smoke", expect=1, MLFLOW_TRACKING_URI="http://127.0.0.1:9")
+    assert "MLflow at http://127.0.0.1:9 cannot be used" in error
+    assert "Traceback" not in error
+
+
+def test_a_model_without_linear_layers(ila, tmp_path):
+    tree = yaml.safe_load(shipped("models")["demo"].read_text())
+    # GPT-2's blocks are Conv1D, not Linear.
+    tree["architecture"] = {"model_type": "gpt2", "n_embd": 8, "n_layer": 1, "n_head": 1}
+    tree["lm_head"] = "untie"
+    (tmp_path / "gpt.yaml").write_text(yaml.safe_dump(tree))
+    error = ila("plan", "smoke", "--set", f"model={tmp_path / 'gpt.yaml'}", expect=2)
+    assert "have no linear layers" in error
+
+
+def test_offline_plan_of_the_paper(ila):
+    plan = ila.json("plan", "llama2-7b-no_robots")
+    assert plan["layers"] == 225
+    assert {step["state"] for step in plan["steps"]} == {"UNKNOWN"}
+    assert all(step["reason"] for step in plan["steps"])
+    assert "is not known" in plan["steps"][0]["reason"]
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys; from flows.cli import app\n"
+        "try: app(['--help'])\n"
+        "finally: assert not {'torch','prefect','mlflow','pydantic','yaml'} & set(sys.modules)"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_doctor_answers(ila):
+    checks = {check["name"]: check for check in ila.json("doctor")}
+    assert checks["torch"]["state"] == "ok"
+    assert checks["MLflow"]["state"] == "ok"
