@@ -54,15 +54,17 @@ def show_result(
     planned: ProfilePlan, runs: Mapping[str, StepRun], until: str, seconds: float, *, as_json: bool
 ) -> None:
     """What a run came to, how much of it was cached, and where the report is."""
-    states = {p.step.label: p.state for p in planned.steps}
-    cached = sum(state == "HIT" for state in states.values())
+    total = len(planned.steps)
+    cached = sum(
+        p.run is not None and p.run.run_id == runs[str(p.step.key)].run_id for p in planned.steps
+    )
     last = planned.pipeline.targets(until)[-1]
     payload = fetch(runs[str(last.key)])
     answer: dict[str, Any] = {
         "profile": planned.profile.name,
         "steps": {p.step.label: runs[str(p.step.key)].key for p in planned.steps},
         "cached": cached,
-        "computed": len(states) - cached,
+        "computed": total - cached,
         "seconds": round(seconds, 2),
         "ranking": f"key:{planned.pipeline.ranking.key}",
     }
@@ -72,7 +74,7 @@ def show_result(
         answer |= {"headline": summary["headline"], "report": str(page)}
     if as_json:
         return _json(answer)
-    if cached == len(states):
+    if cached == total:
         typer.echo(f"all {cached} steps cached; nothing was computed ({seconds:.1f} s)")
     else:
         typer.echo(f"{answer['computed']} steps computed, {cached} cached ({seconds:.0f} s)")
