@@ -3,7 +3,7 @@
     python benchmarks/cached_run.py [--profile demo] [--rounds 5] [--json]
 
 The profile must have been run. The commands are interleaved, round by round, so that a noisy
-machine disturbs them alike; `cached_run_over_bare_python` is a ratio of medians within this one run.
+machine disturbs them alike; `cached_run_over_bare_python` is a ratio of medians in this one run.
 """
 
 from __future__ import annotations
