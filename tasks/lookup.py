@@ -114,6 +114,8 @@ class SqliteLookup:
         )
         values = [self._experiment, *(part for tag in tags for part in tag), status]
         with closing(sqlite3.connect(f"{self._path.as_uri()}?mode=ro", uri=True)) as connection:
+            if not _has_schema(connection):
+                return []
             rows = connection.execute(query, values).fetchall()
             return [
                 StepRun(
@@ -126,6 +128,12 @@ class SqliteLookup:
                 )
                 for row in rows
             ]
+
+
+def _has_schema(connection: sqlite3.Connection) -> bool:
+    """Whether MLflow has finished making its tables; another process may be at it now."""
+    query = "SELECT count(*) FROM sqlite_master WHERE name IN ('experiments', 'runs', 'tags')"
+    return bool(connection.execute(query).fetchone()[0] == 3)
 
 
 def _pairs(connection: sqlite3.Connection, table: str, run_id: str) -> dict[str, str]:

@@ -161,9 +161,10 @@ def wait_until_running(ila: Ila, step: str, process) -> None:
         SELECT count(*) FROM runs r JOIN tags t ON t.run_uuid = r.run_uuid
         WHERE r.status = 'RUNNING' AND t.key = 'ila.step' AND t.value = ?
     """
+    address = f"{(ila.home / 'mlflow.db').as_uri()}?mode=ro"
     while process.poll() is None:
         try:
-            with closing(sqlite3.connect(ila.home / "mlflow.db")) as connection:
+            with closing(sqlite3.connect(address, uri=True)) as connection:
                 if connection.execute(query, [step]).fetchone()[0]:
                     return
         except sqlite3.OperationalError:
