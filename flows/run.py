@@ -68,6 +68,9 @@ def _run_flow(planned: ProfilePlan, runtime: RuntimeConfig, until: str) -> dict[
     os.environ.setdefault("PREFECT_LOGGING_SERVER_LEVEL", "CRITICAL")
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", "ila")
+    # Threads that wait by spinning starve each other on a shared machine: the demo's stage 2 took
+    # 68 s on two contended cores, 8 s on two free ones.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from flows.flow import run_pipeline
 
     log = logging.getLogger("ila")

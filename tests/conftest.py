@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+# One thread each: several processes on two cores otherwise spend their time waiting (docs/LOG.md).
+os.environ["OMP_NUM_THREADS"] = "1"
+
 ROOT = Path(__file__).parent.parent
 
 
