@@ -1,10 +1,13 @@
 """A second run computes nothing; a change recomputes what depends on it; damage is no hit."""
 
 import json
+import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from contextlib import closing
 
 import pytest
@@ -155,8 +158,6 @@ def copied(finished: Ila, home) -> Ila:
 
 
 def wait_until_running(ila: Ila, step: str, process) -> None:
-    import time
-
     query = """
         SELECT count(*) FROM runs r JOIN tags t ON t.run_uuid = r.run_uuid
         WHERE r.status = 'RUNNING' AND t.key = 'ila.step' AND t.value = ?
@@ -174,8 +175,6 @@ def wait_until_running(ila: Ila, step: str, process) -> None:
 
 
 def kill(process) -> None:
-    import os
-    import signal
-
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait(timeout=30)
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=30)  # closes its pipes
