@@ -19,6 +19,7 @@ from prefect.states import Completed
 
 from ila_core.config import RuntimeConfig
 from ila_core.reproducibility import provenance
+from tasks.artifacts import publish_tables
 from tasks.journal import Journal
 from tasks.lookup import StepRun
 from tasks.payloads import CIRCUMSTANCE
@@ -55,6 +56,7 @@ def cached_step(handle: Handle, upstream: dict[str, StepRun]) -> StepRun | State
     run, mine = store.claim(step, digests, waiting)
     if not mine:
         log.info("%-32s cached    %s", step.label, run.run_id)
+        publish_tables(step, run, upstream, store.fetch)
         return Completed(name="Cached", data=run)
     start = time.perf_counter()
     try:
@@ -64,6 +66,7 @@ def cached_step(handle: Handle, upstream: dict[str, StepRun]) -> StepRun | State
         log.error("%-32s failed    %s", step.label, error)
         raise
     log.info("%-32s %6.1f s  %s", step.label, time.perf_counter() - start, run.run_id)
+    publish_tables(step, done, upstream, store.fetch)
     return done
 
 

@@ -1,0 +1,46 @@
+"""The search's tables in the Prefect UI, whether they were computed now or are cached."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ila_core.ranking import Ranking
+from tasks.lookup import StepRun
+from tasks.step import Step
+from tasks.steps.payload import read_json
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def publish_tables(
+    step: Step, run: StepRun, upstream: dict[str, StepRun], fetch: Callable[[StepRun], Path]
+) -> None:
+    """Two table artifacts at the agreement step: all layers with their ranks, and agreement."""
+    if step.name != "agreement":
+        return
+    from ila_core.agreement import Agreement
+    from ila_core.report.tables import agreement_table, ranking_table
+
+    ranking = Ranking.load(fetch(upstream["ranking"]) / "ranking.json")
+    found = read_json(fetch(run) / "agreement.json")["agreements"]
+    agreements = [Agreement.model_validate(agreement) for agreement in found]
+    keep = step.given["search"].keep
+    _table(f"ranking-{ranking.key}", ranking_table(ranking, keep), "Layers, most important first")
+    _table(
+        f"agreement-{step.key}",
+        agreement_table(agreements),
+        "Agreement on the kept layers, beside chance and chance within layer types",
+    )
+
+
+def _table(key: str, frame: pd.DataFrame, description: str) -> None:
+    from prefect.artifacts import create_table_artifact
+
+    from ila_core.report.tables import formatted
+
+    rows = [[str(value) for value in row] for row in formatted(frame).to_numpy()]
+    table = [dict(zip(map(str, frame.columns), row, strict=True)) for row in rows]
+    create_table_artifact(table, key=key, description=description)
