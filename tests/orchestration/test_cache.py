@@ -22,11 +22,12 @@ def states(plan):
 
 
 def digests(home):
-    """Payload digest of every finished step, by its key."""
+    """Payload digest of every finished step, by its key; not of the report, which shows seconds."""
     query = """
         SELECT k.value, d.value FROM runs r
         JOIN tags k ON k.run_uuid = r.run_uuid AND k.key = 'ila.key'
         JOIN tags d ON d.run_uuid = r.run_uuid AND d.key = 'ila.digest'
+        JOIN tags s ON s.run_uuid = r.run_uuid AND s.key = 'ila.step' AND s.value != 'report'
         WHERE r.status = 'FINISHED'
     """
     with closing(sqlite3.connect(home / "mlflow.db")) as connection:
