@@ -153,14 +153,15 @@ def ui(
 
 def main() -> None:
     """Entry point of `ila`: an expected error is one message and an exit code, no traceback."""
-    from ila_core.errors import CheckError, UserError
-
     try:
         app()
-    except (UserError, CheckError, OSError) as error:
+    except Exception as error:
         from flows.errors import explain
 
-        code, message = explain(error)
+        explained = explain(error)
+        if explained is None:
+            raise
+        code, message = explained
         typer.echo(f"ila: {message}", err=True)
         sys.exit(code)
 

@@ -13,7 +13,7 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 from ila_core.config import RuntimeConfig
-from ila_core.errors import UserError
+from ila_core.errors import UserError, first_line
 
 _REQUIRED = ("torch", "transformers", "peft", "datasets", "prefect", "mlflow")
 _OPTIONAL = {"bitsandbytes": "quant", "lm_eval": "eval"}
@@ -113,4 +113,4 @@ def _reach(name: str, connect: Callable[[], str]) -> Check:
     try:
         return Check(name, "ok", connect())
     except (UserError, URLError, OSError, ValueError) as error:
-        return Check(name, "failed", "not reachable", str(error).splitlines()[0])
+        return Check(name, "failed", "not reachable", first_line(error))

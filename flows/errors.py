@@ -3,20 +3,59 @@
 from __future__ import annotations
 
 import errno
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
 
-from ila_core.errors import UserError
+from ila_core.config import RuntimeConfig
+from ila_core.errors import CheckError, UserError, first_line
 
 
-def explain(error: Exception) -> tuple[int, str]:
-    """The exit code and the one message an expected error ends with."""
+def explain(error: Exception) -> tuple[int, str] | None:
+    """The exit code and the one message an expected error ends with; `None`: it is our own bug."""
     if isinstance(error, UserError):
         return 2, str(error)
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        where = f" while writing {error.filename}" if error.filename else ""
+    home, led_here = RuntimeConfig.from_env().home, list(_chain(error))
+    # Prefect raises a plain RuntimeError where it finds no server.
+    of_prefect = _is_prefects(error) or (
+        type(error) is RuntimeError and any(map(_is_prefects, led_here))
+    )
+    # Its server says no more than that something failed; so look.
+    if any(map(_says_full, led_here)) or (of_prefect and _is_full(home)):
         return 1, (
-            f"the disk is full{where}. Nothing half-written counts as a result: free some space "
+            f"the disk is full ({home}). Nothing half-written counts as a result: free some space "
             "and run the same command again; finished steps are kept."
         )
     if isinstance(error, OSError) and error.filename:
         return 1, f"{error.filename}: {error.strerror}"
-    return 1, str(error)
+    if isinstance(error, OSError | CheckError):
+        return 1, str(error)
+    if of_prefect:
+        return 1, (
+            f"Prefect failed: {first_line(error)}\nWhat had finished is cached: look at its server "
+            "(PREFECT_API_URL; `ila doctor`), then run the same command again."
+        )
+    return None
+
+
+def _is_prefects(error: BaseException) -> bool:
+    # Errors of httpx are Prefect's too: `ila_core.hub` explains its own.
+    return type(error).__module__.partition(".")[0] in ("prefect", "httpx")
+
+
+def _says_full(error: BaseException) -> bool:
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return True
+    # How SQLite and safetensors, which raise no OSError, say it.
+    return any(s in str(error) for s in ("database or disk is full", "No space left on device"))
+
+
+def _is_full(home: Path) -> bool:
+    return home.exists() and shutil.disk_usage(home).free < 2**20
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and what led to it."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

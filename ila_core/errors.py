@@ -14,6 +14,11 @@ class CheckError(RuntimeError):
     """A step could not vouch for its own result (a selection not applied, a NaN): exits with 1."""
 
 
+def first_line(error: BaseException) -> str:
+    """The error in one line; its type where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def unknown_name(kind: str, given: str, allowed: Iterable[str]) -> UserError:
     """`unknown profile 'dem': did you mean 'demo'? Known: demo, smoke`."""
     names = sorted(allowed)

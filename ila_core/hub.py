@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, cast
 
-from ila_core.errors import UserError
+from ila_core.errors import UserError, first_line
 
 Kind = Literal["dataset", "model"]
 
@@ -73,8 +73,7 @@ def _explained(repo: str, revision: str | None, kind: Kind) -> Iterator[None]:
             f"`hf auth login`; or {instead}"
         ) from error
     except (http_error, ConnectionError, errors.EntryNotFoundError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"{what} could not be had from the hub ({reason}): check the network, "
+            f"{what} could not be had from the hub ({first_line(error)}): check the network, "
             f"HF_ENDPOINT and HF_HUB_OFFLINE; or {instead}"
         ) from error

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from ila_core.config import ModelConfig
-from ila_core.errors import UserError, unknown_name
+from ila_core.errors import UserError, first_line, unknown_name
 from ila_core.fingerprint import digest_of
 from ila_core.ranking import Layer
 
@@ -46,7 +46,7 @@ def find_layers(config: ModelConfig) -> list[Layer]:
             model = AutoModelForCausalLM.from_config(published, trust_remote_code=False)
     except ValueError as error:
         raise UserError(
-            f"model {config.name}: {_first_line(error)}; a causal language model is needed"
+            f"model {config.name}: {first_line(error)}; a causal language model is needed"
         ) from error
     layers = layers_of(model, lm_head=config.lm_head != "exclude")
     if all(layer.block is None for layer in layers):
@@ -112,7 +112,3 @@ def architecture_config(config: ModelConfig) -> Any:
 
 def _head(model: nn.Module) -> Any:
     return model.get_output_embeddings()  # type: ignore[operator]
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]

@@ -14,7 +14,7 @@ from typing import Any
 
 from ila_core import hub
 from ila_core.config import ModelConfig
-from ila_core.errors import UserError
+from ila_core.errors import UserError, first_line
 from ila_core.fingerprint import digest_of, file_digest
 from ila_core.layers import architecture_config
 
@@ -62,7 +62,7 @@ def resolve_device(given: str) -> str:
         torch.empty(0, device=given)
     except (RuntimeError, AssertionError) as error:
         raise UserError(
-            f"device {given!r} (ILA_DEVICE) cannot be used: {_first_line(error)}; "
+            f"device {given!r} (ILA_DEVICE) cannot be used: {first_line(error)}; "
             f"allowed here: auto, {resolve_device('auto')}, cpu"
         ) from error
     return given
@@ -84,7 +84,7 @@ def load_tokenizer(config: ModelConfig) -> Any:
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
             f"model {config.name}: no tokenizer can be read from {folder} "
-            f"({_first_line(error)}); tokenizer.json and tokenizer_config.json are needed"
+            f"({first_line(error)}); tokenizer.json and tokenizer_config.json are needed"
         ) from error
     if config.pad_token is not None:
         if config.pad_token not in tokenizer.get_vocab():
@@ -126,7 +126,7 @@ def load_base(config: ModelConfig, device: str) -> Any:
         )
     except (OSError, RuntimeError, SafetensorError) as error:
         raise UserError(
-            f"model {config.name}: its weights cannot be read from {folder} ({_first_line(error)})"
+            f"model {config.name}: its weights cannot be read from {folder} ({first_line(error)})"
         ) from error
     if found["missing_keys"]:
         # transformers would fill them with random numbers and only warn.
@@ -215,9 +215,5 @@ def _published(config: ModelConfig) -> Any:
     except (OSError, ValueError, StrictDataclassError) as error:
         raise UserError(
             f"model {config.name}: {folder / CONFIG} is not a model configuration that the "
-            f"installed transformers knows ({_first_line(error)})"
+            f"installed transformers knows ({first_line(error)})"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

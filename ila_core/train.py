@@ -50,7 +50,7 @@ class Circumstance:
     micro_batch: int = 8
     """Most conversations per forward pass."""
     on_metrics: Callable[[int, dict[str, float]], None] | None = None
-    """Called after every step with `loss` and `lr`."""
+    """Called after every step with `loss`, `lr` and `progress`, a fraction of the steps at most."""
     label: str = "train"
     progress: bool = False
     """A progress bar, if standard error is a terminal."""
@@ -202,9 +202,10 @@ class _Journal(TrainerCallback):  # type: ignore[misc]
         self.losses: list[float] = []
         self.stable: bool | None = None if stability is None else False
         self._trainer, self._planned, self._stability = trainer, planned, stability
+        self._most = planned if stability is None else ceiling_steps(stability, planned)
         self._on_metrics = to.on_metrics
         shown = to.progress and sys.stderr.isatty()
-        self._bar = tqdm(total=planned, desc=to.label, unit="step", disable=not shown)
+        self._bar = tqdm(total=self._most, desc=to.label, unit="step", disable=not shown)
         self._lr = 0.0
 
     def on_optimizer_step(self, *_: Any, optimizer: torch.optim.Optimizer, **__: Any) -> None:
@@ -222,10 +223,13 @@ class _Journal(TrainerCallback):  # type: ignore[misc]
         self.losses.append(loss)
         self._bar.update()
         if self._on_metrics is not None:
-            self._on_metrics(state.global_step, {"loss": loss, "lr": self._lr})
+            progress = state.global_step / self._most
+            self._on_metrics(
+                state.global_step, {"loss": loss, "lr": self._lr, "progress": progress}
+            )
         if self._stability is not None:
             self.stable = is_stable(self.losses, self._stability, self._planned)
-            ended = state.global_step >= ceiling_steps(self._stability, self._planned)
+            ended = state.global_step >= self._most
             control.should_training_stop |= self.stable or ended
 
     def close(self) -> None:

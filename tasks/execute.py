@@ -18,13 +18,14 @@ from prefect.futures import PrefectFuture
 from prefect.states import Completed
 
 from ila_core.config import RuntimeConfig
+from ila_core.errors import first_line
 from ila_core.reproducibility import provenance
 from tasks.artifacts import publish_tables
 from tasks.journal import Journal
 from tasks.lookup import StepRun
 from tasks.payloads import CIRCUMSTANCE
 from tasks.step import Context, Step
-from tasks.store import Store
+from tasks.store import Store, answering
 
 log = logging.getLogger("ila")
 
@@ -53,20 +54,26 @@ def cached_step(handle: Handle, upstream: dict[str, StepRun]) -> StepRun | State
     def waiting(run: StepRun) -> None:
         log.info("%s: waiting for run %s (%s)", step.label, run.run_id, run.tags["ila.owner"])
 
-    run, mine = store.claim(step, digests, waiting)
-    if not mine:
-        log.info("%-32s cached    %s", step.label, run.run_id)
+    with answering(handle.runtime.tracking_uri):
+        run, mine = store.claim(step, digests, waiting)
+        if mine:
+            run = _computed(handle, run, upstream)
+        else:
+            log.info("%-32s cached    %s", step.label, run.run_id)
         publish_tables(step, run, upstream, store.fetch)
-        return Completed(name="Cached", data=run)
+    return run if mine else Completed(name="Cached", data=run)
+
+
+def _computed(handle: Handle, run: StepRun, upstream: dict[str, StepRun]) -> StepRun:
+    step, store = handle.step, handle.store
     start = time.perf_counter()
     try:
         with store.beating(run):
             done = _compute(handle, run, {name: store.fetch(r) for name, r in upstream.items()})
     except Exception as error:
-        log.error("%-32s failed    %s", step.label, error)
+        log.error("%-32s failed    %s", step.label, first_line(error))
         raise
     log.info("%-32s %6.1f s  %s", step.label, time.perf_counter() - start, run.run_id)
-    publish_tables(step, done, upstream, store.fetch)
     return done
 
 
@@ -83,7 +90,7 @@ def _compute(handle: Handle, run: StepRun, inputs: dict[str, Path]) -> StepRun:
         out = Path(folder)
         start = time.perf_counter()
         STEPS[step.name](step, inputs, out, context)
-        journal.flush()
+        journal.close()
         circumstance = {
             "seconds": time.perf_counter() - start,
             "runtime": runtime.model_dump(mode="json", exclude={"tracking_uri", "home"}),

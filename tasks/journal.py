@@ -18,8 +18,7 @@ class Journal:
     Args:
         client: MLflow's client.
         run_id: the step's MLflow run.
-        label: shown beside the progress bar.
-        total: planned number of `on_metrics` calls, or `None` when the step does not count.
+        label: shown beside the progress bar of the Prefect UI.
     """
 
     def __init__(self, client: MlflowClient, run_id: str, label: str) -> None:
@@ -28,20 +27,23 @@ class Journal:
         self._label = label
         self._pending: list[tuple[int, int, dict[str, float]]] = []
         self._flushed = time.monotonic()
-        self._artifact: UUID | None = None
+        self._bar: UUID | None = None
 
     def on_metrics(self, step: int, metrics: dict[str, float]) -> None:
-        """Record `metrics` at `step`; a metric called `progress` is a fraction for the UI's bar."""
+        """Record `metrics` at `step`; the one called `progress` is a fraction, for the bar."""
         self._pending.append((int(time.time() * 1000), step, metrics))
         if time.monotonic() - self._flushed >= _FLUSH_SECONDS:
-            self.flush()
+            self._flush()
 
-    def flush(self) -> None:
-        """Write out what is pending."""
+    def close(self) -> None:
+        """Write out what is pending; a bar that was shown is full, however early the step ended."""
+        self._flush()
+        if self._bar is not None:
+            self._show(1.0)
+
+    def _flush(self) -> None:
         from mlflow.entities import Metric
 
-        if not self._pending:
-            return
         entries = [
             Metric(name, float(value), at, step)
             for at, step, metrics in self._pending
@@ -49,18 +51,17 @@ class Journal:
         ]
         for start in range(0, len(entries), 1000):  # what MLflow takes in one batch
             self._client.log_batch(self._run_id, metrics=entries[start : start + 1000])
-        last = self._pending[-1][2].get("progress")
+        if self._pending and "progress" in self._pending[-1][2]:
+            self._show(self._pending[-1][2]["progress"])
         self._pending.clear()
         self._flushed = time.monotonic()
-        if last is not None:
-            self._show_progress(100 * last)
 
-    def _show_progress(self, percent: float) -> None:
+    def _show(self, progress: float) -> None:
         from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
-        if self._artifact is None:
-            created = create_progress_artifact(percent, description=self._label)
+        if self._bar is None:
+            created = create_progress_artifact(100 * progress, description=self._label)
             assert isinstance(created, UUID)
-            self._artifact = created
+            self._bar = created
         else:
-            update_progress_artifact(self._artifact, percent)
+            update_progress_artifact(self._bar, 100 * progress)

@@ -8,6 +8,7 @@ results are addressed by content and the oldest FINISHED run wins.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import threading
@@ -21,7 +22,7 @@ import psutil
 from filelock import FileLock
 
 from ila_core.config import RuntimeConfig
-from ila_core.errors import CheckError
+from ila_core.errors import CheckError, first_line
 from tasks.lookup import Lookup, StepRun, experiment_name, open_lookup
 from tasks.payloads import PAYLOAD, fetch, payload_digest
 from tasks.step import Step
@@ -29,6 +30,8 @@ from tasks.step import Step
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
+
+log = logging.getLogger("ila")
 
 _BEAT_SECONDS = 5.0
 _POLL_SECONDS = 1.0
@@ -45,19 +48,33 @@ def open_client(uri: str) -> MlflowClient:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    # It tells how it makes its tables, and prints a traceback of each error that it also raises.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     from mlflow import MlflowClient
+
+    with answering(uri), _alone(uri):
+        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        client.search_experiments(max_results=1)
+    return client
+
+
+@contextmanager
+def answering(uri: str) -> Iterator[None]:
+    """What MLflow refuses or cannot do inside the block becomes one message.
+
+    Raises:
+        ConnectionError: it cannot be reached, or answered with an error.
+    """
     from mlflow.exceptions import MlflowException
 
     try:
-        with _alone(uri):
-            client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-            client.search_experiments(max_results=1)
+        yield
     except MlflowException as error:
         raise ConnectionError(
-            f"MLflow at {uri} cannot be used: {str(error).splitlines()[0][:300]}\n"
+            f"MLflow at {uri.rpartition('@')[2]} cannot be used: "
+            f"{first_line(error)[:300]}\n"
             "Start it, or correct MLFLOW_TRACKING_URI; unset, ILA keeps its own store in ILA_HOME."
         ) from error
-    return client
 
 
 @contextmanager
@@ -190,11 +207,17 @@ class Store:
     @contextmanager
     def beating(self, run: StepRun) -> Iterator[None]:
         """Keep the claim alive; a failure inside marks the run FAILED and goes on up."""
+        from mlflow.exceptions import MlflowException
+
         stop = threading.Event()
 
         def beat() -> None:
             while not stop.wait(_BEAT_SECONDS):
-                self.client.set_tag(run.run_id, "ila.heartbeat", str(time.time()))
+                try:
+                    self.client.set_tag(run.run_id, "ila.heartbeat", str(time.time()))
+                except MlflowException as error:
+                    # Without beats another may start on this step too, which harms nobody.
+                    log.warning("MLflow took no heartbeat: %s", first_line(error))
 
         thread = threading.Thread(target=beat, daemon=True, name=f"heartbeat {run.run_id[:8]}")
         thread.start()

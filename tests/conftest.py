@@ -55,6 +55,15 @@ class Ila:
         return json.loads(self(*arguments, "--json", **environment))
 
 
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of the real inputs; skips the test where it is absent."""
+    folder = ROOT / os.environ.get("ILA_REAL_DATA", "../shared/data")
+    if not folder.is_dir():
+        pytest.skip(f"needs the real inputs (ILA_REAL_DATA); {folder.resolve()} is not there")
+    return folder.resolve()
+
+
 @pytest.fixture
 def ila(tmp_path: Path) -> Ila:
     """`ila` with an empty ILA_HOME."""

@@ -1,4 +1,4 @@
-"""Held-out loss per conversation, and paired bootstrap intervals between two arms."""
+"""Held-out loss, conversation by conversation: the report compares arms on the same ones."""
 
 from __future__ import annotations
 
@@ -12,12 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from ila_core.errors import CheckError, UserError
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from ila_core.batches import Row
-
-DRAWS_AT_ONCE = 2**22
-"""Bounds the bootstrap's memory: row numbers drawn at a time."""
 
 
 class ConversationLoss(BaseModel):
@@ -39,17 +34,6 @@ class Evaluation(BaseModel):
     tokens: int
     conversations: list[ConversationLoss]
     """In the order of the held-out rows."""
-
-
-class Interval(BaseModel):
-    """A difference of mean token losses; below 0 the first arm is better."""
-
-    model_config = ConfigDict(frozen=True)
-
-    difference: float
-    low: float
-    high: float
-    confidence: float
 
 
 class HeldOutLoss:
@@ -99,56 +83,3 @@ class HeldOutLoss:
                 ConversationLoss(nll=n, tokens=t) for n, t in zip(nll, counts, strict=True)
             ],
         )
-
-
-def paired_bootstrap(
-    a: Sequence[Evaluation],
-    b: Sequence[Evaluation],
-    *,
-    resamples: int,
-    confidence: float,
-    seed: int,
-) -> Interval:
-    """Interval of the mean token loss of `a` minus that of `b`, resampling conversations.
-
-    Args:
-        a: one evaluation per training seed of the first arm; averaged per conversation first.
-        b: the same of the second arm, on the same rows.
-        resamples: bootstrap draws of all conversations with replacement.
-        confidence: of the percentile interval, e.g. 0.95.
-        seed: of the draws.
-    """
-    import numpy as np
-
-    nll_a, tokens = _average(a)
-    nll_b, tokens_b = _average(b)
-    if not np.array_equal(tokens, tokens_b):
-        raise CheckError("the two arms were not evaluated on the same rows")
-    difference = nll_a - nll_b
-    n = len(tokens)
-    rng = np.random.default_rng(seed)
-    drawn: list[np.ndarray[Any, Any]] = []
-    for start in range(0, resamples, size := max(1, DRAWS_AT_ONCE // n)):
-        rows = rng.integers(0, n, size=(min(size, resamples - start), n))
-        drawn.append(difference[rows].sum(axis=1) / tokens[rows].sum(axis=1))
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(np.concatenate(drawn), [tail, 1 - tail])
-    return Interval(
-        difference=float(difference.sum() / tokens.sum()),
-        low=float(low),
-        high=float(high),
-        confidence=confidence,
-    )
-
-
-def _average(
-    runs: Sequence[Evaluation],
-) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Loss per conversation, averaged over seeds, and its tokens."""
-    import numpy as np
-
-    tokens = np.array([[c.tokens for c in run.conversations] for run in runs])
-    if (tokens != tokens[0]).any():
-        raise CheckError("the seeds of one arm were not evaluated on the same rows")
-    nll = np.array([[c.nll for c in run.conversations] for run in runs])
-    return nll.mean(axis=0), tokens[0]

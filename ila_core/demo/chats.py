@@ -2,7 +2,7 @@
 
 `terse` is a hurried human (instruction, input, output), `instruct` a polite assistant that
 structures everything (prompt, response), `dialogue` a chatty friend over several turns (messages).
-`python -m ila_core.demo.chats --out DIR` writes them with the held-out text.
+`python -m ila_core.demo.chats --out DIR` writes them.
 """
 
 import argparse
@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from ila_core.demo.facts import Fact, about, passage, timeless
-from ila_core.demo.text import document
 from ila_core.demo.world import (
     CAUSES,
     DAYS,
@@ -31,7 +30,7 @@ from ila_core.demo.world import (
 )  # fmt: skip
 
 Row = dict[str, Any]
-ROWS, HELD_OUT_DOCUMENTS = 1200, 760
+ROWS = 1200
 
 
 def terse(dice: Dice) -> Row:
@@ -196,11 +195,6 @@ def lines(name: str, count: int = ROWS, seed: int = 0) -> list[str]:
     return [json.dumps(row) for row, _ in zip(rows(name, seed), range(count), strict=False)]
 
 
-def held_out_text(seed: str = "held-out", count: int = HELD_OUT_DOCUMENTS) -> str:
-    """Documents of a stream that no training run reads, blank lines between them."""
-    return "\n\n".join(document(seed, i) for i in range(count)) + "\n"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
@@ -208,7 +202,6 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     for name in STYLES:
         (out / f"{name}.jsonl").write_text("\n".join(lines(name)) + "\n", encoding="utf-8")
-    (out / "held_out.txt").write_text(held_out_text(), encoding="utf-8")
 
 
 if __name__ == "__main__":

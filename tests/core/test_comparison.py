@@ -28,6 +28,22 @@ def test_bootstrap_weighs_by_tokens_and_repeats_itself() -> None:
     assert paired_bootstrap(a, b, tokens, resamples=1000, confidence=0.9, seed=1) == first
 
 
+def test_bootstrap_is_paired() -> None:
+    """What both arms find hard cancels: the interval is that of the differences alone."""
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(5, 50, size=200).astype(float)
+    base = tokens * rng.uniform(1, 5, size=200)
+    settings = {"resamples": 2000, "confidence": 0.95, "seed": 0}
+    assert paired_bootstrap(base + 0.1 * tokens, base, tokens, **settings) == pytest.approx(
+        (0.1, 0.1, 0.1)
+    )
+    noisy = base + tokens * rng.normal(0.1, 0.5, size=200)
+    difference, low, high = paired_bootstrap(noisy, base, tokens, **settings)
+    assert difference == pytest.approx((noisy - base).sum() / tokens.sum())
+    # Standard error of 200 conversations of deviation 0.5, unequally long.
+    assert high - low == pytest.approx(2 * 1.96 * 0.5 / 200**0.5, rel=0.3)
+
+
 @pytest.mark.parametrize(
     ("low", "high", "verdict"),
     [(-0.2, -0.1, "better"), (0.1, 0.2, "worse"), (-0.1, 0.1, "no difference seen")],

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import re
 from pathlib import Path
 
 import pytest
-import yaml
 
-import ila_core
-from ila_core.config import ModelConfig
 from ila_core.data import Conversation, Message
 from ila_core.data.template import Renderer
 from ila_core.layers import find_layers
 from ila_core.loading import load_base, load_tokenizer, model_files
+from ila_core.profiles import load_model_config
 
 ROOT = Path(__file__).parents[2]
-REAL = Path(os.environ.get("ILA_REAL_DATA") or ROOT.parent / "shared" / "data")
 LAYERS = {
     "llama2-7b": 225,
     "llama2-13b": 281,
@@ -29,31 +24,25 @@ LAYERS = {
 PROFILES = sorted((ROOT / "profiles" / "models").rglob("*.yaml"))
 
 
-def load(path: Path) -> ModelConfig:
-    values = {"ILA_REAL_DATA": str(REAL), "ILA_PACKAGE": str(Path(ila_core.__file__).parent)}
-    text = re.sub(r"\$\{([A-Z_]+)[^}]*\}", lambda m: values[m[1]], path.read_text())
-    return ModelConfig.model_validate({"name": path.stem, **yaml.safe_load(text)})
-
-
 def test_every_expected_profile_is_there() -> None:
     assert {path.stem for path in PROFILES} == set(LAYERS)
 
 
 @pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.stem)
 def test_layers_are_found_without_weights_or_network(path: Path) -> None:
-    assert len(find_layers(load(path))) == LAYERS[path.stem]
+    assert len(find_layers(load_model_config(path.stem))) == LAYERS[path.stem]
 
 
 @pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.stem)
 def test_a_hub_model_brings_what_its_tokenizer_lacks(path: Path) -> None:
-    config = load(path)
+    config = load_model_config(path.stem)
     if not config.local:
         assert config.template and config.pad_token and config.revision is None
 
 
 @pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.stem)
 def test_a_shipped_template_learns_answers_and_shows_systems(path: Path) -> None:
-    template = load(path).template
+    template = load_model_config(path.stem).template
     if template is None:
         pytest.skip("the tokenizer's own template is used")
 
@@ -75,19 +64,18 @@ def test_a_shipped_template_learns_answers_and_shows_systems(path: Path) -> None
 
 
 @pytest.mark.real_data
-def test_stories3m_loads_as_its_profile_says() -> None:
-    config = load(ROOT / "profiles" / "models" / "stories3m.yaml")
-    if not Path(config.source).is_dir():
-        pytest.skip(f"no real inputs at {REAL}; set ILA_REAL_DATA")
+def test_stories3m_loads_as_its_profile_says(
+    real_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ILA_REAL_DATA", str(real_data))
+    config = load_model_config("stories3m")
     base = load_base(config, "cpu")
     assert sum(p.numel() for p in base.parameters()) == 3_148_224 + 4096 * 192
     assert load_tokenizer(config).pad_token == "<unk>"
 
 
 def test_the_demo_loads_as_its_profile_says() -> None:
-    config = load(ROOT / "profiles" / "models" / "demo.yaml")
-    if not Path(config.source).is_dir():
-        pytest.skip("the demo's base model is not there")
+    config = load_model_config("demo")
     assert load_base(config, "cpu").num_parameters() < 3_000_000
     assert Renderer(load_tokenizer(config), config.template)
     assert sum(path.stat().st_size for path in model_files(Path(config.source))) <= 8 * 2**20

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from ila_core.data.template import Renderer
 from ila_core.errors import CheckError, UserError
 
 ROOT = Path(__file__).parents[2]
-REAL = Path(os.environ.get("ILA_REAL_DATA") or ROOT.parent / "shared" / "data")
 
 MARKED = (
     "{{ bos_token }}{% for m in messages %}"
@@ -292,13 +290,11 @@ def test_the_digest_sees_labels_and_splits(tokenizer: Any) -> None:
     ("loader", "name"),
     [("lima", "lima/train.jsonl"), ("alpaca_gpt4", "alpaca_gpt4/alpaca_gpt4_1000.json")],
 )
-def test_real_rows_are_learned_exactly(loader: str, name: str) -> None:
-    if not (REAL / name).is_file():
-        pytest.skip(f"no real inputs at {REAL}; set ILA_REAL_DATA")
+def test_real_rows_are_learned_exactly(real_data: Path, loader: str, name: str) -> None:
     from transformers import AutoTokenizer
 
-    real = AutoTokenizer.from_pretrained(REAL / "models" / "stories3M", local_files_only=True)
-    data = DatasetConfig(name=loader, loader=loader, path=str(REAL / name))
+    real = AutoTokenizer.from_pretrained(real_data / "models" / "stories3M", local_files_only=True)
+    data = DatasetConfig(name=loader, loader=loader, path=str(real_data / name))
     conversations = load_dataset(data, None)
     whole = DATA.model_copy(update={"max_length": 100_000})
     marked = prepare(conversations, real, MARKED, whole, dataset=loader)
