@@ -1,0 +1,168 @@
+"""The README's servers: MLflow over HTTP, a Prefect server, a worker that runs a deployment."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
+
+import pytest
+from conftest import ROOT, Ila
+
+pytestmark = [pytest.mark.servers, pytest.mark.slow]
+
+
+class Servers:
+    """An MLflow and a Prefect server, and `ila` set up to use both."""
+
+    def __init__(self, folder: Path, mlflow: str, prefect: str) -> None:
+        self.mlflow, self.prefect = mlflow, prefect
+        self.ila = Ila(folder / "home")
+        self.ila.environment |= {
+            "MLFLOW_TRACKING_URI": mlflow,
+            "PREFECT_API_URL": f"{prefect}/api",
+            "PREFECT_HOME": str(folder / "prefect"),
+            "PREFECT_LOGGING_TO_API_ENABLED": "true",
+        }
+
+    def prefect_cli(self, *words: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "prefect", "--no-prompt", *words],
+            cwd=ROOT,
+            env=self.ila.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def ask(self, what: str, **query: Any) -> list[dict[str, Any]]:
+        """`POST /api/<what>/filter` of the Prefect server."""
+        request = Request(
+            f"{self.prefect}/api/{what}/filter",
+            data=json.dumps(query).encode(),
+            headers={"Content-Type": "application/json"},
+        )
+        with urlopen(request, timeout=30) as answer:
+            found: list[dict[str, Any]] = json.load(answer)
+        return found
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    folder = tmp_path_factory.mktemp("servers")
+    mlflow_port, prefect_port = free_port(), free_port()
+    mlflow = [
+        *("mlflow", "server", "--port", str(mlflow_port), "--workers", "1"),
+        *("--backend-store-uri", f"sqlite:///{folder}/mlflow.db"),
+        *("--artifacts-destination", str(folder / "artifacts")),
+    ]
+    prefect = ["prefect", "server", "start", "--port", str(prefect_port)]
+    found = Servers(folder, f"http://127.0.0.1:{mlflow_port}", f"http://127.0.0.1:{prefect_port}")
+    environment = found.ila.environment | {"PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+    del environment["PREFECT_API_URL"], environment["MLFLOW_TRACKING_URI"]
+    with ExitStack() as stack:
+        for command in (mlflow, prefect):
+            stack.enter_context(running(command, environment, folder / f"{command[0]}.log"))
+        wait_for(f"{found.mlflow}/health", folder / "mlflow.log")
+        wait_for(f"{found.prefect}/api/health", folder / "prefect.log")
+        yield found
+
+
+def test_a_deployment_runs_on_a_worker_and_everybody_reuses_its_steps(servers, finished, tmp_path):
+    servers.prefect_cli("work-pool", "create", "ila", "--type", "process")
+    servers.prefect_cli("deploy", "--all", "--prefect-file", "deployments/prefect.yaml")
+    worker = ["prefect", "worker", "start", "--pool", "ila"]
+    log = tmp_path / "worker.log"
+    with running(worker, servers.ila.environment, log):
+        words = ("ila-deployed/pipeline", "--param", "profile=smoke", "--watch")
+        servers.prefect_cli("deployment", "run", *words)
+    (deployed,) = servers.ask("flow_runs", flows={"name": {"any_": ["ila-deployed"]}})
+    assert deployed["state_name"] == "Completed", log.read_text()
+    assert task_states(servers) == {"Completed": 25}
+
+    # The same numbers as on the embedded stores, from any process that sees the same MLflow.
+    again = servers.ila.json("run", "smoke")
+    assert (again["computed"], again["cached"]) == (0, 25)
+    assert task_states(servers) == {"Completed": 25, "Cached": 25}
+    ranking = servers.ila.json("rankings", "show", again["ranking"])
+    embedded = finished.json("rankings", "show", again["ranking"])
+    assert ranking["layers"] == embedded["layers"]
+    assert Path(again["report"]).read_text().startswith("<!DOCTYPE html>")
+
+    kinds = {a["key"].split("-")[0]: a["type"] for a in servers.ask("artifacts") if a["key"]}
+    assert kinds == {"ranking": "table", "agreement": "table"}
+    assert any(a["type"] == "progress" for a in servers.ask("artifacts"))
+
+
+def test_losses_arrive_in_mlflow(servers):
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=servers.mlflow)
+    (experiment,) = client.search_experiments(filter_string="name = 'ila/demo'")
+    runs = client.search_runs([experiment.experiment_id], "tags.`ila.step` = 'stage1'")
+    assert len(runs) == 3
+    for run in runs:
+        history = client.get_metric_history(run.info.run_id, "loss")
+        assert [m.step for m in history] == list(range(1, len(history) + 1))
+        assert history[-1].value < history[0].value
+        assert run.info.artifact_uri.startswith("mlflow-artifacts:")
+
+
+def test_a_server_that_stops_answering_is_one_message(ila):
+    error = ila("run", "smoke", expect=1, PREFECT_API_URL="http://127.0.0.1:9/api")
+    assert "Prefect" in error and "PREFECT_API_URL" in error
+    assert "Traceback" not in error
+
+
+def task_states(servers: Servers) -> dict[str, int]:
+    steps = servers.ask("task_runs", task_runs={"tags": {"all_": ["ila"]}}, limit=200)
+    names = [run["state_name"] for run in steps]
+    return {name: names.count(name) for name in set(names)}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+@contextmanager
+def running(module: list[str], environment: dict[str, str], log: Path) -> Iterator[None]:
+    """`python -m module ...` in a process group of its own, all of which ends with the block."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *module], cwd=ROOT, env=environment,
+            stdout=output, stderr=output, start_new_session=True,
+        )  # fmt: skip
+    try:
+        yield
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait(timeout=20)
+
+
+def wait_for(url: str, log: Path, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            with urlopen(url, timeout=5):
+                return
+        except OSError:
+            time.sleep(0.3)
+    raise AssertionError(f"{url} does not answer:\n{log.read_text()[-3000:]}")
