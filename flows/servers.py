@@ -1,4 +1,4 @@
-"""`ila ui`: both web UIs over the embedded stores, as child processes until interrupted."""
+"""`ila ui`: both web UIs over the embedded stores, as child processes until stopped."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LOOPBACK = "127.0.0.1"
 
 
 def serve(*, prefect_port: int, mlflow_port: int) -> None:
-    """Start the Prefect server and MLflow, print their addresses, stop both on Ctrl-C.
+    """Start the Prefect server and MLflow, print their addresses, stop both on Ctrl-C or SIGTERM.
 
     Raises:
         UserError: one of them ended by itself, as on a port in use.
@@ -33,6 +33,8 @@ def serve(*, prefect_port: int, mlflow_port: int) -> None:
     }  # fmt: skip
     logs = {name: runtime.home / f"{name}-server.log" for name in commands}
     servers = {}
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` leaves it ignored
     try:
         for name, command in commands.items():
             with logs[name].open("ab") as log:
@@ -42,7 +44,10 @@ def serve(*, prefect_port: int, mlflow_port: int) -> None:
                 )  # fmt: skip
         typer.echo(f"Prefect  http://{_LOOPBACK}:{prefect_port}   (log: {logs['prefect']})")
         typer.echo(f"MLflow   http://{_LOOPBACK}:{mlflow_port}   (log: {logs['mlflow']})")
-        typer.echo("Both need some 10 seconds to answer. Ctrl-C stops them.")
+        typer.echo(
+            "Both need some 10 seconds to answer. In MLflow choose 'Model training' and an "
+            "experiment, ila/<base model>: each run is a step. Ctrl-C stops both."
+        )
         while all(server.poll() is None for server in servers.values()):
             time.sleep(0.5)
         ended = next(name for name, server in servers.items() if server.poll() is not None)

@@ -48,13 +48,7 @@ class Servers:
 
     def ask(self, what: str, **query: Any) -> list[dict[str, Any]]:
         """`POST /api/<what>/filter` of the Prefect server."""
-        request = Request(
-            f"{self.prefect}/api/{what}/filter",
-            data=json.dumps(query).encode(),
-            headers={"Content-Type": "application/json"},
-        )
-        with urlopen(request, timeout=30) as answer:
-            found: list[dict[str, Any]] = json.load(answer)
+        found: list[dict[str, Any]] = post(f"{self.prefect}/api/{what}/filter", query)
         return found
 
 
@@ -125,10 +119,36 @@ def test_a_server_that_stops_answering_is_one_message(ila):
     assert "Traceback" not in error
 
 
+def test_the_ui_serves_both_stores_until_it_is_stopped(finished, tmp_path):
+    ports = {"prefect": free_port(), "mlflow": free_port()}
+    words = [word for name, port in ports.items() for word in (f"--{name}-port", str(port))]
+    log = tmp_path / "ui.log"
+    environment = finished.environment | {"PYTHONUNBUFFERED": "1"}
+    with running(["flows.cli", "ui", *words], environment, log):
+        wait_for(f"http://127.0.0.1:{ports['prefect']}/api/health", log)
+        wait_for(f"http://127.0.0.1:{ports['mlflow']}/health", log)
+        flows = post(f"http://127.0.0.1:{ports['prefect']}/api/flow_runs/filter", {})
+        assert [run["name"] for run in flows] == ["smoke-report"]
+        wanted = {"experiment_ids": ["1"], "max_results": 100}
+        found = post(f"http://127.0.0.1:{ports['mlflow']}/api/2.0/mlflow/runs/search", wanted)
+        assert len(found["runs"]) == 25
+        busy = finished("ui", *words, expect=2)
+        assert "ended by itself; the reason is at the end of" in busy
+    for port in ports.values():
+        with socket.socket() as probe:
+            assert probe.connect_ex(("127.0.0.1", port)) != 0, "a server outlived `ila ui`"
+
+
 def task_states(servers: Servers) -> dict[str, int]:
     steps = servers.ask("task_runs", task_runs={"tags": {"all_": ["ila"]}}, limit=200)
     names = [run["state_name"] for run in steps]
     return {name: names.count(name) for name in set(names)}
+
+
+def post(url: str, body: dict[str, Any]) -> Any:
+    headers = {"Content-Type": "application/json"}
+    with urlopen(Request(url, json.dumps(body).encode(), headers), timeout=30) as answer:
+        return json.load(answer)
 
 
 def free_port() -> int:
