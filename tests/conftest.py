@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 # One thread each: several processes on two cores otherwise spend their time waiting (docs/LOG.md).
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -71,8 +72,15 @@ def ila(tmp_path: Path) -> Ila:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Ila:
+def finished(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Ila:
     """`ila` with an ILA_HOME in which `smoke` has run to its end. Do not change what is in it."""
-    ila = Ila(tmp_path_factory.mktemp("finished") / "home")
-    ila("run", "smoke")
+    folder = tmp_path_factory.getbasetemp()
+    if worker_id != "master":  # one for all workers of pytest-xdist
+        folder = folder.parent
+    done = folder / "finished" / "done"
+    with FileLock(folder / "finished.lock"):
+        ila = Ila(done.parent / "home")
+        if not done.exists():
+            ila("run", "smoke")
+            done.touch()
     return ila

@@ -1,6 +1,5 @@
 """Every command of the README runs; bad input is one message, an exit code and no traceback."""
 
-import json
 import re
 import shlex
 import subprocess
@@ -84,47 +83,6 @@ def test_an_unreachable_mlflow_stops_the_run_before_any_work(ila):
     error = ila("run", "smoke", expect=1, MLFLOW_TRACKING_URI="http://127.0.0.1:9")
     assert "MLflow at http://127.0.0.1:9 cannot be used" in error
     assert "Traceback" not in error
-
-
-FULL_THEN_NOT = """
-set -e
-mount -t tmpfs -o size={size} tmpfs "$ILA_HOME"
-{python} -m flows.cli run smoke || echo "exit $?" >&2
-mount -o remount,size=200m "$ILA_HOME"
-{python} -m flows.cli run smoke --json
-"""
-
-
-def can(*command: str) -> bool:
-    try:
-        return subprocess.run(command, capture_output=True, check=False).returncode == 0
-    except FileNotFoundError:
-        return False
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("size", ["6m", "9m"])  # before and after the first steps have finished
-def test_a_full_disk(ila, size):
-    ila.home.mkdir()
-    script = FULL_THEN_NOT.format(size=size, python=sys.executable)
-    namespace = ["unshare", "--user", "--map-root-user", "--mount"]  # a disk of its own, no root
-    if not can(*namespace, "true"):
-        pytest.skip("needs Linux user namespaces (unshare --user --mount) to make a small disk")
-    done = subprocess.run(
-        [*namespace, "sh", "-c", script],
-        cwd=ROOT,
-        env=ila.environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "exit 1" in done.stderr
-    assert f"ila: the disk is full ({ila.home})" in done.stderr
-    assert "Traceback" not in done.stderr
-    again = json.loads(done.stdout)
-    assert again["computed"] + again["cached"] == 25
-    assert again["cached"] if size == "9m" else again["computed"]
 
 
 def test_a_model_without_linear_layers(ila, tmp_path):
