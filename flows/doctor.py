@@ -15,7 +15,7 @@ from urllib.request import urlopen
 from ila_core.config import RuntimeConfig
 from ila_core.errors import UserError, first_line
 
-_REQUIRED = ("torch", "transformers", "peft", "datasets", "prefect", "mlflow")
+_REQUIRED = ("torch", "transformers", "peft", "prefect", "mlflow")
 _OPTIONAL = {"bitsandbytes": "quant", "lm_eval": "eval"}
 
 
@@ -77,11 +77,11 @@ def _home(runtime: RuntimeConfig) -> Check:
 
 
 def _mlflow(runtime: RuntimeConfig) -> Check:
-    from tasks.store import open_client
+    from tasks.store import open_client, shown
 
     def connect() -> str:
         open_client(runtime.tracking_uri)
-        return runtime.tracking_uri.rpartition("@")[2]  # never print a password
+        return shown(runtime.tracking_uri)
 
     return _reach("MLflow", connect)
 

@@ -16,9 +16,10 @@ def explain(error: Exception) -> tuple[int, str] | None:
     if isinstance(error, UserError):
         return 2, str(error)
     home, led_here = RuntimeConfig.from_env().home, list(_chain(error))
-    # Prefect raises a plain RuntimeError where it finds no server.
+    # Prefect raises a plain RuntimeError where it finds no server, or where its own does not start.
     of_prefect = _is_prefects(error) or (
-        type(error) is RuntimeError and any(map(_is_prefects, led_here))
+        type(error) is RuntimeError
+        and ("Prefect" in str(error) or any(map(_is_prefects, led_here)))
     )
     # Its server says no more than that something failed; so look.
     if any(map(_says_full, led_here)) or (of_prefect and _is_full(home)):
@@ -30,6 +31,12 @@ def explain(error: Exception) -> tuple[int, str] | None:
         return 1, f"{error.filename}: {error.strerror}"
     if isinstance(error, OSError | CheckError):
         return 1, str(error)
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
+        return 1, (
+            f"out of memory: {first_line(error)}\nFinished steps are kept. Lower ILA_MICRO_BATCH "
+            "(conversations per forward pass; the result stays the same), then run the same "
+            "command again."
+        )
     if of_prefect:
         return 1, (
             f"Prefect failed: {first_line(error)}\nWhat had finished is cached: look at its server "

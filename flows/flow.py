@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 
 from prefect import flow
@@ -30,25 +31,30 @@ ProfileName = StrEnum("ProfileName", {n: n for n in shipped("runs")})  # type: i
     validate_parameters=False,
 )
 def run_pipeline(
-    profile: Profile, runtime: RuntimeConfig, until: str = "report"
+    profile: Profile, until: str = "report", refresh: Sequence[str] = ()
 ) -> dict[str, StepRun]:
     """Compute what is not cached yet, up to the search or to the report.
 
+    Where it runs (`RuntimeConfig`) comes from the environment: as a parameter, the address of
+    MLflow, and a password in it, would be on show in the UI.
+
     Args:
         profile: the run.
-        runtime: where it runs.
         until: `search` stops at the ranking and its agreement.
+        refresh: keys of steps to compute although they are cached.
 
     Returns:
         The finished MLflow run of each step, by the step's key.
     """
+    runtime = RuntimeConfig.from_env()
     pipeline = ila_pipeline(profile, Lock(runtime.home, online=True))
     steps = in_order(*pipeline.targets(until))
     store = Store(runtime, profile.model.name)
     runs: dict[str, PrefectFuture[StepRun]] = {}
     for step in steps:
         inputs = {name: runs[str(upstream.key)] for name, upstream in step.inputs.items()}
-        runs[str(step.key)] = submit(step, store, runtime, inputs)
+        again = step.key in refresh
+        runs[str(step.key)] = submit(step, store, runtime, inputs, refresh=again)
     wait(list(runs.values()))
     return {key: future.result() for key, future in runs.items()}
 
@@ -61,4 +67,4 @@ def run_profile(profile: ProfileName, overrides: list[str] | None = None) -> Non
         profile: a run profile that comes with ILA.
         overrides: fields to change, each `a.b=c`, e.g. `finetune.lr=2.0e-4`.
     """
-    run_pipeline(load_profile(profile.value, overrides or []), RuntimeConfig.from_env())
+    run_pipeline(load_profile(profile.value, overrides or []))

@@ -67,5 +67,5 @@ def ila_pipeline(profile: Profile, lock: Lock) -> Pipeline:
 
     # 5. Held-out evaluation of the base and of every arm, and the page that says what came out.
     evaluated = evaluate(base, tuned, data[finetuning.dataset], profile.evaluate)
-    page = report(profile, data, ranking, agreement, selections, tuned, evaluated)
+    page = report(profile, data, scores, ranking, agreement, selections, tuned, evaluated)
     return Pipeline(base, ranking, agreement, page)

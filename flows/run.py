@@ -48,52 +48,36 @@ def run_until(
     from flows.show import show_result
 
     start = time.perf_counter()
-    runtime = RuntimeConfig.from_env()
     planned = plan_profile(given, overrides, rehash=rehash, online=True, until=until)
-    if refresh:
-        _supersede(refresh, planned, runtime)
-    elif all(p.state == "HIT" for p in planned.steps) and "PREFECT_API_URL" not in os.environ:
-        runs = {str(p.step.key): p.run for p in planned.steps if p.run is not None}
-        show_result(planned, runs, until, time.perf_counter() - start, as_json=as_json)
-        return
-    runs = _run_flow(planned, runtime, until)
+    again = [key for name in refresh for key in _named(name, [p.step for p in planned.steps])]
+    cached = {str(p.step.key): p.run for p in planned.steps if p.run is not None}
+    if len(cached) == len(planned.steps) and not again and "PREFECT_API_URL" not in os.environ:
+        runs = cached
+    else:
+        runs = _run_flow(planned.profile, until, again)
     show_result(planned, runs, until, time.perf_counter() - start, as_json=as_json)
 
 
-def _run_flow(planned: ProfilePlan, runtime: RuntimeConfig, until: str) -> dict[str, StepRun]:
+def _run_flow(profile: Profile, until: str, refresh: Sequence[str]) -> dict[str, StepRun]:
     # The embedded Prefect keeps its database beside the embedded MLflow, where `ila ui` finds it.
-    os.environ.setdefault("PREFECT_HOME", str(runtime.home / "prefect"))
+    os.environ.setdefault("PREFECT_HOME", str(RuntimeConfig.from_env().home / "prefect"))
     # A person follows the steps; Prefect's own log, whole in its UI, would bury them.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     os.environ.setdefault("PREFECT_LOGGING_SERVER_LEVEL", "CRITICAL")
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", "ila")
-    # Threads that wait by spinning starve each other on a shared machine: the demo's stage 2 took
-    # 68 s on two contended cores, 8 s on two free ones.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from flows.flow import run_pipeline
 
     log = logging.getLogger("ila")
     log.addHandler(logging.StreamHandler(sys.stderr))
     log.setLevel(logging.INFO)
 
-    return run_pipeline(planned.profile, runtime, until)
+    return run_pipeline(profile, until, refresh)
 
 
-def _supersede(refresh: Sequence[str], planned: ProfilePlan, runtime: RuntimeConfig) -> None:
-    from tasks.store import Store
-
-    steps = [p.step for p in planned.steps]
-    chosen = [step for given in refresh for step in _named(given, steps)]
-    store = Store(runtime, planned.profile.model.name)
-    for step in chosen:
-        if step.key is not None:
-            store.supersede(step.key)
-
-
-def _named(given: str, steps: Sequence[Step]) -> list[Step]:
-    """The steps that `--refresh given` means."""
-    found = [s for s in steps if given in (s.name, s.label, f"key:{s.key}")]
+def _named(given: str, steps: Sequence[Step]) -> list[str]:
+    """The keys of the steps that `--refresh given` means."""
+    found = [str(s.key) for s in steps if given in (s.name, s.label, f"key:{s.key}")]
     if not found:
         kinds = ", ".join(sorted({s.name for s in steps}))
         raise UserError(

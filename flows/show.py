@@ -15,6 +15,7 @@ import typer
 from flows.run import ProfilePlan
 from ila_core.config import RuntimeConfig
 from ila_core.ranking import Ranking
+from ila_core.selection import lora_parameters
 from tasks.lookup import StepRun
 from tasks.payloads import fetch
 
@@ -32,7 +33,7 @@ def show_plan(planned: ProfilePlan, *, as_json: bool) -> None:
         "profile": planned.profile.name,
         "base_model": planned.profile.model.name,
         "layers": len(layers),
-        "lora_parameters_all_layers": sum(r * sum(layer.shape) for layer in layers),
+        "lora_parameters_all_layers": lora_parameters(layers, r),
         "steps": [
             {"step": p.step.label, "state": p.state, "key": p.step.key, "reason": p.reason}
             for p in planned.steps
@@ -104,19 +105,23 @@ def publish_page(run: StepRun, profile: str) -> Path:
     return page
 
 
-def show_rankings(found: Sequence[tuple[StepRun, Ranking]], *, as_json: bool) -> None:
-    """One line per cached ranking."""
-    rows = [
-        {
-            "ranking": f"key:{run.key}",
-            "base_model": ranking.base_model,
-            "layers": len(ranking.layers),
-            "datasets": list(ranking.datasets),
-            "seeds": len(ranking.seeds(ranking.datasets[0])),
-            "run": run.run_id,
-        }
-        for run, ranking in found
-    ]
+def show_rankings(found: Sequence[tuple[StepRun, Ranking | Exception]], *, as_json: bool) -> None:
+    """One line per cached ranking; of one that cannot be read, the reason on standard error."""
+    rows = []
+    for run, ranking in found:
+        if not isinstance(ranking, Ranking):
+            typer.echo(f"key:{run.key} cannot be read: {ranking}", err=True)
+            continue
+        rows.append(
+            {
+                "ranking": f"key:{run.key}",
+                "base_model": ranking.base_model,
+                "layers": len(ranking.layers),
+                "datasets": list(ranking.datasets),
+                "seeds": len(ranking.seeds(ranking.datasets[0])),
+                "run": run.run_id,
+            }
+        )
     if as_json:
         return _json(rows)
     if not rows:

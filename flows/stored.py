@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from ila_core.config import RuntimeConfig
-from ila_core.errors import UserError
+from ila_core.errors import CheckError, UserError
 from ila_core.profiles import load_profile
 from ila_core.ranking import Ranking
 from tasks.lookup import StepRun, open_lookup
@@ -32,10 +32,17 @@ def find_report(reference: str) -> StepRun:
                   f"start one with `ila run {reference}`")  # fmt: skip
 
 
-def list_rankings() -> list[tuple[StepRun, Ranking]]:
-    """Every cached ranking of every base model, newest first."""
+def list_rankings() -> list[tuple[StepRun, Ranking | Exception]]:
+    """Every cached ranking of every base model, newest first; one that is damaged with its error,
+    so that it does not hide the others."""
     runs = open_lookup(RuntimeConfig.from_env()).finished_steps("ranking")
-    return [(run, Ranking.load(fetch(run) / "ranking.json")) for run in runs]
+    found: list[tuple[StepRun, Ranking | Exception]] = []
+    for run in runs:
+        try:
+            found.append((run, Ranking.load(fetch(run) / "ranking.json")))
+        except (CheckError, OSError) as error:
+            found.append((run, error))
+    return found
 
 
 def find_ranking(reference: str) -> Ranking:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 IGNORED = -100
+"""The label of a token that is read but not learned."""
 
 
 class Row(Protocol):

@@ -8,18 +8,35 @@ default; a run profile is complete by itself and inherits from nothing.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import quote
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
+from ila_core.errors import UserError
+
+BASE = "base"
+"""Stands where an arm's name does for the model before any fine-tuning."""
+
+Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
 Name = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]*$", max_length=80)
 
 
 class Frozen(BaseModel):
     """Base of everything that is hashed: immutable, and a misspelt field is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False
+    )
 
 
 class ModelConfig(Frozen):
@@ -142,7 +159,7 @@ class Stage2Settings(Frozen):
 class SearchConfig(Frozen):
     schedules: dict[str, Schedule] = Field(min_length=1)
     """Dataset name to its stage-1 schedule: the paper gives each dataset its own."""
-    seeds: tuple[int, ...] = Field(min_length=1)
+    seeds: Seeds
     """Search seeds: adapter initialisation, data order and gate batches."""
     keep: float = Field(gt=0, le=1)
     """Fraction of layers that `ila` trains and that agreement is measured on."""
@@ -168,10 +185,11 @@ class ArmConfig(Frozen):
 
 class FinetuneConfig(Schedule):
     dataset: str
-    method: Literal["lora"]
+    method: str
+    """An entry of `ila_core.methods.METHODS`."""
     lora: LoraSettings
     optimizer: OptimizerSettings
-    seeds: tuple[int, ...] = Field(min_length=1)
+    seeds: Seeds
     arms: tuple[ArmConfig, ...] = Field(min_length=1)
 
 
@@ -214,6 +232,10 @@ class Profile(Frozen):
         _must_be_in("finetune.dataset", self.finetune.dataset, datasets)
         arms = [arm.name for arm in self.finetune.arms]
         _refuse_repeats("finetune.arms", arms)
+        _refuse_repeats("search.seeds", self.search.seeds)
+        _refuse_repeats("finetune.seeds", self.finetune.seeds)
+        if BASE in arms:
+            raise ValueError(f"finetune.arms: {BASE!r} is what the untrained model is called")
         _must_be_in("evaluate.against", self.evaluate.against, arms)
         for i, arm in enumerate(self.finetune.arms):
             if arm.source is not None:
@@ -246,21 +268,37 @@ class RuntimeConfig(BaseModel):
     eval_batch: int = Field(default=32, ge=1)
     progress: bool = True
 
+    @field_validator("device")
+    @classmethod
+    def _without_number(cls, device: str) -> str:
+        if ":" in device:  # Trainer takes the first one, wherever the model is
+            raise ValueError("give the kind alone, and choose one with CUDA_VISIBLE_DEVICES")
+        return device
+
     @classmethod
     def from_env(cls) -> RuntimeConfig:
-        """Read `ILA_HOME`, `ILA_DEVICE`, `ILA_MICRO_BATCH` ... from the environment."""
+        """Read `ILA_HOME`, `ILA_DEVICE`, `ILA_MICRO_BATCH` ... from the environment.
+
+        Raises:
+            UserError: a variable whose value cannot be used.
+        """
         home = Path(os.environ.get("ILA_HOME", ".ila")).expanduser().absolute()
-        uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}"
+        uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{quote(str(home / 'mlflow.db'))}"
         variables = {"device": "ILA_DEVICE", "micro_batch": "ILA_MICRO_BATCH"}
         variables["eval_batch"] = "ILA_EVAL_BATCH"
         given = {field: os.environ[v] for field, v in variables.items() if os.environ.get(v)}
-        return cls.model_validate({"home": home, "tracking_uri": uri, **given})
+        try:
+            return cls.model_validate({"home": home, "tracking_uri": uri, **given})
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = str(first["loc"][0])
+            raise UserError(f"{variables[field]}={given[field]}: {first['msg']}") from error
 
 
-def _refuse_repeats(field: str, names: list[str]) -> None:
-    repeated = sorted({name for name in names if names.count(name) > 1})
+def _refuse_repeats(field: str, given: Sequence[str | int]) -> None:
+    repeated = dict.fromkeys(str(x) for x in given if given.count(x) > 1)
     if repeated:
-        raise ValueError(f"{field}: {', '.join(repeated)} given more than once; names are unique")
+        raise ValueError(f"{field}: {', '.join(repeated)} given more than once")
 
 
 def _must_be_in(field: str, given: str, allowed: list[str]) -> None:

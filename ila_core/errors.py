@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class UserError(ValueError):
@@ -17,6 +17,12 @@ class CheckError(RuntimeError):
 def first_line(error: BaseException) -> str:
     """The error in one line; its type where it says nothing."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def listed(names: Sequence[str], most: int = 8) -> str:
+    """The first of `names`, and how many more there are."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def unknown_name(kind: str, given: str, allowed: Iterable[str]) -> UserError:

@@ -19,7 +19,7 @@ from transformers import TrainerCallback, TrainerState
 
 from ila_core.batches import Row
 from ila_core.config import OptimizerSettings, Schedule, Stage2Settings
-from ila_core.errors import CheckError
+from ila_core.errors import CheckError, listed
 from ila_core.methods.lora import load_adapter, lora_layers
 from ila_core.train import Circumstance, train
 
@@ -40,7 +40,7 @@ class GateResult(BaseModel):
     seconds: float
     peak_memory_bytes: int | None
     first_gradient: dict[str, float]
-    """dLoss/ds at the initial score, before any step."""
+    """dLoss/ds at the initial score, before any step (after clipping, where there is any)."""
 
 
 class Gates:
@@ -166,12 +166,12 @@ def check_trained(model: Any) -> None:
         elif not b.any():
             zero.append(name)
     if broken:
-        raise CheckError(f"the adapter is not finite in {_listed(broken)}; train it again")
+        raise CheckError(f"the adapter is not finite in {listed(broken)}; train it again")
     if len(zero) == len(lora_layers(model)):
         raise CheckError("the adapter is untrained: B = 0 in every layer; run stage 1 first")
     if zero:
         raise CheckError(
-            f"B = 0 in {_listed(zero)}: such a gate never gets a gradient; train these layers "
+            f"B = 0 in {listed(zero)}: such a gate never gets a gradient; train these layers "
             "in stage 1, or leave them out of the adapter"
         )
 
@@ -196,7 +196,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         broken = [name for name, value in found.items() if not math.isfinite(value)]
         if broken:
             step = state.global_step + 1
-            raise CheckError(f"the gate gradient is not finite at step {step} in {_listed(broken)}")
+            raise CheckError(f"the gate gradient is not finite at step {step} in {listed(broken)}")
         self.first_gradient = self.first_gradient or found
         self._silent -= {name for name, value in found.items() if value != 0}
 
@@ -207,10 +207,10 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
     def check(self) -> None:
         if self._silent:
             names = [name for name in self._gates.parameters if name in self._silent]
-            raise CheckError(f"no gradient ever reached the gate of {_listed(names)}")
+            raise CheckError(f"no gradient ever reached the gate of {listed(names)}")
         broken = [name for name, score in self._gates.scores.items() if not math.isfinite(score)]
         if broken:
-            raise CheckError(f"the score is not finite in {_listed(broken)}; lower stage2.lr")
+            raise CheckError(f"the score is not finite in {listed(broken)}; lower stage2.lr")
 
 
 def _gate(score: nn.Parameter) -> Any:
@@ -241,7 +241,3 @@ def _switch_off_dropout(model: nn.Module) -> list[tuple[nn.Module, str, float]]:
 def _by_layer(names: dict[str, nn.Parameter], tensors: list[Tensor]) -> dict[str, float]:
     """One number per layer, fetched from the device in one go."""
     return dict(zip(names, torch.cat([t.detach() for t in tensors]).tolist(), strict=True))
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

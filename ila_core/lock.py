@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ from ila_core.errors import UserError
 from ila_core.fingerprint import key_of
 from ila_core.ranking import Layer
 
-# Raised when the same file would be read as other conversations: the old entries then miss.
-_DATASET = "dataset v1"
+# Raised when the same files would be read as something else: the old entries then miss.
+_DATASET, _MODEL, _LAYERS = "dataset v1", "model v1", "layers v1"
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,9 @@ class Lock:
 
     def dataset(self, config: DatasetConfig) -> str | Unknown:
         """Digest over the dataset's conversations, whichever way they are loaded."""
-        from ila_core.data import content_digest, load_dataset
+        from ila_core.data import check_loader, content_digest, load_dataset
 
+        check_loader(config)
         if config.path is not None:
             path = Path(config.path).expanduser()
             if not path.is_file():
@@ -88,7 +90,7 @@ class Lock:
         if config.local:
             folder = Path(config.source).expanduser()
             files = model_files(folder)
-            name = f"model {folder.absolute()}"
+            name = f"{_MODEL} {folder.absolute()}"
             return {"files": str(self._local(name, files, lambda: model_files_digest(folder)))}
         revision = self._revision(
             f"model {config.source}", config.revision, lambda: hub_model_revision(config)
@@ -99,7 +101,8 @@ class Lock:
 
     def layers(self, config: ModelConfig) -> tuple[Layer, ...]:
         """The base model's linear layers: a question to `architecture` alone, so never unknown."""
-        name = f"layers {key_of({'architecture': config.architecture, 'lm_head': config.lm_head})}"
+        asked = {"architecture": config.architecture, "lm_head": config.lm_head}
+        name = f"{_LAYERS} by transformers {version('transformers')} {key_of(asked)}"
         entry = self._read().get(name)
         if entry is None:
             from ila_core.layers import find_layers

@@ -10,10 +10,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
-from pydantic import model_validator
+from pydantic import ValidationError, model_validator
 
 from ila_core.config import Frozen
-from ila_core.fingerprint import digest_of
+from ila_core.errors import UserError
 
 
 class Layer(Frozen):
@@ -85,15 +85,25 @@ class Ranking(Frozen):
             layer.name: fmean(c.values()) for layer, c in zip(self.layers, columns, strict=True)
         }
 
-    def digest(self) -> str:
-        return digest_of(self)
-
     def save(self, path: Path) -> None:
         path.write_text(self.model_dump_json(indent=1) + "\n", encoding="ascii")
 
     @classmethod
     def load(cls, path: Path) -> Ranking:
-        return cls.model_validate_json(path.read_bytes())
+        """Read what `save` wrote.
+
+        Raises:
+            UserError: the file is not a ranking.
+        """
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(map(str, first["loc"]))
+            raise UserError(
+                f"{path} is no ranking ({f'{field}: ' if field else ''}{first['msg']}); give the "
+                "ranking.json of a search, or what `ila rankings show REF --json` prints"
+            ) from error
 
 
 def order(scores: Mapping[str, float], layers: Sequence[Layer]) -> list[str]:

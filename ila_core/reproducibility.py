@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 LIBRARIES = (
-    *("torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "safetensors"),
+    *("torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors"),
     *("numpy", "bitsandbytes", "prefect", "mlflow"),
 )
 

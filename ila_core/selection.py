@@ -70,11 +70,6 @@ def select(
     """
     required_datasets(arm, ranking.datasets)
     policy = POLICIES[arm.policy]
-    if policy.needs_like and like is None:
-        raise UserError(
-            f"arm {arm.name!r}: policy {arm.policy!r} matches another arm's trainable parameters; "
-            "name that arm, one listed before it, in `like:`"
-        )
     chosen, details = policy.freeze(Request(arm, ranking, search, lora_r, like))
     frozen = frozenset(chosen)
     train = [layer for layer in ranking.layers if layer.name not in frozen]
@@ -97,10 +92,16 @@ def required_datasets(arm: ArmConfig, datasets: Sequence[str]) -> tuple[str, ...
     """Datasets, of those searched, whose scores the arm's selection depends on.
 
     Raises:
-        UserError: for an unknown policy, or a source that is missing or was not searched.
+        UserError: for an unknown policy, a source that is missing or was not searched, or a
+            missing `like:`.
     """
     if arm.policy not in POLICIES:
         raise unknown_name("policy", arm.policy, POLICIES)
+    if POLICIES[arm.policy].needs_like and arm.like is None:
+        raise UserError(
+            f"arm {arm.name!r}: policy {arm.policy!r} matches another arm's trainable parameters; "
+            "name that arm, one listed before it, in `like:`"
+        )
     reads = POLICIES[arm.policy].reads
     if reads == "nothing":
         return ()

@@ -15,7 +15,7 @@ from ila_core.config import StabilitySettings
 
 
 def is_stable(losses: Sequence[float], settings: StabilitySettings, planned_steps: int) -> bool:
-    """Whether training is stable after step `len(losses)`, which must end a window.
+    """Whether training is stable after step `len(losses)`, which ends a window or the training.
 
     Args:
         losses: mean token loss of every step so far.
@@ -23,7 +23,9 @@ def is_stable(losses: Sequence[float], settings: StabilitySettings, planned_step
         planned_steps: of the whole schedule, which the floor is a fraction of.
     """
     step, window = len(losses), settings.window
-    if step % window or step < settings.floor * planned_steps:
+    if step < settings.floor * planned_steps:
+        return False
+    if step % window and step != ceiling_steps(settings, planned_steps):
         return False
     if step < window * (settings.patience + 1):
         return False

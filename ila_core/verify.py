@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 from transformers import TrainerCallback, TrainerState
 
-from ila_core.errors import CheckError
+from ila_core.errors import CheckError, listed
 
 GRADIENT_STEPS = 3
 """Steps within which every selected layer must have had a gradient that is not zero."""
@@ -125,5 +125,4 @@ def _owner(parameter: str, layers: set[str]) -> str | None:
 
 def _refuse(breach: str, names: Sequence[str]) -> None:
     if names:
-        shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-        raise CheckError(f"selection not applied: {breach}: {shown}")
+        raise CheckError(f"selection not applied: {breach}: {listed(names)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import sys
@@ -22,7 +23,7 @@ from ila_core.errors import first_line
 from ila_core.reproducibility import provenance
 from tasks.artifacts import publish_tables
 from tasks.journal import Journal
-from tasks.lookup import StepRun
+from tasks.lookup import StepRun, upstream_digest
 from tasks.payloads import CIRCUMSTANCE
 from tasks.step import Context, Step
 from tasks.store import Store, answering
@@ -31,33 +32,42 @@ log = logging.getLogger("ila")
 
 
 def submit(
-    step: Step, store: Store, runtime: RuntimeConfig, inputs: dict[str, Any]
+    step: Step, store: Store, runtime: RuntimeConfig, inputs: dict[str, Any], *, refresh: bool
 ) -> PrefectFuture[Any]:
-    """Hand `step` to the flow's task runner; `inputs` are the futures of its inputs' runs."""
+    """Hand `step` to the flow's task runner.
+
+    Args:
+        step: what to look up or compute.
+        store: where to.
+        runtime: where and how it is computed.
+        inputs: the futures of its inputs' runs.
+        refresh: compute it although it is cached; what was cached is superseded by the result.
+    """
     named = cached_step.with_options(name=step.name, task_run_name=step.title, tags={"ila"})
-    return named.submit(Handle(step, store, runtime), **{"upstream": inputs})
+    return named.submit(Handle(step, store, runtime, refresh), **{"upstream": inputs})
 
 
 class Handle:
     """Wraps what Prefect must pass on untouched: a plain object, into which it does not look."""
 
-    def __init__(self, step: Step, store: Store, runtime: RuntimeConfig) -> None:
-        self.step, self.store, self.runtime = step, store, runtime
+    def __init__(self, step: Step, store: Store, runtime: RuntimeConfig, refresh: bool) -> None:
+        self.step, self.store, self.runtime, self.refresh = step, store, runtime, refresh
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
 def cached_step(handle: Handle, upstream: dict[str, StepRun]) -> StepRun | State[StepRun]:
     """The step's finished MLflow run. MLflow being down fails the task before any work."""
     step, store = handle.step, handle.store
-    digests = {name: run.digest for name, run in upstream.items()}
 
     def waiting(run: StepRun) -> None:
         log.info("%s: waiting for run %s (%s)", step.label, run.run_id, run.tags["ila.owner"])
 
     with answering(handle.runtime.tracking_uri):
-        run, mine = store.claim(step, digests, waiting)
+        old = store.finished(step) if handle.refresh else []
+        run, mine = store.claim(step, upstream_digest(upstream), waiting, instead_of=old)
         if mine:
             run = _computed(handle, run, upstream)
+            store.supersede(old)
         else:
             log.info("%-32s cached    %s", step.label, run.run_id)
         publish_tables(step, run, upstream, store.fetch)
@@ -90,6 +100,7 @@ def _compute(handle: Handle, run: StepRun, inputs: dict[str, Path]) -> StepRun:
         out = Path(folder)
         start = time.perf_counter()
         STEPS[step.name](step, inputs, out, context)
+        _free_memory()
         journal.close()
         circumstance = {
             "seconds": time.perf_counter() - start,
@@ -98,7 +109,14 @@ def _compute(handle: Handle, run: StepRun, inputs: dict[str, Path]) -> StepRun:
             **context.circumstance,
         }
         (out / CIRCUMSTANCE).write_text(json.dumps(circumstance, indent=1, sort_keys=True))
-        return store.commit(run, out, {})
+        return store.commit(run, out)
+
+
+def _free_memory() -> None:
+    """Trainer and model refer to each other; without this two base models would be in memory."""
+    gc.collect()
+    if (torch := sys.modules.get("torch")) is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _quieten_libraries() -> None:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from ila_core.errors import first_line
+
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+log = logging.getLogger("ila")
+
 _FLUSH_SECONDS = 2.0
+_PAUSE_SECONDS = 30.0
+"""Between tries while a server does not answer."""
 
 
 class Journal:
@@ -26,14 +33,25 @@ class Journal:
         self._run_id = run_id
         self._label = label
         self._pending: list[tuple[int, int, dict[str, float]]] = []
-        self._flushed = time.monotonic()
+        self._next = time.monotonic() + _FLUSH_SECONDS
         self._bar: UUID | None = None
 
     def on_metrics(self, step: int, metrics: dict[str, float]) -> None:
         """Record `metrics` at `step`; the one called `progress` is a fraction, for the bar."""
         self._pending.append((int(time.time() * 1000), step, metrics))
-        if time.monotonic() - self._flushed >= _FLUSH_SECONDS:
+        if time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + _FLUSH_SECONDS
+        from httpx import HTTPError
+        from mlflow.exceptions import MlflowException
+        from prefect.exceptions import PrefectException
+
+        try:
             self._flush()
+        except (MlflowException, PrefectException, HTTPError) as error:
+            # Hours of training are not lost to a server's bad minute; at the end it must answer.
+            log.warning("%s: metrics are kept back for now: %s", self._label, first_line(error))
+            self._next = time.monotonic() + _PAUSE_SECONDS
 
     def close(self) -> None:
         """Write out what is pending; a bar that was shown is full, however early the step ended."""
@@ -51,10 +69,10 @@ class Journal:
         ]
         for start in range(0, len(entries), 1000):  # what MLflow takes in one batch
             self._client.log_batch(self._run_id, metrics=entries[start : start + 1000])
-        if self._pending and "progress" in self._pending[-1][2]:
-            self._show(self._pending[-1][2]["progress"])
+        last = self._pending[-1][2] if self._pending else {}
         self._pending.clear()
-        self._flushed = time.monotonic()
+        if "progress" in last:
+            self._show(last["progress"])
 
     def _show(self, progress: float) -> None:
         from prefect.artifacts import create_progress_artifact, update_progress_artifact

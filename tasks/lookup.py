@@ -7,17 +7,17 @@ standard library, because importing MLflow and its SQL store takes 3 s, more tha
 
 from __future__ import annotations
 
-import json
 import sqlite3
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import unquote, urlparse
+from urllib.parse import unquote
 
 from ila_core.config import RuntimeConfig
+from ila_core.fingerprint import digest_of
 from tasks.step import Step
 
 HEARTBEAT_TTL_SECONDS = 30.0
@@ -44,16 +44,20 @@ class StepRun:
         return self.tags["ila.digest"]
 
     @property
-    def upstream(self) -> dict[str, str]:
-        """Digest of each input's payload when this one was computed."""
-        found: dict[str, str] = json.loads(self.tags["ila.upstream"])
-        return found
+    def upstream(self) -> str:
+        """`upstream_digest` of the inputs it was made from."""
+        return self.tags["ila.upstream"]
 
     @property
     def alive(self) -> bool:
         """Whether somebody is computing this step now."""
         beat = float(self.tags.get("ila.heartbeat", 0))
         return self.status == "RUNNING" and time.time() - beat < HEARTBEAT_TTL_SECONDS
+
+
+def upstream_digest(inputs: Mapping[str, StepRun]) -> str:
+    """One digest over those of all inputs' payloads: MLflow's tags end at 8,000 characters."""
+    return digest_of({name: run.digest for name, run in inputs.items()})
 
 
 class Lookup(Protocol):
@@ -75,19 +79,33 @@ def experiment_name(base_model: str) -> str:
 def open_lookup(runtime: RuntimeConfig, base_model: str | None = None) -> Lookup:
     """The reader for `runtime.tracking_uri`; `None` reads the experiments of all base models."""
     experiment = experiment_name(base_model or "%")
-    if runtime.tracking_uri.startswith("sqlite:///"):
-        return SqliteLookup(Path(unquote(urlparse(runtime.tracking_uri).path)[1:]), experiment)
+    if (path := sqlite_path(runtime.tracking_uri)) is not None:
+        return SqliteLookup(path, experiment)
     from tasks.store import ClientLookup
 
     return ClientLookup(runtime.tracking_uri, experiment)
 
 
+def sqlite_path(uri: str) -> Path | None:
+    """The file behind an SQLite URI as SQLAlchemy reads it: three slashes are relative, four not.
+
+    >>> sqlite_path("sqlite:////home/me/mlflow.db"), sqlite_path("http://127.0.0.1:5000")
+    (PosixPath('/home/me/mlflow.db'), None)
+    """
+    if not uri.startswith("sqlite:///"):
+        return None
+    return Path(unquote(uri.removeprefix("sqlite:///").partition("?")[0])).absolute()
+
+
 class SqliteLookup:
-    """Reads the tables `experiments`, `runs`, `tags` and `params` of MLflow's SQLite store."""
+    """Reads the tables `experiments`, `runs`, `tags` and `params` of MLflow's SQLite store.
+
+    Raises:
+        ConnectionError: the file is no SQLite database.
+    """
 
     def __init__(self, path: Path, experiment: str) -> None:
-        self._path = path if path.is_absolute() else Path("/") / path
-        self._experiment = experiment
+        self._path, self._experiment = path, experiment
 
     def finished(self, key: str) -> list[StepRun]:
         return self._runs("FINISHED", ("ila.key", key), ("ila.state", "valid"))
@@ -113,21 +131,28 @@ class SqliteLookup:
             " ORDER BY r.start_time, r.run_uuid"
         )
         values = [self._experiment, *(part for tag in tags for part in tag), status]
-        with closing(sqlite3.connect(f"{self._path.as_uri()}?mode=ro", uri=True)) as connection:
-            if not _has_schema(connection):
-                return []
-            rows = connection.execute(query, values).fetchall()
-            return [
-                StepRun(
-                    run_id=row[0],
-                    status=row[1],
-                    start_time=row[2],
-                    artifact_uri=row[3],
-                    tags=_pairs(connection, "tags", row[0]),
-                    params=_pairs(connection, "params", row[0]),
-                )
-                for row in rows
-            ]
+        try:
+            with closing(sqlite3.connect(f"{self._path.as_uri()}?mode=ro", uri=True)) as connection:
+                return _read(connection, query, values) if _has_schema(connection) else []
+        except sqlite3.DatabaseError as error:
+            raise ConnectionError(
+                f"{self._path} cannot be read as MLflow's database ({error}): correct "
+                "MLFLOW_TRACKING_URI or ILA_HOME, or move the file away, and a new one is made"
+            ) from error
+
+
+def _read(connection: sqlite3.Connection, query: str, values: list[str]) -> list[StepRun]:
+    return [
+        StepRun(
+            run_id=row[0],
+            status=row[1],
+            start_time=row[2],
+            artifact_uri=row[3],
+            tags=_pairs(connection, "tags", row[0]),
+            params=_pairs(connection, "params", row[0]),
+        )
+        for row in connection.execute(query, values).fetchall()
+    ]
 
 
 def _has_schema(connection: sqlite3.Connection) -> bool:
@@ -151,7 +176,7 @@ def hits(steps: Iterable[Step], lookup: Lookup) -> dict[str, StepRun]:
     for step in steps:
         if step.key is None or any(up.key not in found for up in step.inputs.values()):
             continue
-        expected = {name: found[str(up.key)].digest for name, up in step.inputs.items()}
+        expected = upstream_digest({name: found[str(up.key)] for name, up in step.inputs.items()})
         run = next((r for r in lookup.finished(step.key) if r.upstream == expected), None)
         if run is not None:
             found[step.key] = run

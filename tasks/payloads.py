@@ -36,12 +36,22 @@ def fetch(run: StepRun, home: Path | None = None, client: MlflowClient | None = 
 
     Raises:
         CheckError: what is stored is not what was committed.
+        ConnectionError: it lies on a disk that this machine does not see.
     """
     folder = _in_place(run.artifact_uri)
     if folder is None:
         folder = (home or RuntimeConfig.from_env().home) / "payloads" / run.digest
+        if folder.exists() and payload_digest(folder) != run.digest:
+            shutil.rmtree(folder)  # a copy that was damaged here says nothing about what is stored
         if not folder.exists():
             _download(run, folder, client)
+    elif not folder.is_dir():
+        raise ConnectionError(
+            f"the payload of run {run.run_id} ({run.tags['ila.step']} {run.key}) is not at "
+            f"{folder}: written on another machine, or deleted. Share it through an MLflow server "
+            f"with --artifacts-destination, or compute it anew: ila run PROFILE --refresh "
+            f"key:{run.key}"
+        )
     if payload_digest(folder) != run.digest:
         raise CheckError(
             f"the payload of run {run.run_id} ({run.tags['ila.step']} {run.key}) in {folder} does "

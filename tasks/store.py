@@ -7,13 +7,12 @@ results are addressed by content and the oldest FINISHED run wins.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +22,7 @@ from filelock import FileLock
 
 from ila_core.config import RuntimeConfig
 from ila_core.errors import CheckError, first_line
-from tasks.lookup import Lookup, StepRun, experiment_name, open_lookup
+from tasks.lookup import Lookup, StepRun, experiment_name, open_lookup, sqlite_path
 from tasks.payloads import PAYLOAD, fetch, payload_digest
 from tasks.step import Step
 
@@ -52,9 +51,14 @@ def open_client(uri: str) -> MlflowClient:
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     from mlflow import MlflowClient
 
-    with answering(uri), _alone(uri):
-        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-        client.search_experiments(max_results=1)
+    try:
+        with answering(uri), _alone(uri):
+            client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+            client.search_experiments(max_results=1)
+    except ImportError as error:
+        raise ConnectionError(
+            f"MLflow at {shown(uri)} needs the package {error.name}, which is not installed"
+        ) from error
     return client
 
 
@@ -71,19 +75,24 @@ def answering(uri: str) -> Iterator[None]:
         yield
     except MlflowException as error:
         raise ConnectionError(
-            f"MLflow at {uri.rpartition('@')[2]} cannot be used: "
-            f"{first_line(error)[:300]}\n"
+            f"MLflow at {shown(uri)} cannot be used: {first_line(error)[:300]}\n"
             "Start it, or correct MLFLOW_TRACKING_URI; unset, ILA keeps its own store in ILA_HOME."
         ) from error
+
+
+def shown(uri: str) -> str:
+    """The address without a user's name and password."""
+    scheme, mark, rest = uri.partition("://")
+    return f"{scheme}{mark}{rest.rpartition('@')[2]}"
 
 
 @contextmanager
 def _alone(uri: str) -> Iterator[None]:
     """Nobody else on this machine makes the tables of an SQLite store at the same time."""
-    if not uri.startswith("sqlite:///"):
+    path = sqlite_path(uri)
+    if path is None:
         yield
         return
-    path = Path(uri.removeprefix("sqlite:///"))
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
         yield
@@ -132,7 +141,7 @@ class Store:
 
     def __init__(self, runtime: RuntimeConfig, base_model: str) -> None:
         self.client = open_client(runtime.tracking_uri)
-        self._home = runtime.home
+        self._uri, self._home = runtime.tracking_uri, runtime.home
         self.experiment_id = self._experiment(experiment_name(base_model), runtime)
         self.lookup: Lookup = open_lookup(runtime, base_model)
 
@@ -142,7 +151,7 @@ class Store:
         found = self.client.get_experiment_by_name(name)
         if found is not None:
             return str(found.experiment_id)
-        local = runtime.tracking_uri.startswith("sqlite:///")
+        local = sqlite_path(runtime.tracking_uri) is not None
         artifacts = (runtime.home / "artifacts").as_uri() if local else None
         try:
             return str(self.client.create_experiment(name, artifact_location=artifacts))
@@ -152,29 +161,48 @@ class Store:
                 raise
             return str(found.experiment_id)
 
-    def hit(self, step: Step, upstream: dict[str, str]) -> StepRun | None:
-        """The oldest valid run of `step` made from inputs with the digests `upstream`."""
-        assert step.key is not None
-        return next((r for r in self.lookup.finished(step.key) if r.upstream == upstream), None)
-
     def claim(
-        self, step: Step, upstream: dict[str, str], waiting: Callable[[StepRun], None]
+        self,
+        step: Step,
+        upstream: str,
+        waiting: Callable[[StepRun], None],
+        instead_of: Collection[str] = (),
     ) -> tuple[StepRun, bool]:
-        """The run of `step`, and whether the caller must compute it (else it is finished)."""
+        """The run of `step`, and whether the caller must compute it (else it is finished).
+
+        Args:
+            step: with a known key.
+            upstream: `upstream_digest` of its inputs' runs.
+            waiting: told once of each run of somebody else's that is waited for.
+            instead_of: ids of finished runs that will not do: they are being refreshed.
+        """
         assert step.key is not None
+        followed = ""
         while True:
-            if (done := self.hit(step, upstream)) is not None:
+            if (done := self._hit(step.key, upstream, instead_of)) is not None:
                 return done, False
             alive = [run for run in self._claims(step.key) if run.alive]
             if alive:
-                waiting(alive[0])
+                if alive[0].run_id != followed:
+                    waiting(alive[0])
+                    followed = alive[0].run_id
                 time.sleep(_POLL_SECONDS)
                 continue
             mine = self._create(step, upstream)
             alive = [run for run in self._claims(step.key) if run.alive]
-            if alive and alive[0].run_id == mine.run_id and self.hit(step, upstream) is None:
+            if mine.run_id not in {run.run_id for run in alive}:
+                raise CheckError(
+                    f"MLflow at {shown(self._uri)} does not show run {mine.run_id}, which was "
+                    "just made there: is its clock, or this machine's, wrong?"
+                )
+            if alive[0].run_id == mine.run_id and self._hit(step.key, upstream, instead_of) is None:
                 return mine, True
             self.client.set_terminated(mine.run_id, "KILLED")  # an earlier claim goes first
+
+    def _hit(self, key: str, upstream: str, but: Collection[str]) -> StepRun | None:
+        """The oldest valid run of `key` made from the inputs with the digest `upstream`."""
+        found = (r for r in self.lookup.finished(key) if r.upstream == upstream)
+        return next((run for run in found if run.run_id not in but), None)
 
     def _claims(self, key: str) -> list[StepRun]:
         """RUNNING runs of `key`; those whose process here has died are closed at once."""
@@ -186,7 +214,7 @@ class Store:
                 claims.append(run)
         return claims
 
-    def _create(self, step: Step, upstream: dict[str, str]) -> StepRun:
+    def _create(self, step: Step, upstream: str) -> StepRun:
         from mlflow.entities import Param
 
         tags = {
@@ -194,7 +222,7 @@ class Store:
             "ila.step": step.name,
             "ila.version": str(step.version),
             "ila.state": "valid",
-            "ila.upstream": json.dumps(upstream, sort_keys=True),
+            "ila.upstream": upstream,
             "ila.heartbeat": str(time.time()),
             "ila.owner": _owner(),
         }
@@ -230,12 +258,11 @@ class Store:
             stop.set()
             thread.join()
 
-    def commit(self, run: StepRun, folder: Path, tags: dict[str, str]) -> StepRun:
+    def commit(self, run: StepRun, folder: Path) -> StepRun:
         """Upload the payload, record its digest, and only then mark the run FINISHED."""
         digest = payload_digest(folder)
         self.client.log_artifacts(run.run_id, str(folder), PAYLOAD)
-        for name, value in {**tags, "ila.digest": digest}.items():
-            self.client.set_tag(run.run_id, name, value)
+        self.client.set_tag(run.run_id, "ila.digest", digest)
         self.client.set_terminated(run.run_id, "FINISHED")
         return _step_run(self.client.get_run(run.run_id))
 
@@ -251,12 +278,15 @@ class Store:
             self.client.set_tag(run.run_id, "ila.state", "quarantined")
             raise
 
-    def supersede(self, key: str) -> int:
-        """Mark all valid runs of `key` superseded; how many."""
-        runs = self.lookup.finished(key)
-        for run in runs:
-            self.client.set_tag(run.run_id, "ila.state", "superseded")
-        return len(runs)
+    def finished(self, step: Step) -> list[str]:
+        """Ids of all valid finished runs of `step`, whatever they were made from."""
+        assert step.key is not None
+        return [run.run_id for run in self.lookup.finished(step.key)]
+
+    def supersede(self, run_ids: Iterable[str]) -> None:
+        """Mark finished runs as no hits any more."""
+        for run_id in run_ids:
+            self.client.set_tag(run_id, "ila.state", "superseded")
 
 
 def _owner() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -54,6 +55,13 @@ class Ila:
     def json(self, *arguments: str, **environment: str) -> Any:
         """What a command with `--json` answers."""
         return json.loads(self(*arguments, "--json", **environment))
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    """`kill -9` of the process and all that it started."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=30)  # closes its pipes
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,7 @@ __all__ = [
     "DATASETS",
     "Conversation",
     "Message",
+    "check_loader",
     "content_digest",
     "content_hash",
     "hub_revision",
@@ -55,6 +56,17 @@ def load_dataset(config: DatasetConfig, revision: str | None) -> list[Conversati
     if not conversations:
         raise UserError(f"dataset {config.name}: {', '.join(map(str, files))} has no rows")
     return conversations
+
+
+def check_loader(config: DatasetConfig) -> None:
+    """Refuse what could never be loaded, before anything is looked for.
+
+    Raises:
+        UserError: an unknown loader, or one without a home on the hub and no `path`.
+    """
+    dataset = _dataset(config)
+    if config.path is None:
+        _repo(config, dataset)
 
 
 def hub_revision(config: DatasetConfig) -> str:

@@ -9,20 +9,22 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ila_core.batches import IGNORED, loss_tokens
 from ila_core.config import DataConfig
 from ila_core.data.conversation import Conversation, content_hash
-from ila_core.data.prepared import NO_LOSS, SPLITS, Prepared, Row, Split
+from ila_core.data.prepared import SPLITS, Prepared, Row, Split
 from ila_core.data.template import Renderer, Span
 from ila_core.errors import UserError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger("ila")
 
 # Rows tokenized at once: enough for the tokenizer's threads, few enough that the character
 # offsets, which take far more memory than the tokens, stay small.
@@ -36,6 +38,7 @@ def prepare(
     data: DataConfig,
     *,
     dataset: str,
+    progress: bool = False,
 ) -> Prepared:
     """Tokenize, mark the loss, drop what cannot be used, and split by content.
 
@@ -45,21 +48,31 @@ def prepare(
         template: the model profile's chat template; `None` uses the tokenizer's own.
         data: maximum length and splits.
         dataset: the dataset's name, for the statistics and for error messages.
+        progress: a progress bar, if standard error is a terminal.
 
     Raises:
         UserError: no usable template, or a split that is needed and came out empty.
     """
+    from tqdm import tqdm
+
     renderer = Renderer(tokenizer, template)
     splits: dict[Split, list[Row]] = {split: [] for split in SPLITS}
     usable, dropped = _usable(conversations)
     truncated = duplicates = system_merged = 0
     seen: set[str] = set()
     home: dict[tuple[int, ...], Split] = {}
-    for conversation, whole in zip(usable, _tokenized(usable, tokenizer, renderer), strict=True):
+    rows = tqdm(
+        _tokenized(usable, tokenizer, renderer),
+        desc=f"prepare {dataset}",
+        total=len(usable),
+        unit="row",
+        disable=not (progress and sys.stderr.isatty()),
+    )
+    for conversation, whole in zip(usable, rows, strict=True):
         row = Row(whole.input_ids[: data.max_length], whole.labels[: data.max_length])
         identity = content_hash(conversation)
         split = split_of(identity, data)
-        if not row.loss_tokens:
+        if not loss_tokens(row):
             dropped["nothing left after truncation"] += 1
         # Different conversations can become the same tokens: cut, or stripped by the template.
         elif home.setdefault(tuple(row.input_ids), split) != split:
@@ -129,7 +142,7 @@ def _tokenized(
 
 
 def _labels(ids: list[int], offsets: list[Span], spans: Sequence[Span]) -> list[int]:
-    """`ids` where a token lies wholly within a span, `NO_LOSS` elsewhere.
+    """`ids` where a token lies wholly within a span, `IGNORED` elsewhere.
 
     A token of no width (a prefix space) on the edge of a span belongs to what is before it.
     """
@@ -139,7 +152,7 @@ def _labels(ids: list[int], offsets: list[Span], spans: Sequence[Span]) -> list[
     learned: NDArray[np.bool_] = np.zeros(len(ids), dtype=bool)
     for a, b in spans:
         learned |= (starts >= a) & (ends > a) & (starts < b) & (ends <= b)
-    labels: list[int] = np.where(learned, np.array(ids, dtype=np.int64), NO_LOSS).tolist()
+    labels: list[int] = np.where(learned, np.array(ids, dtype=np.int64), IGNORED).tolist()
     return labels
 
 
@@ -161,7 +174,7 @@ def _refuse_empty(prepared: Prepared, data: DataConfig, given: int) -> None:
 
 def _report(prepared: Prepared) -> None:
     rows = {split: len(kept) for split, kept in prepared.splits.items()}
-    logger.info(
+    log.info(
         "%s: rows %s, dropped %s, %d truncated, %d duplicates, %d with the system message merged "
         "into the first user turn",
         prepared.dataset,

@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from ila_core.batches import loss_tokens
 from ila_core.errors import CheckError
 
 if TYPE_CHECKING:
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
 
 Split = Literal["train", "gate", "held_out"]
 SPLITS: tuple[Split, ...] = get_args(Split)
-NO_LOSS = -100
-"""The label of a token that is read but not learned."""
 
 _ROWS, _STATISTICS = "prepared.safetensors", "prepared.json"
 
@@ -26,11 +25,7 @@ _ROWS, _STATISTICS = "prepared.safetensors", "prepared.json"
 class Row:
     input_ids: list[int]
     labels: list[int]
-    """`input_ids` where the token is in the loss, `NO_LOSS` elsewhere."""
-
-    @property
-    def loss_tokens(self) -> int:
-        return len(self.labels) - self.labels.count(NO_LOSS)
+    """`input_ids` where the token is in the loss, `IGNORED` elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +58,7 @@ class Prepared:
             "tokens": {
                 split: {
                     "all": sum(len(row.input_ids) for row in rows),
-                    "loss": sum(row.loss_tokens for row in rows),
+                    "loss": sum(map(loss_tokens, rows)),
                 }
                 for split, rows in self.splits.items()
             },

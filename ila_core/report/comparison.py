@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
-from ila_core.config import EvaluateConfig, FinetuneConfig, Frozen
+from ila_core.config import BASE, EvaluateConfig, FinetuneConfig, Frozen
 from ila_core.errors import CheckError
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-BASE = "base"
 _CHUNK = 2**22  # indices drawn at a time, so that memory does not grow with the resamples
 
 Verdict = Literal["better", "worse", "no difference seen"]

@@ -13,7 +13,8 @@ from html import escape
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from ila_core.report.comparison import BASE, ArmResult
+from ila_core.config import BASE
+from ila_core.report.comparison import ArmResult
 from ila_core.report.tables import OUTSIDE
 
 if TYPE_CHECKING:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ila_core.config import ModelConfig, RuntimeConfig
+from ila_core.errors import CheckError
 from ila_core.lock import Lock, Unknown
 from ila_core.ranking import Layer
 
@@ -16,10 +17,16 @@ class Base:
     files: dict[str, str] | Unknown
     """Hub id and revision, or the digest of a local folder."""
     layers: tuple[Layer, ...]
+    lock: Lock
 
     @classmethod
     def resolve(cls, config: ModelConfig, lock: Lock) -> Base:
-        return cls(config, lock.model(config), lock.layers(config))
+        return cls(config, lock.model(config), lock.layers(config), lock)
+
+    @property
+    def address(self) -> str:
+        """What an adapter says its base is: the hub id, or the name where it is a local folder."""
+        return self.config.name if self.config.local else self.config.source
 
     def identify(self, *model_fields: str, **identity: Any) -> dict[str, Any] | Unknown:
         """A step's identity: the model's files, those of its settings that matter, and the rest."""
@@ -30,9 +37,18 @@ class Base:
         return {"model": {"files": self.files, **settings}, **identity}
 
     def load(self, runtime: RuntimeConfig) -> Any:
-        """The model on its device, from the files that the keys stand for."""
+        """The model on its device, from the files that the keys stand for.
+
+        Raises:
+            CheckError: a local folder that has changed since the run began.
+        """
         from ila_core.loading import load_base, resolve_device
 
+        if self.lock.model(self.config) != self.files:
+            raise CheckError(
+                f"the base model in {self.config.source} changed while the run was under way; run "
+                "the same command again"
+            )
         return load_base(self.pinned, resolve_device(runtime.device))
 
     @property

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ila_core.benchmarks import BENCHMARKS
-from ila_core.config import EvaluateConfig
+from ila_core.config import BASE, EvaluateConfig
 from ila_core.errors import unknown_name
 from tasks.step import Context, Step
 from tasks.steps.base import Base
@@ -20,7 +20,7 @@ def evaluate(
     """One evaluation per benchmark of the base and of each arm and seed, by label."""
     steps = []
     for benchmark in settings.benchmarks:
-        steps.append(_evaluation(base, None, data, benchmark, {"arm": "base", "seed": None}))
+        steps.append(_evaluation(base, None, data, benchmark, {"arm": BASE, "seed": None}))
         for adapters in tuned.values():
             for adapter in adapters.values():
                 names = adapter.given["names"]

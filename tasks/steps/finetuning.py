@@ -5,17 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 from ila_core.config import FinetuneConfig
+from ila_core.errors import unknown_name
+from ila_core.methods import METHODS
 from tasks.step import Context, Step
 from tasks.steps.base import Base
 from tasks.steps.payload import write_result
 from tasks.steps.selection import load as load_selection
 
-VERSION = 1
+VERSION = 2
 
 
 def finetune(base: Base, selection: Step, data: Step, settings: FinetuneConfig, seed: int) -> Step:
     """The adapter of one arm and seed."""
     arm = selection.given["arm"]
+    if settings.method not in METHODS:
+        raise unknown_name("method", settings.method, METHODS)
     return Step(
         "finetune",
         label=f"finetune {arm.name} seed {seed}",
@@ -49,7 +53,7 @@ def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) ->
         given["settings"],
         seed=given["seed"],
         adapter_folder=out / "adapter",
-        base_name=base.config.name,
+        base_name=base.address,
         circumstance=context.training(step.label),
     )
     write_result(out / "finetune.json", result, context)

@@ -11,6 +11,7 @@ from ila_core.ranking import Ranking
 from tasks.payloads import CIRCUMSTANCE
 from tasks.step import Context, Step, in_order
 from tasks.steps.payload import read_json, write_json
+from tasks.steps.ranking import Scores
 from tasks.steps.selection import load as load_selection
 
 VERSION = 1
@@ -19,6 +20,7 @@ VERSION = 1
 def report(
     profile: Profile,
     data: Mapping[str, Step],
+    scores: Scores,
     ranking: Step,
     agreement: Step,
     selections: Mapping[str, Step],
@@ -26,11 +28,13 @@ def report(
     evaluated: Mapping[str, Step],
 ) -> Step:
     """The page about a whole run; `Profile` fields that are mere places are left out of its key."""
-    finetunes = {step.label: step for seeds in tuned.values() for step in seeds.values()}
-    parts = {"ranking": ranking, "agreement": agreement, **finetunes, **evaluated}
-    parts |= {step.label: step for step in selections.values()}
-    shown = ("prepare", "stage1", "stage2")
-    parts |= {step.label: step for step in in_order(*parts.values()) if step.name in shown}
+    second = [step for seeds in scores.values() for step in seeds.values()]
+    first = [step.inputs["adapter"] for step in second]
+    finetunes = [step for seeds in tuned.values() for step in seeds.values()]
+    several = [*data.values(), *first, *second, *selections.values(), *finetunes]
+    # By label: two datasets of equal content share their keys, and each has its place on the page.
+    parts = {"ranking": ranking, "agreement": agreement} | {s.label: s for s in several}
+    parts |= evaluated
     places: Any = {"model": {"source"}, "datasets": {"__all__": {"path"}}}
     return Step(
         "report",

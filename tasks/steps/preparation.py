@@ -39,6 +39,11 @@ def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) ->
         )
     tokenizer = load_tokenizer(base.pinned)
     rows = prepare_rows(
-        conversations, tokenizer, base.config.template, given["data"], dataset=dataset.name
+        conversations,
+        tokenizer,
+        base.config.template,
+        given["data"],
+        dataset=dataset.name,
+        progress=context.runtime.progress,
     )
     rows.save(out)

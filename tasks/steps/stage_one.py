@@ -9,7 +9,7 @@ from tasks.step import Context, Step
 from tasks.steps.base import Base
 from tasks.steps.payload import write_result
 
-VERSION = 1
+VERSION = 2
 
 
 def stage1(
@@ -46,7 +46,7 @@ def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) ->
         given["schedule"],
         seed=given["seed"],
         adapter_folder=out / "adapter",
-        base_name=base.config.name,
+        base_name=base.address,
         circumstance=context.training(step.label),
     )
     write_result(out / "stage1.json", result, context)

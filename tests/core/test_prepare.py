@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from ila_core.batches import IGNORED
 from ila_core.config import DataConfig, DatasetConfig
 from ila_core.data import Conversation, Message, load_dataset
 from ila_core.data.prepare import prepare, split_of
-from ila_core.data.prepared import NO_LOSS, Prepared, Row
+from ila_core.data.prepared import Prepared, Row
 from ila_core.data.template import Renderer
 from ila_core.errors import CheckError, UserError
 
@@ -75,7 +76,7 @@ def prepared(
 
 
 def learned(row: Row, tokenizer: Any) -> str:
-    return str(tokenizer.decode([label for label in row.labels if label != NO_LOSS]))
+    return str(tokenizer.decode([label for label in row.labels if label != IGNORED]))
 
 
 def find(result: Prepared, text: str, tokenizer: Any) -> Row:
@@ -100,7 +101,7 @@ def test_the_loss_is_every_answer_with_its_end_token(
     result = prepared([talk(*texts, system=system)], tokenizer, template)
     row = find(result, f"{texts[-1]}</s>", tokenizer)
     assert learned(row, tokenizer) == "".join(f"{answer}</s>" for answer in texts[1::2])
-    assert all(b in (a, NO_LOSS) for a, b in zip(row.input_ids, row.labels, strict=True))
+    assert all(b in (a, IGNORED) for a, b in zip(row.input_ids, row.labels, strict=True))
     text = tokenizer.decode(row.input_ids)
     assert (system or "") in text and all(t in text for t in texts)
 
@@ -115,7 +116,7 @@ def test_the_mask_is_the_one_that_transformers_gives(tokenizer: Any) -> None:
     )
     row = find(prepared([talk("a", "bc", "d", "e")], tokenizer), "bc</s>", tokenizer)
     assert row.input_ids == theirs["input_ids"]
-    assert [int(label != NO_LOSS) for label in row.labels] == theirs["assistant_masks"]
+    assert [int(label != IGNORED) for label in row.labels] == theirs["assistant_masks"]
 
 
 def test_an_end_token_left_outside_the_marks_is_learned_too(tokenizer: Any) -> None:

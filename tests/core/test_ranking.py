@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from ila_core.errors import UserError
 from ila_core.ranking import Layer, LayerScores, Ranking, kept_count, least, order
 
 LAYERS = [
@@ -69,7 +70,15 @@ def test_saved_and_loaded_it_is_the_same_document(tmp_path: Path) -> None:
     ranking.save(tmp_path / "ranking.json")
     loaded = Ranking.load(tmp_path / "ranking.json")
     assert loaded == ranking
-    assert loaded.digest() == ranking.digest()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("{}", "schema|Field required"), ("no json", "Invalid JSON")]
+)
+def test_a_file_that_is_no_ranking(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "other.json").write_text(text)
+    with pytest.raises(UserError, match=rf"other\.json is no ranking .*({said})"):
+        Ranking.load(tmp_path / "other.json")
 
 
 def test_a_layer_without_a_score_is_refused() -> None:

@@ -30,8 +30,7 @@ def test_the_dependency_contracts_hold():
 )
 def test_every_file_of_an_extensible_folder_is_in_its_table(folder, table):
     files = {p.stem for p in (ROOT / "ila_core" / folder).glob("*.py")} - {"__init__"}
-    computed_by_search = {"ila"} if folder == "scorers" else set()
-    assert files | computed_by_search == set(table)
+    assert files == set(table)
 
 
 def test_every_dataset_has_its_file():

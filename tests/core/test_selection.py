@@ -62,7 +62,8 @@ def ranking(blocks: int = 8) -> Ranking:
 
 
 def choose(policy: str, like: Selection | None = None, **arm: object) -> Selection:
-    config = ArmConfig.model_validate({"name": "arm", "policy": policy, **arm})
+    matched = {"like": "other"} if like is not None else {}
+    config = ArmConfig.model_validate({"name": "arm", "policy": policy, **matched, **arm})
     return select(config, ranking(), SEARCH, 8, like)
 
 

@@ -18,6 +18,8 @@ def first_stable(losses, planned, settings=SETTINGS):
         ([3, 3, 3, 3, 3, 3], 6, 6),  # three windows are the least that patience 2 allows
         ([3, 3, 3, 3, 3, 3, 3, 3], 32, 8),  # the floor holds it back from 6 to 8
         ([1, 3, 1, 3, 3, 1, 1, 3], 8, 6),  # the windows' means decide, not the steps
+        ([3, 3, 3, 3, 3, 3, 3], 14, 6),
+        ([9, 3, 3, 3, 3, 3, 3], 14, 7),  # the ceiling ends no window: the last windows decide
         ([9, 8, 7, 6, 5, 4, 3, 2], 8, None),
         ([1, 1, 1, 1, 1.125, 1.125, 1.125, 1.125], 8, None),  # one quiet change is no patience
     ],

@@ -1,20 +1,21 @@
 """A second run computes nothing; a change recomputes what depends on it; damage is no hit."""
 
 import json
-import os
 import shutil
-import signal
 import sqlite3
 import subprocess
 import sys
 import time
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT, Ila
+from conftest import ROOT, Ila, kill
 
+from ila_core.config import RuntimeConfig
 from ila_core.profiles import shipped
+from tasks.lookup import sqlite_path
 
 
 def states(plan):
@@ -96,11 +97,59 @@ def test_a_refresh_with_the_same_outcome_leaves_the_rest_cached(finished, tmp_pa
     assert ila.json("run", "smoke")["computed"] == 0
 
 
+def test_a_refresh_that_fails_loses_nothing(finished, tmp_path):
+    ila = copied(finished, tmp_path / "home")
+    process = ila.start("run", "smoke", "--refresh", "finetune")
+    try:
+        wait_until_running(ila, "finetune", process)
+    finally:
+        kill(process)
+    assert ila.json("run", "smoke")["computed"] == 0
+
+
+@pytest.mark.parametrize("address", ["mlflow.db", "/tmp/a b/mlflow.db", "/tmp/a%20b.db?timeout=9"])
+def test_the_file_of_an_sqlite_address_is_where_mlflow_has_it(address):
+    from sqlalchemy import make_url
+
+    uri = f"sqlite:///{address}"
+    assert sqlite_path(uri) == Path(make_url(uri).database).absolute()
+
+
+def test_a_home_with_odd_characters_has_its_store_inside(monkeypatch, tmp_path):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("ILA_HOME", str(tmp_path / "a %20?b"))
+    runtime = RuntimeConfig.from_env()
+    assert sqlite_path(runtime.tracking_uri) == runtime.home / "mlflow.db"
+
+
+def test_datasets_of_equal_content_share_their_steps_and_each_is_reported(finished, tmp_path):
+    ila = copied(finished, tmp_path / "home")
+    tree = yaml.safe_load(shipped("runs")["smoke"].read_text())
+    tree["datasets"].append({**tree["datasets"][0], "name": "twin"})
+    tree["search"]["schedules"]["twin"] = tree["search"]["schedules"]["terse"]
+    (tmp_path / "twin.yaml").write_text(yaml.safe_dump(tree))
+    answer = ila.json("run", str(tmp_path / "twin.yaml"))
+    page = Path(answer["report"]).read_text()
+    assert "stage1 twin seed 0" not in states(ila.json("plan", str(tmp_path / "twin.yaml")))
+    assert page.count("Stage-1 loss on") == 4
+
+
+def test_a_payload_on_a_disk_that_is_not_here_is_no_damage(finished, tmp_path):
+    ila = copied(finished, tmp_path / "home")
+    key = ila.json("run", "smoke")["ranking"]
+    (ila.home / "artifacts").rename(tmp_path / "elsewhere")
+    message = ila("rankings", "show", key, expect=1)
+    assert "written on another machine, or deleted" in message
+    (tmp_path / "elsewhere").rename(ila.home / "artifacts")
+    assert ila.json("rankings", "show", key)["scorer"] == "ila"
+
+
 def test_a_damaged_payload_is_refused_and_computed_anew(finished, tmp_path):
     ila = copied(finished, tmp_path / "home")
     key = ila.json("run", "smoke")["ranking"]
     (ranking,) = ila.home.glob("artifacts/*/artifacts/payload/ranking.json")
     ranking.write_text(ranking.read_text().replace('"ila"', '"ilb"', 1))
+    assert ila("rankings", "list")  # says which one is damaged, and goes on
     message = ila("rankings", "show", key, expect=1)
     assert "does not match the digest" in message
     assert "Traceback" not in message
@@ -173,9 +222,3 @@ def wait_until_running(ila: Ila, step: str, process) -> None:
             pass  # not created yet
         time.sleep(0.02)
     raise AssertionError(f"ended before {step}: {process.communicate()}")
-
-
-def kill(process) -> None:
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
-    process.communicate(timeout=30)  # closes its pipes

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import ROOT, kill
 
 from ila_core.profiles import shipped
 
@@ -59,6 +59,13 @@ def test_readme_commands_run_on_smoke(finished, command, tmp_path, request):
         (["run", "smoke", "--set", "datasets.0.path=nowhere.jsonl"], "nowhere.jsonl is not a file"),
         (["run", "smoke", "--set", "datasets.0.loader=lma"], "unknown dataset loader 'lma'"),
         (["run", "smoke", "--refresh", "stage9"], "none of this run's steps"),
+        (["plan", "smoke", "--set", "datasets.0.loader=lma"], "unknown dataset loader 'lma'"),
+        (["plan", "smoke", "--set", "datasets.0.path=null"], "reads a local file only"),
+        (["plan", "smoke", "--set", "finetune.arms.3.like=null"], "in `like:`"),
+        (["plan", "smoke", "--set", "finetune.method=lore"], "unknown method 'lore'"),
+        (["plan", "smoke", "--set", "finetune.lr=.inf"], "finite number"),
+        (["plan", "smoke", "--set", "search.seeds=[1, 1]"], "1 given more than once"),
+        (["plan", "smoke", "--set", "finetune.arms.1.name=base"], "the untrained model"),
         (["report", "smoke"], "no run of profile 'smoke' has finished yet"),
         (["rankings", "show", "key:0123456789ab"], "no finished step has"),
         (["rankings", "show", "mistral"], "give key:<12 hex> or a path"),
@@ -83,6 +90,43 @@ def test_an_unreachable_mlflow_stops_the_run_before_any_work(ila):
     error = ila("run", "smoke", expect=1, MLFLOW_TRACKING_URI="http://127.0.0.1:9")
     assert "MLflow at http://127.0.0.1:9 cannot be used" in error
     assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("ILA_MICRO_BATCH", "eight", "ILA_MICRO_BATCH=eight: Input should be a valid integer"),
+        ("ILA_EVAL_BATCH", "0", "ILA_EVAL_BATCH=0: Input should be greater than or equal to 1"),
+        ("ILA_DEVICE", "cuda:1", "CUDA_VISIBLE_DEVICES"),
+    ],
+)
+def test_a_wrong_variable_is_named(ila, variable, value, message):
+    error = ila("plan", "smoke", expect=2, **{variable: value})
+    assert message in error
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("postgresql://me:secret@127.0.0.1/mlflow", "needs the package psycopg"),
+        ("sqlite:///{tmp}/damaged.db", "cannot be read as MLflow's database"),
+    ],
+)
+def test_an_unusable_store_is_one_message(ila, tmp_path, uri, message):
+    (tmp_path / "damaged.db").write_bytes(b"no database at all" * 100)
+    error = ila("plan", "smoke", expect=1, MLFLOW_TRACKING_URI=uri.format(tmp=tmp_path))
+    assert message in error
+    assert "secret" not in error and "Traceback" not in error
+
+
+def test_dropped_rows_are_said(ila):
+    process = ila.start("search", "smoke", "--set", "data.max_length=16")
+    try:
+        said = next(line for line in process.stderr if line.startswith("terse: rows {"))
+    finally:
+        kill(process)
+    assert "nothing left after truncation" in said
 
 
 def test_a_model_without_linear_layers(ila, tmp_path):
