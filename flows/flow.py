@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from enum import StrEnum
 
@@ -46,6 +47,8 @@ def run_pipeline(
     Returns:
         The finished MLflow run of each step, by the step's key.
     """
+    # Prefect passes this logger's lines on (PREFECT_LOGGING_EXTRA_LOGGERS) but gives it no level.
+    logging.getLogger("ila").setLevel(logging.INFO)
     runtime = RuntimeConfig.from_env()
     pipeline = ila_pipeline(profile, Lock(runtime.home, online=True))
     steps = in_order(*pipeline.targets(until))

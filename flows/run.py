@@ -68,10 +68,7 @@ def _run_flow(profile: Profile, until: str, refresh: Sequence[str]) -> dict[str,
     os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", "ila")
     from flows.flow import run_pipeline
 
-    log = logging.getLogger("ila")
-    log.addHandler(logging.StreamHandler(sys.stderr))
-    log.setLevel(logging.INFO)
-
+    logging.getLogger("ila").addHandler(logging.StreamHandler(sys.stderr))
     return run_pipeline(profile, until, refresh)
 
 
