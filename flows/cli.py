@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -154,9 +153,6 @@ def ui(
 
 def main() -> None:
     """Entry point of `ila`: an expected error is one message and an exit code, no traceback."""
-    # Before anything imports torch. Threads that wait by spinning starve each other on a shared
-    # machine: the demo's stage 2 took 68 s on two contended cores, 8 s on two free ones.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         app()
     except Exception as error:

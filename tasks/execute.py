@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import logging
 import sys
@@ -100,7 +99,6 @@ def _compute(handle: Handle, run: StepRun, inputs: dict[str, Path]) -> StepRun:
         out = Path(folder)
         start = time.perf_counter()
         STEPS[step.name](step, inputs, out, context)
-        _free_memory()
         journal.close()
         circumstance = {
             "seconds": time.perf_counter() - start,
@@ -110,13 +108,6 @@ def _compute(handle: Handle, run: StepRun, inputs: dict[str, Path]) -> StepRun:
         }
         (out / CIRCUMSTANCE).write_text(json.dumps(circumstance, indent=1, sort_keys=True))
         return store.commit(run, out)
-
-
-def _free_memory() -> None:
-    """Trainer and model refer to each other; without this two base models would be in memory."""
-    gc.collect()
-    if (torch := sys.modules.get("torch")) is not None and torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def _quieten_libraries() -> None:

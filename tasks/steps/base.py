@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +45,7 @@ class Base:
         """
         from ila_core.loading import load_base, resolve_device
 
+        _forget_the_last_one()
         if self.lock.model(self.config) != self.files:
             raise CheckError(
                 f"the base model in {self.config.source} changed while the run was under way; run "
@@ -60,3 +62,13 @@ class Base:
     def identify_training(self, **identity: Any) -> dict[str, Any] | Unknown:
         """The identity of a step that computes with the weights."""
         return self.identify("dtype", "lm_head", **identity)
+
+
+def _forget_the_last_one() -> None:
+    """PEFT ties a model to its wrapper in a cycle: without this, two would be in memory at once."""
+    import torch
+
+    gc.collect()
+    gc.freeze()  # what is left are libraries; looking through them at each load takes 0.5 s
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

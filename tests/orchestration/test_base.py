@@ -1,0 +1,53 @@
+"""The base model of a step: what its key stands for, and one at a time."""
+
+import shutil
+import weakref
+from pathlib import Path
+
+import pytest
+
+from ila_core.config import LoraSettings, RuntimeConfig
+from ila_core.errors import CheckError
+from ila_core.lock import Lock
+from ila_core.methods.lora import Lora
+from ila_core.profiles import load_model_config
+from tasks.steps.base import Base
+
+LAYERS = ["model.layers.0.self_attn.q_proj"]
+
+
+@pytest.fixture
+def base(tmp_path):
+    config = load_model_config("demo")
+    shutil.copytree(config.source, tmp_path / "base")
+    config = config.model_copy(update={"source": str(tmp_path / "base")})
+    return Base.resolve(config, Lock(tmp_path / "home", online=True))
+
+
+@pytest.fixture
+def runtime(tmp_path):
+    return RuntimeConfig(home=tmp_path / "home", tracking_uri="unused", device="cpu")
+
+
+def test_the_last_model_is_gone_when_the_next_is_loaded(base, runtime):
+    model = base.load(runtime)
+    Lora().attach(model, LAYERS, LoraSettings(r=2, alpha=4, dropout=0), seed=0).unload()
+    last = weakref.ref(model)
+    del model
+    assert base.load(runtime) is not None
+    assert last() is None
+
+
+def test_a_model_that_changed_since_the_keys_were_made_is_refused(base, runtime):
+    weights = Path(base.config.source) / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(CheckError, match="changed while the run was under way"):
+        base.load(runtime)
+
+
+def test_an_adapter_names_its_base_by_hub_id_and_never_by_a_path(base):
+    assert base.address == "demo"
+    hub = load_model_config("mistral-7b")
+    assert Base(hub, {}, (), base.lock).address == hub.source == "mistralai/Mistral-7B-v0.1"
