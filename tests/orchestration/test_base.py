@@ -1,5 +1,6 @@
 """The base model of a step: what its key stands for, and one at a time."""
 
+import importlib
 import shutil
 import weakref
 from pathlib import Path
@@ -13,7 +14,11 @@ from ila_core.methods.lora import Lora
 from ila_core.profiles import load_model_config
 from tasks.steps.base import Base
 
+# Whose import logs an error; pytest would keep it with its frames, and so the model in them.
+importlib.import_module("bitsandbytes")
+
 LAYERS = ["model.layers.0.self_attn.q_proj"]
+SETTINGS = LoraSettings(r=2, alpha=4, dropout=0)
 
 
 @pytest.fixture
@@ -31,7 +36,7 @@ def runtime(tmp_path):
 
 def test_the_last_model_is_gone_when_the_next_is_loaded(base, runtime):
     model = base.load(runtime)
-    Lora().attach(model, LAYERS, LoraSettings(r=2, alpha=4, dropout=0), seed=0).unload()
+    Lora().attach(model, LAYERS, SETTINGS, seed=0).unload()
     last = weakref.ref(model)
     del model
     assert base.load(runtime) is not None
