@@ -65,7 +65,7 @@ class Base:
 
 
 def _forget_the_last_one() -> None:
-    """PEFT ties a model to its wrapper in a cycle: without this, two would be in memory at once."""
+    """PEFT and Trainer leave cycles behind: without this, two models would be in memory at once."""
     import torch
 
     gc.collect()
