@@ -34,8 +34,8 @@ def explain(error: Exception) -> tuple[int, str] | None:
     if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
         return 1, (
             f"out of memory: {first_line(error)}\nFinished steps are kept. Lower ILA_MICRO_BATCH "
-            "(conversations per forward pass; the result stays the same), then run the same "
-            "command again."
+            "(conversations per forward pass; it moves the result by rounding only), then run the "
+            "same command again."
         )
     if of_prefect:
         return 1, (

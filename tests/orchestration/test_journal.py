@@ -1,0 +1,53 @@
+"""A server's bad minute costs no training: metrics are kept back, and the end is strict."""
+
+import logging
+
+import pytest
+from mlflow.exceptions import MlflowException
+
+from tasks import journal as module
+from tasks.journal import Journal
+
+
+class Client:
+    """Takes metrics in, or does not answer."""
+
+    def __init__(self):
+        self.up, self.taken = True, []
+
+    def log_batch(self, run_id, metrics):
+        if not self.up:
+            raise MlflowException("Connection refused")
+        self.taken += [(m.key, m.step) for m in metrics]
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    seconds = [0.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: seconds[0])
+    return seconds
+
+
+def test_metrics_wait_for_a_server_that_is_away(clock, caplog):
+    client = Client()
+    journal = Journal(client, "run", "stage1")
+    client.up = False
+    clock[0] = 3
+    with caplog.at_level(logging.WARNING, logger="ila"):
+        journal.on_metrics(1, {"loss": 2.0})
+    assert "stage1: metrics are kept back for now: Connection refused" in caplog.text
+    client.up = True
+    journal.on_metrics(2, {"loss": 1.5})
+    assert client.taken == []  # not asked again at once
+    clock[0] = 40
+    journal.on_metrics(3, {"loss": 1.0})
+    assert client.taken == [("loss", 1), ("loss", 2), ("loss", 3)]
+
+
+def test_at_the_end_the_server_must_answer(clock):
+    client = Client()
+    journal = Journal(client, "run", "stage1")
+    journal.on_metrics(1, {"loss": 2.0})
+    client.up = False
+    with pytest.raises(MlflowException, match="Connection refused"):
+        journal.close()
