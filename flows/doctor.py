@@ -77,7 +77,7 @@ def _home(runtime: RuntimeConfig) -> Check:
 
 
 def _mlflow(runtime: RuntimeConfig) -> Check:
-    from tasks.store import open_client, shown
+    from tasks.tracking import open_client, shown
 
     def connect() -> str:
         open_client(runtime.tracking_uri)

@@ -25,7 +25,8 @@ from tasks.journal import Journal
 from tasks.lookup import StepRun, upstream_digest
 from tasks.payloads import CIRCUMSTANCE
 from tasks.step import Context, Step
-from tasks.store import Store, answering
+from tasks.store import Store
+from tasks.tracking import answering
 
 log = logging.getLogger("ila")
 

@@ -81,7 +81,7 @@ def open_lookup(runtime: RuntimeConfig, base_model: str | None = None) -> Lookup
     experiment = experiment_name(base_model or "%")
     if (path := sqlite_path(runtime.tracking_uri)) is not None:
         return SqliteLookup(path, experiment)
-    from tasks.store import ClientLookup
+    from tasks.tracking import ClientLookup
 
     return ClientLookup(runtime.tracking_uri, experiment)
 

@@ -69,7 +69,7 @@ def _in_place(artifact_uri: str) -> Path | None:
 
 
 def _download(run: StepRun, folder: Path, client: MlflowClient | None) -> None:
-    from tasks.store import open_client
+    from tasks.tracking import open_client
 
     arriving = folder.with_name(f"{run.digest}.{os.getpid()}")
     arriving.mkdir(parents=True, exist_ok=True)

@@ -8,132 +8,27 @@ results are addressed by content and the oldest FINISHED run wins.
 from __future__ import annotations
 
 import logging
-import os
 import socket
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import psutil
-from filelock import FileLock
 
 from ila_core.config import RuntimeConfig
 from ila_core.errors import CheckError, first_line
 from tasks.lookup import Lookup, StepRun, experiment_name, open_lookup, sqlite_path
 from tasks.payloads import PAYLOAD, fetch, payload_digest
 from tasks.step import Step
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-    from mlflow.entities import Run
+from tasks.tracking import open_client, shown, step_run
 
 log = logging.getLogger("ila")
 
 _BEAT_SECONDS = 5.0
 _POLL_SECONDS = 1.0
 _MAX_PARAM = 6000  # MLflow refuses longer values
-
-
-def open_client(uri: str) -> MlflowClient:
-    """MLflow's client for `uri`, which gives up within seconds when nobody answers.
-
-    Raises:
-        ConnectionError: the tracking server cannot be reached.
-    """
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # the default means minutes
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    # It tells how it makes its tables, and prints a traceback of each error that it also raises.
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
-    from mlflow import MlflowClient
-
-    try:
-        with answering(uri), _alone(uri):
-            client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-            client.search_experiments(max_results=1)
-    except ImportError as error:
-        raise ConnectionError(
-            f"MLflow at {shown(uri)} needs the package {error.name}, which is not installed"
-        ) from error
-    return client
-
-
-@contextmanager
-def answering(uri: str) -> Iterator[None]:
-    """What MLflow refuses or cannot do inside the block becomes one message.
-
-    Raises:
-        ConnectionError: it cannot be reached, or answered with an error.
-    """
-    from mlflow.exceptions import MlflowException
-
-    try:
-        yield
-    except MlflowException as error:
-        raise ConnectionError(
-            f"MLflow at {shown(uri)} cannot be used: {first_line(error)[:300]}\n"
-            "Start it, or correct MLFLOW_TRACKING_URI; unset, ILA keeps its own store in ILA_HOME."
-        ) from error
-
-
-def shown(uri: str) -> str:
-    """The address without a user's name and password."""
-    scheme, mark, rest = uri.partition("://")
-    return f"{scheme}{mark}{rest.rpartition('@')[2]}"
-
-
-@contextmanager
-def _alone(uri: str) -> Iterator[None]:
-    """Nobody else on this machine makes the tables of an SQLite store at the same time."""
-    path = sqlite_path(uri)
-    if path is None:
-        yield
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock"):
-        yield
-
-
-class ClientLookup:
-    """`tasks.lookup.Lookup` through MLflow's client: any tracking URI."""
-
-    def __init__(self, uri: str, experiment: str) -> None:
-        self._client = open_client(uri)
-        found = self._client.search_experiments(filter_string=f"name LIKE '{experiment}'")
-        self._experiments = [e.experiment_id for e in found]
-
-    def finished(self, key: str) -> list[StepRun]:
-        return self._search("FINISHED", "ASC", **{"ila.key": key, "ila.state": "valid"})
-
-    def running(self, key: str) -> list[StepRun]:
-        return self._search("RUNNING", "ASC", **{"ila.key": key})
-
-    def finished_steps(self, name: str) -> list[StepRun]:
-        return self._search("FINISHED", "DESC", **{"ila.step": name, "ila.state": "valid"})
-
-    def _search(self, status: str, direction: str, **tags: str) -> list[StepRun]:
-        if not self._experiments:
-            return []
-        wanted = "".join(f" and tags.`{name}` = '{value}'" for name, value in tags.items())
-        found = self._client.search_runs(
-            self._experiments,
-            f"attributes.status = '{status}'{wanted}",
-            order_by=[f"attributes.start_time {direction}"],
-            max_results=200,
-        )
-        return [_step_run(run) for run in found]
-
-
-def _step_run(run: Run) -> StepRun:
-    info = run.info
-    return StepRun(
-        info.run_id, info.status, info.start_time, info.artifact_uri,
-        tags=dict(run.data.tags), params=dict(run.data.params),
-    )  # fmt: skip
 
 
 class Store:
@@ -230,7 +125,7 @@ class Store:
         params = [Param(_param_name(n), v[:_MAX_PARAM]) for n, v in step.fields.items()]
         for start in range(0, len(params), 100):  # what MLflow takes in one batch
             self.client.log_batch(run.info.run_id, params=params[start : start + 100])
-        return _step_run(run)
+        return step_run(run)
 
     @contextmanager
     def beating(self, run: StepRun) -> Iterator[None]:
@@ -264,7 +159,7 @@ class Store:
         self.client.log_artifacts(run.run_id, str(folder), PAYLOAD)
         self.client.set_tag(run.run_id, "ila.digest", digest)
         self.client.set_terminated(run.run_id, "FINISHED")
-        return _step_run(self.client.get_run(run.run_id))
+        return step_run(self.client.get_run(run.run_id))
 
     def fetch(self, run: StepRun) -> Path:
         """The payload as a local folder; one that does not match its digest is quarantined.
