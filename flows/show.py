@@ -124,8 +124,9 @@ def show_rankings(found: Sequence[tuple[StepRun, Ranking | Exception]], *, as_js
         )
     if as_json:
         return _json(rows)
-    if not rows:
+    if not found:
         typer.echo("no ranking is cached yet; make one with `ila search PROFILE`")
+    if not rows:
         return
     _table(list(rows[0]), [[_plain(v) for v in row.values()] for row in rows])
 

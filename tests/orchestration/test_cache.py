@@ -149,7 +149,8 @@ def test_a_damaged_payload_is_refused_and_computed_anew(finished, tmp_path):
     key = ila.json("run", "smoke")["ranking"]
     (ranking,) = ila.home.glob("artifacts/*/artifacts/payload/ranking.json")
     ranking.write_text(ranking.read_text().replace('"ila"', '"ilb"', 1))
-    assert ila("rankings", "list")  # says which one is damaged, and goes on
+    listed, warned = ila.start("rankings", "list").communicate(timeout=60)
+    assert listed == "" and f"{key} cannot be read: " in warned
     message = ila("rankings", "show", key, expect=1)
     assert "does not match the digest" in message
     assert "Traceback" not in message
