@@ -266,6 +266,8 @@ class RuntimeConfig(BaseModel):
     micro_batch: int = Field(default=8, ge=1)
     """Conversations per forward pass while training."""
     eval_batch: int = Field(default=32, ge=1)
+    checkpoint_seconds: float = Field(default=60.0, ge=0)
+    """Least time between two checkpoints of a training; 0 writes one after every step."""
     progress: bool = True
 
     @field_validator("device")
@@ -286,6 +288,7 @@ class RuntimeConfig(BaseModel):
         uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{quote(str(home / 'mlflow.db'))}"
         variables = {"device": "ILA_DEVICE", "micro_batch": "ILA_MICRO_BATCH"}
         variables["eval_batch"] = "ILA_EVAL_BATCH"
+        variables["checkpoint_seconds"] = "ILA_CHECKPOINT_SECONDS"
         given = {field: os.environ[v] for field, v in variables.items() if os.environ.get(v)}
         try:
             return cls.model_validate({"home": home, "tracking_uri": uri, **given})

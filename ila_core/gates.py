@@ -187,6 +187,14 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         self.first_gradient: dict[str, float] = {}
         self.history: list[tuple[int, dict[str, float]]] = []
 
+    def state(self) -> dict[str, Any]:
+        silent = sorted(self._silent)
+        return {"silent": silent, "first": self.first_gradient, "history": self.history}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self._silent, self.first_gradient = set(state["silent"]), state["first"]
+        self.history = [(step, scores) for step, scores in state["history"]]
+
     def on_pre_optimizer_step(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         if not self._silent:
             return

@@ -7,16 +7,20 @@ whole step, so the layout moves it by rounding only (and by other dropout masks)
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 from pydantic import BaseModel, ConfigDict
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import (
@@ -30,8 +34,10 @@ from transformers import (
 )
 
 from ila_core.batches import MicroBatches, Row, check_rows, plan_batches, planned_steps
+from ila_core.checkpoints import KEPT, CheckpointFolder, Resumable, seal
 from ila_core.config import OptimizerSettings, Schedule, StabilitySettings
 from ila_core.errors import CheckError, UserError
+from ila_core.fingerprint import digest_of
 from ila_core.loss import TokenLoss
 from ila_core.measure import measured
 from ila_core.reproducibility import seeded
@@ -39,6 +45,8 @@ from ila_core.stability import ceiling_steps, is_stable
 
 # Plain `constant` of transformers leaves out the warm-up without a word.
 _SHAPES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
+
+_TRAINED, _CALLBACKS = "trained.safetensors", "callbacks.json"
 
 MakeOptimizer = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 
@@ -54,6 +62,8 @@ class Circumstance:
     label: str = "train"
     progress: bool = False
     """A progress bar, if standard error is a terminal."""
+    checkpoints: CheckpointFolder | None = None
+    """Where an interrupted training goes on from; `None` starts anew."""
 
 
 class TrainResult(BaseModel):
@@ -67,7 +77,9 @@ class TrainResult(BaseModel):
     """`None`: nobody asked for stability."""
     stable_at: int | None
     seconds: float
+    """Those of an interrupted training up to its last checkpoint included."""
     peak_memory_bytes: int | None
+    """Since the last start."""
 
 
 def train(
@@ -93,7 +105,8 @@ def train(
         stability: stop at the first stable step, or at the ceiling; `None` trains to the end.
         make_optimizer: something other than AdamW over the trainable parameters.
         callbacks: `TrainerCallback`s that look on; gradients are there in `on_pre_optimizer_step`.
-        circumstance: micro-batch, progress.
+            One that remembers anything is `Resumable`.
+        circumstance: micro-batch, progress, checkpoints.
 
     Raises:
         UserError: fewer rows than a batch, or a row without loss.
@@ -106,8 +119,13 @@ def train(
     per_step = math.ceil(optimizer.batch_size / here.micro_batch)
     device = next(model.parameters()).device
 
-    folder = tempfile.TemporaryDirectory()  # Trainer insists on one; nothing is written to it
-    with _kept(model), seeded(seed), folder as unused, measured(device) as cost:
+    identity = digest_of([batches, _shapes(model), schedule.model_dump(), optimizer.model_dump()])
+    with (
+        _kept(model),
+        seeded(seed),
+        _checkpoints(here.checkpoints, identity) as (folder, checkpoint),
+        measured(device) as cost,
+    ):
         parameters = [p for p in model.parameters() if p.requires_grad]
         optim = (make_optimizer or _adamw(schedule.lr, optimizer))(parameters)
         shape = get_scheduler(
@@ -117,13 +135,14 @@ def train(
             num_training_steps=planned,  # never shortened: stopping early changes no earlier step
         )
         arguments = TrainingArguments(
-            output_dir=unused,
+            output_dir=str(folder),
             num_train_epochs=1,  # the plan is one pass over all of its micro-batches
             gradient_accumulation_steps=per_step,
             max_grad_norm=optimizer.max_grad_norm,
             seed=seed,
             use_cpu=device.type == "cpu",
-            save_strategy="no",
+            save_strategy="no",  # `_Journal` says when
+            save_total_limit=KEPT,
             logging_strategy="no",
             logging_nan_inf_filter=False,
             report_to="none",
@@ -137,13 +156,14 @@ def train(
             args=arguments,
             optimizers=(optim, shape),
             micro_batches=MicroBatches(rows, batches, per_step),
+            identity=identity,
         )
-        journal = _Journal(trainer, planned, stability, here)
+        journal = _Journal(trainer, batches, stability, here)
         trainer.remove_callback(PrinterCallback)
         for callback in (*callbacks, journal):
             trainer.add_callback(callback)
         try:
-            trainer.train()
+            trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
         finally:
             journal.close()
             trainer.accelerator.free_memory()
@@ -153,7 +173,7 @@ def train(
         planned_steps=planned,
         stable=journal.stable,
         stable_at=len(journal.losses) if journal.stable else None,
-        seconds=cost.seconds,
+        seconds=journal.seconds_before + cost.seconds,
         peak_memory_bytes=cost.peak_memory_bytes,
     )
 
@@ -170,15 +190,35 @@ def _kept(model: Any) -> Iterator[None]:
         base.config.use_cache = use_cache
 
 
+@contextmanager
+def _checkpoints(
+    folder: CheckpointFolder | None, identity: str
+) -> Iterator[tuple[Path, Path | None]]:
+    """The folder that Trainer insists on, and the checkpoint in it to go on from."""
+    if folder is None:
+        with tempfile.TemporaryDirectory() as unused:
+            yield Path(unused), None
+    else:
+        with folder.held(identity) as checkpoint:
+            yield folder.path, checkpoint
+
+
+def _shapes(model: Any) -> list[list[Any]]:
+    return [[name, list(p.shape)] for name, p in model.named_parameters() if p.requires_grad]
+
+
 class _Trainer(Trainer):  # type: ignore[misc]
-    def __init__(self, *, micro_batches: MicroBatches, **kwargs: Any) -> None:
+    """Trainer with our loss, and checkpoints that hold no more than what trains."""
+
+    def __init__(self, *, micro_batches: MicroBatches, identity: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._micro_batches = micro_batches
+        self._micro_batches, self._identity = micro_batches, identity
         self._token_loss = TokenLoss(self.model)
         self.step_loss: Tensor | float = 0.0
 
     def get_train_dataloader(self) -> DataLoader[dict[str, Any]]:
-        return DataLoader(self._micro_batches, batch_size=None)  # type: ignore[arg-type]
+        # One micro-batch a batch: a resumed training skips batches, and collates none of them.
+        return DataLoader(self._micro_batches, batch_size=1, collate_fn=_only)  # type: ignore[arg-type]
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *_: Any) -> Tensor:
         """Trainer's own would divide by its count of targets or of micro-batches, by version."""
@@ -190,23 +230,69 @@ class _Trainer(Trainer):  # type: ignore[misc]
         self.step_loss += loss.detach()
         return cast(Tensor, loss.detach())
 
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        folder = Path(str(output_dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        trained = {n: p.detach() for n, p in self.model.named_parameters() if p.requires_grad}
+        save_file(trained, folder / _TRAINED)
+        states = [callback.state() for callback in self._remembering]
+        (folder / _CALLBACKS).write_text(json.dumps(states), encoding="ascii")
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        folder = Path(resume_from_checkpoint)
+        parameters = dict(self.model.named_parameters())
+        with torch.no_grad():
+            for name, value in load_file(folder / _TRAINED).items():
+                parameters[name].copy_(value)
+        states = json.loads((folder / _CALLBACKS).read_bytes())
+        for callback, state in zip(self._remembering, states, strict=True):
+            callback.restore(state)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        seal(Path(self.args.output_dir, f"checkpoint-{self.state.global_step}"), self._identity)
+
+    @property
+    def _remembering(self) -> list[Resumable]:
+        return [c for c in self.callback_handler.callbacks if hasattr(c, "restore")]
+
+
+def _only(batches: list[dict[str, Any]]) -> dict[str, Any]:
+    return batches[0]
+
 
 class _Journal(TrainerCallback):  # type: ignore[misc]
-    """Takes down every step's loss, reports it, and decides whether to stop."""
+    """Takes down every step's loss, reports it, and decides when to save and when to stop."""
 
     def __init__(
-        self, trainer: _Trainer, planned: int, stability: StabilitySettings | None, to: Circumstance
+        self,
+        trainer: _Trainer,
+        batches: list[list[int]],
+        stability: StabilitySettings | None,
+        here: Circumstance,
     ) -> None:
         from tqdm import tqdm
 
         self.losses: list[float] = []
         self.stable: bool | None = None if stability is None else False
-        self._trainer, self._planned, self._stability = trainer, planned, stability
+        self.seconds_before = 0.0
+        """What earlier, interrupted attempts took up to their last checkpoint."""
+        self._trainer, self._batches, self._stability = trainer, batches, stability
+        self._planned = planned = len(batches)
         self._most = planned if stability is None else ceiling_steps(stability, planned)
-        self._on_metrics = to.on_metrics
-        shown = to.progress and sys.stderr.isatty()
-        self._bar = tqdm(total=self._most, desc=to.label, unit="step", disable=not shown)
+        self._on_metrics, self._checkpoints = here.on_metrics, here.checkpoints
+        self._started = self._saved = time.monotonic()
+        shown = here.progress and sys.stderr.isatty()
+        self._bar = tqdm(total=self._most, desc=here.label, unit="step", disable=not shown)
         self._lr = 0.0
+
+    def state(self) -> dict[str, Any]:
+        seconds = self.seconds_before + time.monotonic() - self._started
+        return {"losses": self.losses, "seconds": seconds}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.losses, self.seconds_before = state["losses"], state["seconds"]
+        self._bar.update(len(self.losses))
 
     def on_optimizer_step(self, *_: Any, optimizer: torch.optim.Optimizer, **__: Any) -> None:
         self._lr = float(optimizer.param_groups[0]["lr"])  # before the schedule moves on
@@ -214,23 +300,34 @@ class _Journal(TrainerCallback):  # type: ignore[misc]
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
+        step = state.global_step
         loss, self._trainer.step_loss = float(self._trainer.step_loss), 0.0
         if not math.isfinite(loss):
-            raise CheckError(
-                f"the loss is {loss} at step {state.global_step} of {self._planned}; "
-                "lower the learning rate, or look at the rows and the adapter that went in"
-            )
+            raise CheckError(self._broken(loss, step))
         self.losses.append(loss)
         self._bar.update()
         if self._on_metrics is not None:
-            progress = state.global_step / self._most
-            self._on_metrics(
-                state.global_step, {"loss": loss, "lr": self._lr, "progress": progress}
-            )
+            progress = step / self._most
+            self._on_metrics(step, {"loss": loss, "lr": self._lr, "progress": progress})
         if self._stability is not None:
             self.stable = is_stable(self.losses, self._stability, self._planned)
-            ended = state.global_step >= self._most
-            control.should_training_stop |= self.stable or ended
+            control.should_training_stop |= self.stable or step >= self._most
+        if self._checkpoints is not None and step < self._planned:
+            due = time.monotonic() - self._saved >= self._checkpoints.seconds
+            # Never where training stops: it would go on from there.
+            control.should_save |= due and not control.should_training_stop
+
+    def on_save(self, *_: Any, **__: Any) -> None:
+        self._saved = time.monotonic()
+
+    def _broken(self, loss: float, step: int) -> str:
+        rows = ", ".join(map(str, sorted(self._batches[step - 1])))
+        saved = self._checkpoints.found() if self._checkpoints else []
+        good = f"; last good checkpoint: {saved[-1]}" if saved else ""
+        return (
+            f"the loss is {loss} at step {step} of {self._planned}, on rows {rows} of the split; "
+            f"lower the learning rate, or look at these rows and the adapter that went in{good}"
+        )
 
     def close(self) -> None:
         self._bar.close()

@@ -83,6 +83,12 @@ class SelectionContract(TrainerCallback):  # type: ignore[misc]
         if state.global_step == GRADIENT_STEPS - 1:
             self._refuse_without_gradient()
 
+    def state(self) -> dict[str, Any]:
+        return {"without_gradient": sorted(self._without_gradient)}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self._without_gradient = set(state["without_gradient"])
+
     def fulfilled(self) -> Verification:
         """Check what only the end can tell, and put it all down."""
         self._refuse_without_gradient()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import sys
 import tempfile
 import time
@@ -93,7 +94,8 @@ def _compute(handle: Handle, run: StepRun, inputs: dict[str, Path]) -> StepRun:
     step, store, runtime = handle.step, handle.store, handle.runtime
     _quieten_libraries()
     journal = Journal(store.client, run.run_id, step.title)
-    context = Context(runtime, journal.on_metrics)
+    checkpoints = runtime.home / "checkpoints" / str(step.key)
+    context = Context(runtime, journal.on_metrics, checkpoints)
     work = runtime.home / "work"
     work.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=work, prefix=f"{step.key}-") as folder:
@@ -108,7 +110,9 @@ def _compute(handle: Handle, run: StepRun, inputs: dict[str, Path]) -> StepRun:
             **context.circumstance,
         }
         (out / CIRCUMSTANCE).write_text(json.dumps(circumstance, indent=1, sort_keys=True))
-        return store.commit(run, out)
+        done = store.commit(run, out)
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    return done
 
 
 def _quieten_libraries() -> None:

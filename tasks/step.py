@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
@@ -27,11 +28,14 @@ class Context:
 
     runtime: RuntimeConfig
     on_metrics: Callable[[int, dict[str, float]], None]
+    checkpoints: Path
+    """This step's own folder: kept while it is unfinished, so that it goes on after a kill."""
     circumstance: dict[str, Any] = field(default_factory=dict)
     """Filled by the computation with what it measured (seconds, memory); never hashed."""
 
     def training(self, label: str) -> Circumstance:
-        """How a training called `label` is laid out and watched."""
+        """How the training of a step called `label` is laid out and watched."""
+        from ila_core.checkpoints import CheckpointFolder
         from ila_core.train import Circumstance
 
         return Circumstance(
@@ -39,6 +43,7 @@ class Context:
             on_metrics=self.on_metrics,
             label=label,
             progress=self.runtime.progress,
+            checkpoints=CheckpointFolder(self.checkpoints, self.runtime.checkpoint_seconds),
         )
 
 

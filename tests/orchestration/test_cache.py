@@ -176,14 +176,17 @@ def test_circumstance_changes_no_key(finished):
 
 @pytest.mark.slow
 def test_killed_anywhere_the_same_command_goes_on(finished, ila):
+    checkpoints = ila.home / "checkpoints"
     for step in ("stage1", "stage2", "finetune"):
-        process = ila.start("run", "smoke")
+        process = ila.start("run", "smoke", ILA_CHECKPOINT_SECONDS="0")
         try:
             wait_until_running(ila, step, process)
+            wait_until(lambda: any(checkpoints.glob("*/checkpoint-*/complete.json")), process)
         finally:
             kill(process)
     done = ila.json("run", "smoke")
     assert done["cached"] > 0
+    assert list(checkpoints.iterdir()) == []
     assert digests(ila.home) == digests(finished.home)
 
 
@@ -214,12 +217,21 @@ def wait_until_running(ila: Ila, step: str, process) -> None:
         WHERE r.status = 'RUNNING' AND t.key = 'ila.step' AND t.value = ?
     """
     address = f"{(ila.home / 'mlflow.db').as_uri()}?mode=ro"
-    while process.poll() is None:
+
+    def running() -> bool:
         try:
             with closing(sqlite3.connect(address, uri=True)) as connection:
-                if connection.execute(query, [step]).fetchone()[0]:
-                    return
+                return bool(connection.execute(query, [step]).fetchone()[0])
         except sqlite3.OperationalError:
-            pass  # not created yet
+            return False  # not created yet
+
+    wait_until(running, process)
+
+
+def wait_until(reached, process) -> None:
+    """Poll until `reached()`, or fail when the process ends before."""
+    while process.poll() is None:
+        if reached():
+            return
         time.sleep(0.02)
-    raise AssertionError(f"ended before {step}: {process.communicate()}")
+    raise AssertionError(f"ended before: {process.communicate()}")

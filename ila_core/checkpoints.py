@@ -1,0 +1,117 @@
+"""Private checkpoints of a training: killed at any step, the same command goes on bit-identically.
+
+`transformers.Trainer` saves and restores optimizer, schedule and random states. Added here: only
+what trains is saved, a checkpoint counts only once a manifest of digests lies in it (a kill may
+come in the middle of writing), and it belongs to one training.
+
+    <folder>/checkpoint-120/{trained.safetensors,optimizer.pt,scheduler.pt,...,complete.json}
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from filelock import FileLock, Timeout
+
+from ila_core.errors import CheckError
+
+log = logging.getLogger("ila")
+
+KEPT = 2
+"""Newest checkpoints kept: the last one may be the one that a kill cut short."""
+_MANIFEST = "complete.json"
+
+
+@dataclass(frozen=True)
+class CheckpointFolder:
+    """Where the checkpoints of one training go, and how often one is written."""
+
+    path: Path
+    seconds: float
+    """Least time between two; 0 writes one after every step."""
+
+    @contextmanager
+    def held(self, identity: str) -> Iterator[Path | None]:
+        """The newest whole checkpoint, or `None`; nobody else trains from here meanwhile.
+
+        Args:
+            identity: what a training must share with its checkpoints, as a digest.
+
+        Raises:
+            CheckError: another process trains from here, or the checkpoint is another training's.
+        """
+        self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = FileLock(self.path / ".lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise CheckError(
+                f"another process trains from the checkpoints in {self.path}; wait for it or end it"
+            ) from error
+        try:
+            yield self._newest(identity)
+        finally:
+            lock.release()
+
+    def found(self) -> list[Path]:
+        """Checkpoints, whole or not, oldest first."""
+        folders = self.path.glob("checkpoint-*")
+        return sorted(folders, key=lambda folder: int(folder.name.rpartition("-")[2]))
+
+    def _newest(self, identity: str) -> Path | None:
+        for checkpoint in reversed(self.found()):
+            manifest = _read_manifest(checkpoint)
+            if manifest is None:
+                log.warning("%s is incomplete and left out", checkpoint)
+                shutil.rmtree(checkpoint)
+            elif manifest["identity"] != identity:
+                raise CheckError(
+                    f"{checkpoint} was written by another training (other settings, rows or layers)"
+                    f"; delete {self.path} to start anew"
+                )
+            else:
+                return checkpoint
+        return None
+
+
+class Resumable(Protocol):
+    """A callback of a training with a memory of its own."""
+
+    def state(self) -> dict[str, Any]:
+        """As JSON."""
+        ...
+
+    def restore(self, state: dict[str, Any]) -> None: ...
+
+
+def seal(checkpoint: Path, identity: str) -> None:
+    """Declare a checkpoint whole: from now on it may be resumed from."""
+    manifest = {"identity": identity, "files": _digests(checkpoint)}
+    partial = checkpoint / f"{_MANIFEST}.partial"
+    partial.write_text(json.dumps(manifest, indent=1), encoding="ascii")
+    partial.rename(checkpoint / _MANIFEST)
+
+
+def _read_manifest(checkpoint: Path) -> dict[str, Any] | None:
+    """`None` where it is missing, or says other than what lies there."""
+    try:
+        manifest: dict[str, Any] = json.loads((checkpoint / _MANIFEST).read_bytes())
+    except FileNotFoundError:
+        return None
+    return manifest if manifest["files"] == _digests(checkpoint) else None
+
+
+def _digests(checkpoint: Path) -> dict[str, str]:
+    return {
+        file.name: hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(checkpoint.iterdir())
+        if not file.name.startswith(_MANIFEST)
+    }

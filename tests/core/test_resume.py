@@ -1,0 +1,184 @@
+"""Both stages, killed again and again: what comes out is what an undisturbed run gives."""
+
+import hashlib
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+
+from ila_core.checkpoints import CheckpointFolder
+from ila_core.config import LoraSettings, Schedule, Stage1Settings, Stage2Settings
+from ila_core.errors import CheckError
+from ila_core.gates import learn_gates
+from ila_core.stage1 import learn_adapter
+from ila_core.train import Circumstance, train
+
+STAGE1 = Stage1Settings(
+    lora=LoraSettings(r=4, alpha=8, dropout=0.1),  # dropout draws from the generators
+    optimizer=tiny.OPTIMIZER.model_copy(update={"schedule": "cosine", "warmup_ratio": 0.1}),
+    stability=tiny.STABILITY.model_copy(update={"epsilon": 1e-9}),
+)
+STAGE2 = Stage2Settings(
+    rows="train",
+    batches=25,
+    batch_size=8,
+    initial_score=0.0,
+    optimizer="adam",
+    lr=0.1,
+    weight_decay=0.0,
+    schedule="linear",
+    max_grad_norm=1.0,
+)
+KILLS = 20
+
+
+def both_stages(folder: Path, steps: Connection | None, seconds: float) -> None:
+    """Like a step of the pipeline: what is finished is not done again."""
+    torch.set_num_threads(1)
+    first, second = folder / "stage1.json", folder / "stage2.json"
+    report = (lambda step, metrics: steps.send(step)) if steps else None
+
+    def here(stage: str) -> Circumstance:
+        checkpoints = CheckpointFolder(folder / "checkpoints" / stage, seconds)
+        return Circumstance(micro_batch=3, on_metrics=report, checkpoints=checkpoints)
+
+    if not first.exists():
+        result = learn_adapter(
+            tiny.model(),
+            tiny.layers(tiny.model()),
+            tiny.rows(40),
+            STAGE1,
+            Schedule(lr=1e-2, steps=25),
+            seed=3,
+            adapter_folder=folder / "adapter",
+            circumstance=here("stage1"),
+        )
+        first.write_text(result.model_dump_json(exclude={"seconds", "peak_memory_bytes"}))
+    gates = learn_gates(
+        tiny.model(),
+        folder / "adapter",
+        tiny.rows(40),
+        STAGE2,
+        seed=3,
+        circumstance=here("stage2"),
+    )
+    second.write_text(gates.model_dump_json(exclude={"seconds", "peak_memory_bytes"}))
+
+
+def results(folder: Path) -> dict[str, str]:
+    files = [folder / "stage1.json", folder / "stage2.json", *(folder / "adapter").iterdir()]
+    return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+
+
+@pytest.fixture(scope="module")
+def processes():
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["ila_core.gates", "ila_core.stage1", "peft"])  # once for all
+    return context
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    both_stages(folder, None, seconds=3600.0)
+    return folder
+
+
+def test_twenty_kills_over_both_stages_change_nothing(processes, undisturbed, tmp_path):
+    rng = random.Random(0)
+    reached = []
+    for _ in range(KILLS):
+        here, there = processes.Pipe(duplex=False)
+        child = processes.Process(target=both_stages, args=(tmp_path, there, 0.0))
+        child.start()
+        there.close()
+        for _ in range(rng.randint(1, 4)):
+            step = here.recv()
+        # A step is reported before its checkpoint is written: many kills come in mid-write.
+        child.join(rng.random() * 0.03)
+        os.kill(child.pid, signal.SIGKILL)
+        child.join()
+        assert child.exitcode == -signal.SIGKILL
+        reached.append((not (tmp_path / "stage1.json").exists(), step))
+    assert {stage1 for stage1, _ in reached} == {True, False}, "kills in both stages"
+    both_stages(tmp_path, None, seconds=0.0)
+    assert results(tmp_path) == results(undisturbed)
+    kept = [p.name for p in (tmp_path / "checkpoints").glob("*/checkpoint-*")]
+    assert 2 <= len(kept) <= 4, kept
+
+
+def some_steps(folder: Path, **changes: object) -> list[float]:
+    """Six steps with a checkpoint after each but the last."""
+    settings = {"schedule": tiny.SCHEDULE, "optimizer": tiny.OPTIMIZER, "seed": 0} | changes
+    here = Circumstance(checkpoints=CheckpointFolder(folder, 0.0))
+    return train(tiny.model(), tiny.rows(), circumstance=here, **settings).losses
+
+
+def test_a_truncated_checkpoint_is_left_out(tmp_path, caplog):
+    losses = some_steps(tmp_path)
+    assert sorted(p.name for p in tmp_path.glob("checkpoint-*")) == ["checkpoint-4", "checkpoint-5"]
+    weights = tmp_path / "checkpoint-5" / "trained.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    assert some_steps(tmp_path) == losses
+    assert "checkpoint-5 is incomplete" in caplog.text
+    shutil.rmtree(tmp_path / "checkpoint-4")
+    (tmp_path / "checkpoint-5" / "complete.json").unlink()
+    assert some_steps(tmp_path) == losses  # from the start
+
+
+def test_a_checkpoint_of_another_training_is_refused(tmp_path):
+    some_steps(tmp_path)
+    for changes in ({"seed": 1}, {"schedule": Schedule(lr=2e-2, steps=6)}):
+        with pytest.raises(
+            CheckError, match=r"checkpoint-5 was written by another training.*delete"
+        ):
+            some_steps(tmp_path, **changes)
+
+
+def test_two_at_once_never_share_checkpoints(tmp_path):
+    folder = CheckpointFolder(tmp_path, 0.0)
+    with folder.held("a"), pytest.raises(CheckError, match="another process trains"):
+        some_steps(tmp_path)
+
+
+def test_checkpoints_are_private_and_hold_only_what_trains(tmp_path):
+    some_steps(tmp_path / "own")
+    assert (tmp_path / "own").stat().st_mode & 0o077 == 0
+    checkpoint = tmp_path / "own" / "checkpoint-5"
+    assert {p.name for p in checkpoint.iterdir()} == {
+        "trained.safetensors",
+        "callbacks.json",
+        "optimizer.pt",
+        "scheduler.pt",
+        "rng_state.pth",
+        "trainer_state.json",
+        "complete.json",
+    }
+    assert len(json.loads((checkpoint / "callbacks.json").read_bytes())[0]["losses"]) == 5
+
+
+def test_a_nan_names_step_rows_and_the_last_good_checkpoint(tmp_path):
+    def poison(step: int, metrics: dict[str, float]) -> None:
+        if step == 4:
+            with torch.no_grad():
+                model.lm_head.weight[3, 3] = float("nan")
+
+    model = tiny.model()
+    here = Circumstance(on_metrics=poison, checkpoints=CheckpointFolder(tmp_path, 0.0))
+    with pytest.raises(CheckError, match=r"step 5 of 6, on rows \d+, .*checkpoint-4$"):
+        train(
+            model,
+            tiny.rows(),
+            schedule=tiny.SCHEDULE,
+            optimizer=tiny.OPTIMIZER,
+            seed=0,
+            circumstance=here,
+        )
