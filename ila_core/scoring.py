@@ -6,7 +6,8 @@ The scorers themselves are one file each in `ila_core/scorers`.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -149,6 +150,22 @@ def backward(model: Any, loss: TokenLoss, rows: Sequence[Row], micro_batch: int)
     for part in micro_batches(rows, micro_batch):
         nll, _ = loss(to_device(part, model))
         (nll.sum() / total).backward()  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def trainable_alone(model: Any, parameters: Sequence[Any]) -> Iterator[None]:
+    """Nothing but `parameters` requires a gradient; flags and gradients come back as they were."""
+    before = [(p, p.requires_grad, p.grad) for p in model.parameters()]
+    try:
+        model.requires_grad_(False)
+        for p in parameters:
+            p.requires_grad_(True)
+            p.grad = None
+        yield
+    finally:
+        for p, required, gradient in before:
+            p.requires_grad_(required)
+            p.grad = gradient
 
 
 def gamma_gradient(

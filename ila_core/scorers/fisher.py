@@ -13,6 +13,7 @@ from ila_core.scoring import (
     backward,
     batches_of,
     tokens_of,
+    trainable_alone,
 )
 
 if TYPE_CHECKING:
@@ -39,25 +40,16 @@ class Fisher:
             for name, layer in layers.items()
         }
         parameters = [p for pair in weights.values() for p in pair]
-        before = [(p, p.requires_grad, p.grad) for p in model.parameters()]
         sums = dict.fromkeys(layers, 0.0)
-        try:
-            model.requires_grad_(False)
-            for p in parameters:
-                p.requires_grad_(True)
-            with eval_mode(model):
-                loss = TokenLoss(model)
-                for rows in batches:
-                    for p in parameters:
-                        p.grad = None
-                    backward(model, loss, rows, material.micro_batch)
-                    squares = [_squared_gradient(pair) for pair in weights.values()]
-                    for name, square in zip(layers, squares, strict=True):
-                        sums[name] += float(square) / len(batches)
-        finally:
-            for p, required, gradient in before:
-                p.requires_grad_(required)
-                p.grad = gradient
+        with trainable_alone(model, parameters), eval_mode(model):
+            loss = TokenLoss(model)
+            for rows in batches:
+                for p in parameters:
+                    p.grad = None
+                backward(model, loss, rows, material.micro_batch)
+                squares = [_squared_gradient(pair) for pair in weights.values()]
+                for name, square in zip(layers, squares, strict=True):
+                    sums[name] += float(square) / len(batches)
         return ScoreResult(scores=sums, cost_tokens=sum(map(tokens_of, batches)))
 
 

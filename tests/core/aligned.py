@@ -9,12 +9,16 @@ from pathlib import Path
 import tiny
 from transformers import LlamaForCausalLM
 
-from ila_core.config import OptimizerSettings, Schedule
+from ila_core.config import OptimizerSettings, Schedule, ScorerSettings
+from ila_core.layers import layers_of
 from ila_core.methods import METHODS
 from ila_core.methods.lora import load_adapter, save_adapter
+from ila_core.scoring import Material
 from ila_core.train import train
 
 HELD_OUT = tiny.rows(40, seed=7)
+ROWS = tiny.rows(64, seed=3)
+LAYERS = layers_of(tiny.model())
 
 
 @functools.cache
@@ -41,3 +45,8 @@ def base_model() -> LlamaForCausalLM:
 def stage1_model():
     """The base with the trained adapter on it, fresh for every caller."""
     return load_adapter(base_model(), Path(_trained()[1].name))
+
+
+def material(model=None, *, layers=LAYERS, rows=ROWS, batches=4, batch_size=8, seed=0, micro=8):
+    settings = ScorerSettings(batches=batches, batch_size=batch_size)
+    return Material(layers, model, rows, settings, seed, micro)

@@ -8,27 +8,19 @@ import aligned
 import pytest
 import tiny
 import torch
+from aligned import LAYERS, ROWS, material
 
 from ila_core.batches import collate
 from ila_core.benchmarks import BENCHMARKS
-from ila_core.config import ScorerSettings
 from ila_core.errors import CheckError, UserError
-from ila_core.layers import layers_of
 from ila_core.methods import METHODS
 from ila_core.methods.lora import lora_layers
 from ila_core.ranking import Layer, order
 from ila_core.scorers import ILA, SCORER_NAMES, SCORERS
 from ila_core.scorers.weight_snr import signal_to_noise
-from ila_core.scoring import Material, ScoreResult, batches_of, tokens_of
+from ila_core.scoring import ScoreResult, batches_of, tokens_of
 
 pytestmark = tiny.STRICT
-LAYERS = layers_of(tiny.model())
-ROWS = tiny.rows(64, seed=3)
-
-
-def material(model=None, *, layers=LAYERS, rows=ROWS, batches=4, batch_size=8, seed=0, micro=8):
-    settings = ScorerSettings(batches=batches, batch_size=batch_size)
-    return Material(layers, model, rows, settings, seed, micro)
 
 
 @pytest.fixture(scope="module")
