@@ -20,7 +20,7 @@ from typing import Literal, NamedTuple
 from ila_core.config import Frozen
 from ila_core.errors import UserError
 from ila_core.ranking import Layer, Ranking, kept_count, least, order
-from ila_core.scorers import SCORERS
+from ila_core.scorers.size import weights
 
 Kind = Literal["datasets", "seeds", "size"]
 
@@ -123,7 +123,7 @@ def agreements(ranking: Ranking, keep: float) -> tuple[Agreement, ...]:
         found += [
             compare(layers, keep, kind="seeds", a=a, b=b) for a, b in combinations(columns, 2)
         ]
-    by_size = ("size", SCORERS["size"](layers))
+    by_size = ("size", weights(layers))
     found += [
         compare(layers, keep, kind="size", a=(dataset, scores), b=by_size)
         for dataset, scores in means.items()

@@ -156,6 +156,14 @@ class Stage2Settings(Frozen):
     max_grad_norm: float = Field(ge=0)
 
 
+class ScorerSettings(Frozen):
+    """How much data a scorer sees that needs no training (`ila_core.scorers`)."""
+
+    batches: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    """Conversations per batch."""
+
+
 class SearchConfig(Frozen):
     schedules: dict[str, Schedule] = Field(min_length=1)
     """Dataset name to its stage-1 schedule: the paper gives each dataset its own."""

@@ -14,6 +14,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from ila_core.config import BASE
+from ila_core.mask_curve import MaskCurve, MaskCurves
 from ila_core.report.comparison import ArmResult
 from ila_core.report.tables import OUTSIDE
 
@@ -129,6 +130,44 @@ def score_curve(curves: pd.DataFrame, *, title: str) -> str:
     return _svg(figure, f"score-{title}", f"Mean score of each layer type on {title} by gate step")
 
 
+def mask_curve_figure(curves: MaskCurves, *, title: str) -> str:
+    """Held-out loss with more and more adapters closed: every order beside its controls.
+
+    Args:
+        curves: on one axis, closed layers or closed weights. The band is the random orders from
+            their lowest to their highest loss, the line in it their mean.
+        title: the dataset.
+    """
+    entries = 1 + len(curves.orders) + len(curves.reversed) + len(curves.within_types)
+    figure, axes = _figure(2.7 + 0.17 * -(-entries // 2))
+    x = [100 * f for f in curves.random[0].fractions]
+    lowest, means, highest = _spread(curves.random)
+    axes.fill_between(x, lowest, highest, color=FAINT, alpha=0.35, linewidth=0)
+    label = f"random ({len(curves.random)} orders)"
+    axes.plot(x, means, color=FAINT, linewidth=1.4, label=label)
+    for i, (name, curve) in enumerate(curves.orders.items()):
+        colour = COLOURS[i % 7]
+        axes.plot(x, curve.losses, DASHES[i % 3], color=colour, linewidth=1.4, label=name)
+        if name in curves.within_types:
+            _, means, _ = _spread(curves.within_types[name])
+            label = f"{name}: random within types"
+            axes.plot(x, means, "x", markersize=4, color=colour, label=label)
+        if name in curves.reversed:
+            losses, label = curves.reversed[name].losses, f"{name} reversed"
+            axes.plot(x, losses, DASHES[3], color=colour, linewidth=1.4, label=label)
+    n_layers = curves.random[0].points[-1].count
+    of = {"count": f"{n_layers} layers", "share": "the layers' weights"}[curves.by]
+    axes.set(xlabel=f"closed, % of {of}", ylabel="held-out loss, nats per token")
+    axes.set(title=title, xlim=(0, 100))
+    figure.legend(frameon=False, fontsize=7, loc="outside lower center", ncols=2)
+    label = (
+        f"Held-out loss on {title} with more and more of {of} closed, least important first, "
+        f"beside random orders: {curves.random[0].losses[0]:.3f} with none closed, "
+        f"{curves.random[0].losses[-1]:.3f} with all"
+    )
+    return _svg(figure, f"mask-{curves.by}-{title}", label)
+
+
 def forest_plot(arms: Sequence[ArmResult], *, against: str, confidence: float) -> str:
     """Each arm's difference to `against` with its interval."""
     # Without the base: it is so far off that all others would fall on one point.
@@ -156,6 +195,12 @@ def forest_plot(arms: Sequence[ArmResult], *, against: str, confidence: float) -
     axes.tick_params(axis="y", length=0)
     label = f"Difference of each arm to {against} with its {100 * confidence:g} % interval"
     return _svg(figure, "forest", label)
+
+
+def _spread(curves: Sequence[MaskCurve]) -> tuple[list[float], list[float], list[float]]:
+    """Lowest, mean and highest loss at every fraction."""
+    drawn = list(zip(*(curve.losses for curve in curves), strict=True))
+    return [min(x) for x in drawn], [fmean(x) for x in drawn], [max(x) for x in drawn]
 
 
 def _figure(height_in: float) -> tuple[Figure, Axes]:

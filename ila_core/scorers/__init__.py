@@ -1,13 +1,41 @@
-"""Scorers that need no search, only names and shapes: one file each, one line in `SCORERS`.
+"""Scorers that learn nothing: one file each, one line in `SCORERS`.
 
-The search's own scores (`ila_core.gates`) stand beside them in every agreement.
+The search's own scores, `ila` (`ila_core.gates.learn_gates`), stand beside them in every
+comparison. A scorer says how much it needs and what it cost, so that a cheap one can be weighed
+against a dear one:
+
+    SCORERS["integrated_gradients"].score(material)  # ScoreResult(scores, cost_tokens, remainder)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from ila_core.scorers.fisher import Fisher
+from ila_core.scorers.gate_gradient import GateGradient
+from ila_core.scorers.integrated_gradients import IntegratedGradients
+from ila_core.scorers.kappa import Kappa
+from ila_core.scorers.leave_one_out import LeaveOneOut
+from ila_core.scorers.lora_drop import LoraDrop
+from ila_core.scorers.lora_norm import LoraNorm
+from ila_core.scorers.random import Random
+from ila_core.scorers.size import Size
+from ila_core.scorers.weight_snr import WeightSnr
+from ila_core.scoring import Scorer
 
-from ila_core.ranking import Layer
-from ila_core.scorers import size
+ILA = "ila"
+"""The scores that gate learning finds (Eq. 7)."""
 
-SCORERS: dict[str, Callable[[Sequence[Layer]], dict[str, float]]] = {"size": size.score}
+SCORERS: dict[str, Scorer] = {
+    "size": Size(),
+    "random": Random(),
+    "weight_snr": WeightSnr(),
+    "kappa": Kappa(),
+    "lora_norm": LoraNorm(),
+    "lora_drop": LoraDrop(),
+    "fisher": Fisher(),
+    "gate_gradient": GateGradient(),
+    "integrated_gradients": IntegratedGradients(),
+    "leave_one_out": LeaveOneOut(),
+}
+
+SCORER_NAMES: tuple[str, ...] = (ILA, *SCORERS)
+"""Every name that a ranking's `scorer` can have."""

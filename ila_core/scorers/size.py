@@ -9,8 +9,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ila_core.ranking import Layer
+from ila_core.scoring import Material, Needs, ScoreResult
 
 
-def score(layers: Sequence[Layer]) -> dict[str, float]:
+class Size:
+    needs: Needs = "shapes"
+
+    def score(self, material: Material) -> ScoreResult:
+        """Number of weights of each layer."""
+        return ScoreResult(scores=weights(material.layers), cost_tokens=0)
+
+
+def weights(layers: Sequence[Layer]) -> dict[str, float]:
     """Number of weights per layer name."""
     return {layer.name: float(layer.weights) for layer in layers}

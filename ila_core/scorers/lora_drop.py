@@ -1,0 +1,76 @@
+"""How much an adapter says on real inputs: the size of its output (LoRA-drop).
+
+Zhou et al., "LoRA-drop: Efficient LoRA Parameter Pruning based on Output Evaluation", COLING 2025.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ila_core.scoring import (
+    FORWARD,
+    Material,
+    Needs,
+    ScoreResult,
+    adapted_layers,
+    micro_batches,
+    sampled_rows,
+    to_device,
+    tokens_of,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class LoraDrop:
+    needs: Needs = "rows"
+
+    def score(self, material: Material) -> ScoreResult:
+        """Mean over tokens of ||beta B A x||_2, x the layer's own input.
+
+        Over every token that is no padding; for `lm_head`, which the loss calls on targets alone,
+        over the targets.
+        """
+        import torch
+
+        from ila_core.loss import TokenLoss, eval_mode
+
+        model, layers, rows = material.model, adapted_layers(material), sampled_rows(material)
+        assert model is not None
+        current: dict[str, Tensor | None] = {"mask": None}
+        sums: dict[str, Tensor] = {}
+        counts = dict.fromkeys(layers, 0)
+
+        def watch(name: str, scaling: float) -> Callable[[Any, Any, Tensor], None]:
+            def add(module: Any, inputs: Any, output: Tensor) -> None:
+                norms = (output.float() * scaling).norm(dim=-1)
+                mask = current["mask"]
+                if mask is not None and norms.shape == mask.shape:
+                    norms = norms[mask]
+                sums[name] = sums.get(name, norms.new_zeros(())) + norms.sum()
+                counts[name] += norms.numel()
+
+            return add
+
+        with torch.no_grad(), eval_mode(model):
+            loss = TokenLoss(model)
+            hooks = [
+                layer.lora_B["default"].register_forward_hook(watch(name, layer.scaling["default"]))
+                for name, layer in layers.items()
+            ]
+            try:
+                for part in micro_batches(rows, material.micro_batch):
+                    batch = to_device(part, model)
+                    mask = batch.get("attention_mask")
+                    current["mask"] = None if mask is None else mask.bool()
+                    loss(batch)
+            finally:
+                for hook in hooks:
+                    hook.remove()
+        return ScoreResult(
+            # A layer that no token reached (an expert, say) changed nothing.
+            scores={n: float(sums[n]) / counts[n] if counts[n] else 0.0 for n in layers},
+            cost_tokens=FORWARD * tokens_of(rows),
+        )
