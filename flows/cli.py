@@ -79,6 +79,36 @@ def plan(
 
 
 @app.command()
+def control(
+    profile: ProfileArgument,
+    overrides: Overrides = None,
+    min_auc: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Exit with 3 where the mean AUC is lower.")
+    ] = 0.95,
+    as_json: Json = False,
+) -> None:
+    """Plant noise in a quarter of the layers: does the search find it? Your model, your data."""
+    from flows.control import run_control
+
+    run_control(profile, overrides or [], min_auc=min_auc, as_json=as_json)
+
+
+@app.command()
+def reproduce(
+    profile: ProfileArgument,
+    what: Annotated[
+        list[str] | None, typer.Argument(metavar="[table2|fig1|fig2|fig3|fig4]...", help="All.")
+    ] = None,
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """Print ours beside the paper's: agreement, milestones, seeds. Figures as SVG and PNG."""
+    from flows.reproduce import run_reproduce
+
+    run_reproduce(profile, what or [], overrides or [], as_json=as_json)
+
+
+@app.command()
 def report(
     reference: Annotated[
         str,

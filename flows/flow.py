@@ -41,7 +41,7 @@ def run_pipeline(
 
     Args:
         profile: the run.
-        until: `search` stops at the ranking and its agreement.
+        until: which steps to finish: `report`, `search`, `control` or `study`.
         refresh: keys of steps to compute although they are cached.
 
     Returns:

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
-from ila_core.config import Profile
+from flows.study import Study, study
+from ila_core.config import Profile, SearchConfig
 from ila_core.lock import Lock
 from tasks.step import Step
 from tasks.steps import (
     Base,
     agree,
+    control,
     evaluate,
     finetune,
+    mask,
     prepare,
     rank,
     report,
+    score,
     select,
     stage1,
-    stage2,
 )
+
+Steps = Mapping[str, Step]
+StepsOfSeeds = Mapping[str, Mapping[int, Step]]
+"""By dataset and search seed."""
 
 
 class Pipeline(NamedTuple):
@@ -28,10 +36,21 @@ class Pipeline(NamedTuple):
     ranking: Step
     agreement: Step
     report: Step
+    controls: tuple[Step, ...]
+    """Beside the main path: noise planted in each dataset's adapter, to be found by the search."""
+    study: Study
+    """Beside the main path: one dataset at milestones and under several seeds."""
 
     def targets(self, until: str) -> tuple[Step, ...]:
-        """The steps to finish: all of them, or those of the search."""
-        return self[1:] if until == "report" else (self.ranking, self.agreement)
+        """The steps to finish: of the whole run, the search, its control, or the paper's study."""
+        search = (self.ranking, self.agreement)
+        ends = {
+            "report": (*search, self.report),
+            "search": search,
+            "control": self.controls,
+            "study": (*search, *self.study.steps),
+        }
+        return ends[until]
 
 
 def ila_pipeline(profile: Profile, lock: Lock) -> Pipeline:
@@ -42,18 +61,28 @@ def ila_pipeline(profile: Profile, lock: Lock) -> Pipeline:
     # 1. Conversations become token rows in disjoint splits: train, gate, held-out.
     data = {d.name: prepare(base, d, profile.data, lock) for d in profile.datasets}
 
-    # 2. LoRA on every layer until the loss is stable, then one learned gate per layer (Eq. 5-7).
-    scores: dict[str, dict[int, Step]] = {}
-    for name, schedule in search.schedules.items():
-        for seed in search.seeds:
-            adapter = stage1(base, data[name], name, search.stage1, schedule, seed)
-            scores.setdefault(name, {})[seed] = stage2(
-                base, adapter, data[name], name, search.stage2, seed
-            )
+    # 2. LoRA on every layer until the loss is stable, then one score per layer: that of a gate
+    #    learned on the frozen update (Eq. 5-7), or another scorer's.
+    adapters = {
+        name: {
+            seed: stage1(base, data[name], name, search.stage1, schedule, seed)
+            for seed in search.seeds
+        }
+        for name, schedule in search.schedules.items()
+    }
+    scores = {
+        name: {
+            seed: score(base, adapter, data[name], name, search, seed, scorer=search.scorer)
+            for seed, adapter in of_seed.items()
+        }
+        for name, of_seed in adapters.items()
+    }
 
-    # 3. One ranking per dataset; do they agree, beyond chance and beyond layer type?
-    ranking = rank(base, scores)
+    # 3. One ranking per dataset; do they agree, beyond chance and beyond layer type? Do they mean
+    #    anything: what does closing the lowest layers cost, beside other scorers and random orders?
+    ranking = rank(base, scores, search)
     agreement = agree(ranking, search)
+    evidence = _evidence(base, data, adapters, search)
 
     # 4. Freeze the unimportant layers and fine-tune, beside all layers and a random control.
     selections: dict[str, Step] = {}
@@ -67,5 +96,49 @@ def ila_pipeline(profile: Profile, lock: Lock) -> Pipeline:
 
     # 5. Held-out evaluation of the base and of every arm, and the page that says what came out.
     evaluated = evaluate(base, tuned, data[finetuning.dataset], profile.evaluate)
-    page = report(profile, data, scores, ranking, agreement, selections, tuned, evaluated)
-    return Pipeline(base, ranking, agreement, page)
+    page = report(
+        profile,
+        ranking,
+        agreement,
+        [
+            *data.values(),
+            *_flat(adapters),
+            *_flat(scores),
+            *evidence,
+            *selections.values(),
+            *_flat(tuned),
+            *evaluated,
+        ],
+    )
+    controls = _controls(base, data, adapters, search)
+    return Pipeline(base, ranking, agreement, page, controls, study(profile, lock))
+
+
+def _evidence(base: Base, data: Steps, adapters: StepsOfSeeds, search: SearchConfig) -> list[Step]:
+    """Mask curves of each dataset's first adapter, and the scores that they are of."""
+    steps: list[Step] = []
+    seed = search.seeds[0]
+    for name, of_seed in adapters.items():
+        columns = {
+            scorer: score(base, of_seed[seed], data[name], name, search, seed, scorer=scorer)
+            for scorer in dict.fromkeys((search.scorer, *search.evidence.scorers))
+        }
+        steps += columns.values()
+        steps.append(mask(base, of_seed[seed], data[name], columns, name, search, seed))
+    return steps
+
+
+def _controls(
+    base: Base, data: Steps, adapters: StepsOfSeeds, search: SearchConfig
+) -> tuple[Step, ...]:
+    """Noise planted in each dataset's first adapter, to be found at the bottom of its ranking."""
+    seed = search.seeds[0]
+    return tuple(
+        control(base, of_seed[seed], data[name], name, search, seed, draw)
+        for name, of_seed in adapters.items()
+        for draw in search.control.seeds
+    )
+
+
+def _flat(steps: StepsOfSeeds) -> list[Step]:
+    return [step for of_seed in steps.values() for step in of_seed.values()]

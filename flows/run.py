@@ -49,13 +49,17 @@ def run_until(
 
     start = time.perf_counter()
     planned = plan_profile(given, overrides, rehash=rehash, online=True, until=until)
+    runs = finished(planned, until, refresh)
+    show_result(planned, runs, until, time.perf_counter() - start, as_json=as_json)
+
+
+def finished(planned: ProfilePlan, until: str, refresh: Sequence[str] = ()) -> dict[str, StepRun]:
+    """The finished run of every planned step by its key, computing those that are missing."""
     again = [key for name in refresh for key in _named(name, [p.step for p in planned.steps])]
     cached = {str(p.step.key): p.run for p in planned.steps if p.run is not None}
     if len(cached) == len(planned.steps) and not again and "PREFECT_API_URL" not in os.environ:
-        runs = cached
-    else:
-        runs = _run_flow(planned.profile, until, again)
-    show_result(planned, runs, until, time.perf_counter() - start, as_json=as_json)
+        return cached
+    return _run_flow(planned.profile, until, again)
 
 
 def _run_flow(profile: Profile, until: str, refresh: Sequence[str]) -> dict[str, StepRun]:

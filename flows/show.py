@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from flows.doctor import Check
+    from ila_core.config import SearchConfig
+    from ila_core.control import ControlResult
 
 
 def show_plan(planned: ProfilePlan, *, as_json: bool) -> None:
@@ -150,6 +152,35 @@ def show_comparison(ranking: Ranking, other: Ranking, *, keep: float, as_json: b
     if as_json:
         return _json([agreement.model_dump(mode="json") for agreement in found])
     _frame(agreement_table(found))
+
+
+def show_control(
+    results: Mapping[str, ControlResult], search: SearchConfig, *, min_auc: float, as_json: bool
+) -> None:
+    """The AUC of every dataset, and what so many draws can say."""
+    settings = search.control
+    if as_json:
+        return _json(
+            {
+                "scorer": search.scorer,
+                "min_auc": min_auc,
+                "passed": all(r.mean >= min_auc for r in results.values()),
+                "datasets": {name: r.model_dump(mode="json") for name, r in results.items()},
+            }
+        )
+    typer.echo(
+        f"noise of {settings.factor:g} standard deviations in {100 * settings.fraction:g} % of the "
+        f"layers, {len(settings.seeds)} draws; AUC of `{search.scorer}` finding them (chance 0.5)"
+    )
+    rows = []
+    for name, found in results.items():
+        interval = "-" if found.low is None else f"{found.low:.3f} to {found.high:.3f}"
+        if found.imperfect_at_most is not None:
+            interval = f"all 1; a draw below 1 has probability < {found.imperfect_at_most:.2f}"
+        each = ", ".join(f"{auc:.3f}" for auc in found.aucs.values())
+        verdict = "found" if found.mean >= min_auc else f"below {min_auc:g}"
+        rows.append([name, f"{found.mean:.3f}", interval, each, verdict])
+    _table(["dataset", "AUC", "95 %", "by draw", ""], rows)
 
 
 def show_checks(checks: Sequence[Check], *, as_json: bool) -> None:

@@ -46,3 +46,11 @@ def certainty(ranking: Ranking, dataset: str, keep: float) -> tuple[LayerCertain
             )
         )
     return tuple(found)
+
+
+def unsure_layers(ranking: Ranking, dataset: str, keep: float) -> tuple[str, ...] | None:
+    """Names of the unsure layers in layer order; `None` with one search seed."""
+    found = certainty(ranking, dataset, keep)
+    if len(ranking.seeds(dataset)) == 1:
+        return None
+    return tuple(layer.name for layer in found if layer.unsure)

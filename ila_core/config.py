@@ -139,6 +139,8 @@ class Stage1Settings(Frozen):
     lora: LoraSettings
     optimizer: OptimizerSettings
     stability: StabilitySettings
+    milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
+    """Fractions of the planned steps at which the adapter is kept as well."""
 
 
 class Stage2Settings(Frozen):
@@ -157,11 +159,36 @@ class Stage2Settings(Frozen):
 
 
 class ScorerSettings(Frozen):
-    """How much data a scorer sees that needs no training (`ila_core.scorers`)."""
+    """Which rows a scorer sees that needs no training (`ila_core.scorers`), and how many."""
 
+    rows: Literal["gate", "train"]
     batches: int = Field(ge=1)
     batch_size: int = Field(ge=1)
     """Conversations per batch."""
+
+
+class EvidenceSettings(Frozen):
+    """The mask curves: what closing the lowest-scored adapters costs (Eqs. 1 and 3, evaluated)."""
+
+    scorers: tuple[str, ...]
+    """Beside `search.scorer`; none of them is needed for the ranking."""
+    held_out: int = Field(ge=1)
+    """Held-out conversations that the curves are measured on, at most."""
+    fractions: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(min_length=1)
+    """Of the layers, and of the weights, that are closed; 0 and 1 are always measured."""
+    random_orders: int = Field(ge=2)
+    """Of either control: any order, and within the ranking's own sequence of layer types."""
+
+
+class ControlSettings(Frozen):
+    """The positive control: noise planted in some layers must be found at the bottom."""
+
+    seeds: Seeds
+    """Which layers, and what noise."""
+    fraction: float = Field(gt=0, lt=1)
+    """Of the layers that are corrupted."""
+    factor: float = Field(gt=0)
+    """Standard deviation of the noise, in those of the B that it replaces."""
 
 
 class SearchConfig(Frozen):
@@ -175,6 +202,12 @@ class SearchConfig(Frozen):
     """Fraction of least important layers per dataset that `intersection` intersects."""
     stage1: Stage1Settings
     stage2: Stage2Settings
+    scorer: str
+    """Whose scores rank the layers: `ila` (stage 2) or an entry of `ila_core.scorers.SCORERS`."""
+    scoring: ScorerSettings
+    """For every scorer but `ila`."""
+    evidence: EvidenceSettings
+    control: ControlSettings
 
 
 class ArmConfig(Frozen):
@@ -250,11 +283,12 @@ class Profile(Frozen):
                 _must_be_in(f"finetune.arms.{i}.source", arm.source, list(self.search.schedules))
             if arm.like is not None:
                 _must_be_in(f"finetune.arms.{i}.like", arm.like, arms[:i])
-        if self.search.stage2.rows == "gate" and self.data.gate_fraction == 0:
-            raise ValueError(
-                "search.stage2.rows is 'gate' but data.gate_fraction is 0: hold rows back "
-                "(data.gate_fraction > 0) or use the training rows (search.stage2.rows: train)"
-            )
+        for part in ("stage2", "scoring"):
+            if getattr(self.search, part).rows == "gate" and self.data.gate_fraction == 0:
+                raise ValueError(
+                    f"search.{part}.rows is 'gate' but data.gate_fraction is 0: hold rows back "
+                    f"(data.gate_fraction > 0) or use the training rows (search.{part}.rows: train)"
+                )
         return self
 
     def dataset(self, name: str) -> DatasetConfig:

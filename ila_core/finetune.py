@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
+from transformers import TrainerCallback
 
 from ila_core.batches import Row
 from ila_core.config import (
@@ -81,6 +82,7 @@ def train_adapter(
     schedule: Schedule,
     optimizer: OptimizerSettings,
     stability: StabilitySettings | None,
+    callbacks: Sequence[TrainerCallback] = (),
     seed: int,
     adapter_folder: Path,
     base_name: str | None,
@@ -101,7 +103,7 @@ def train_adapter(
             optimizer=optimizer,
             seed=seed,
             stability=stability,
-            callbacks=[contract],
+            callbacks=[contract, *callbacks],
             circumstance=circumstance,
         )
         verification = contract.fulfilled()

@@ -49,8 +49,16 @@ class Ranking(Frozen):
     key: str
     """Key of the ranking step that made it."""
     scorer: str
+    """`ila`, or an entry of `ila_core.scorers.SCORERS`."""
+    keep: float
+    """Fraction of the layers that it was made to keep."""
     score_keys: dict[str, dict[str, str]]
-    """`score_keys[dataset][seed]`: the stage-2 step behind each column."""
+    """`score_keys[dataset][seed]`: the step behind each column, `stage2` or `score`."""
+    stable: dict[str, dict[str, bool | None]]
+    """Whether the stage 1 behind each column became stable; `None` where there was none."""
+    unsure: dict[str, tuple[str, ...] | None]
+    """Per dataset, the layers that some search seeds keep and others freeze; `None` for a single
+    seed, of which nobody knows."""
     data_keys: dict[str, str]
     """The prepare step of each dataset."""
     settings: dict[str, Any]

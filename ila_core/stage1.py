@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
+from transformers import TrainerCallback, TrainerState
 
-from ila_core.batches import Row
+from ila_core.batches import Row, planned_steps
 from ila_core.config import Schedule, Stage1Settings
 from ila_core.finetune import train_adapter
+from ila_core.methods.lora import save_adapter
 from ila_core.train import Circumstance
 from ila_core.verify import Verification
 
@@ -44,7 +47,17 @@ def learn_adapter(
     base_name: str | None = None,
     circumstance: Circumstance | None = None,
 ) -> Stage1Result:
-    """Train an adapter on `layers` and save it to `adapter_folder`; `base` is left as it was."""
+    """Train an adapter on `layers` and save it to `adapter_folder`; `base` is left as it was.
+
+    Those of the milestones reached go to `milestones/<fraction>` beside it (Fig. 2).
+    """
+    kept = circumstance.checkpoints if circumstance else None
+    milestones = _Milestones(
+        settings.milestones,
+        planned_steps(schedule, len(rows), settings.optimizer.batch_size),
+        (kept.path if kept else adapter_folder.parent) / "milestones",
+        base_name,
+    )
     result, verification = train_adapter(
         base,
         layers,
@@ -54,14 +67,34 @@ def learn_adapter(
         schedule=schedule,
         optimizer=settings.optimizer,
         stability=settings.stability,
+        callbacks=[milestones],
         seed=seed,
         adapter_folder=adapter_folder,
         base_name=base_name,
         circumstance=circumstance,
     )
+    if kept and milestones.folder.exists():
+        shutil.copytree(milestones.folder, adapter_folder.parent / "milestones")
     return Stage1Result(
         seed=seed,
         verification=verification,
         trainable_parameters=verification.trainable_parameters,
         **result.model_dump(),
     )
+
+
+class _Milestones(TrainerCallback):  # type: ignore[misc]
+    """Saves the adapter on the way, beside the checkpoints if there are any: a kill spares it."""
+
+    def __init__(
+        self, fractions: Sequence[float], planned: int, folder: Path, base_name: str | None
+    ) -> None:
+        self.folder, self._base_name = folder, base_name
+        self._at = {max(1, round(fraction * planned)): fraction for fraction in fractions}
+
+    def on_step_end(
+        self, args: Any, state: TrainerState, control: Any, model: Any, **_: Any
+    ) -> None:
+        if state.global_step in self._at:
+            place = self.folder / f"{self._at[state.global_step]:g}"
+            save_adapter(model, place, self._base_name)

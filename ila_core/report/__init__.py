@@ -9,6 +9,7 @@ from ila_core.config import Frozen, Profile
 from ila_core.ranking import Ranking
 from ila_core.report.comparison import ArmResult
 from ila_core.selection import Selection
+from ila_core.within_types import WithinTypes
 
 Payload = dict[str, Any]
 """A step's JSON result, as that step wrote it."""
@@ -20,6 +21,8 @@ class ReportData(Frozen):
     profile: Profile
     ranking: Ranking
     agreements: tuple[Agreement, ...]
+    within_types: tuple[WithinTypes, ...]
+    """Of every pair of datasets, and of search seeds."""
     intersection: Intersection
     selections: dict[str, Selection]
     """By arm."""
@@ -28,7 +31,10 @@ class ReportData(Frozen):
     prepared: dict[str, Payload]
     """`prepared.json` by dataset."""
     stage1: tuple[Payload, ...]
-    stage2: tuple[Payload, ...]
+    scores: tuple[Payload, ...]
+    """Of every scorer, dataset and seed; `stage2.json` for the gates, else `score.json`."""
+    masks: tuple[Payload, ...]
+    """`mask.json` of every dataset."""
     keys: dict[str, str]
     """Step label to key, in the order of the run."""
     provenance: Payload

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ila_core.mask_curve import MaskCurves
 from ila_core.ranking import Ranking, kept_count, order
 from ila_core.report import ReportData, figures, tables
 from ila_core.report.headline import headline
@@ -45,7 +46,10 @@ def build_page(data: ReportData) -> str:
             (title, tables.agreement_table([x for x in data.agreements if x.kind == kind]))
             for kind, title in _KINDS.items()
         ],
-        search=tables.search_table(data.stage1, data.stage2),
+        within_types=tables.within_types_table(data.within_types),
+        search=tables.search_table(data.stage1, _ranking_scores(data)),
+        masks=_masks(data),
+        scorers=tables.scorers_table(data.ranking, profile.search, data.scores, data.masks),
         **_curves(data),
         forest=_forest(data),
         arms=tables.arms_table(data.arms, data.selections),
@@ -73,7 +77,7 @@ def _heat_maps(ranking: Ranking, keep: float) -> list[str]:
 
 def _curves(data: ReportData) -> dict[str, Any]:
     losses = tables.loss_curves(data.stage1)
-    scores = tables.score_curves(data.ranking, data.stage2)
+    gates = [s for s in _ranking_scores(data) if "history" in s]
     ends = {
         (
             s["dataset"],
@@ -85,15 +89,29 @@ def _curves(data: ReportData) -> dict[str, Any]:
     for dataset in data.ranking.datasets:
         stops = {column: end for (d, column), end in ends.items() if d == dataset}
         pictures.append(figures.loss_curve(losses[list(stops)], stops, title=dataset))
-    return {
-        "loss_pictures": pictures,
-        "losses": losses.reset_index(),
-        "score_pictures": [
+    found = {"loss_pictures": pictures, "losses": losses.reset_index(), "score_pictures": []}
+    if gates:
+        scores = tables.score_curves(data.ranking, gates)
+        found["scores"] = scores.reset_index()
+        found["score_pictures"] = [
             figures.score_curve(scores.loc[[dataset]].droplevel("dataset"), title=dataset)
             for dataset in data.ranking.datasets
-        ],
-        "scores": scores.reset_index(),
-    }
+        ]
+    return found
+
+
+def _ranking_scores(data: ReportData) -> list[dict[str, Any]]:
+    """The results that the ranking is made of, without those of the other scorers."""
+    return [s for s in data.scores if s["scorer"] == data.profile.search.scorer]
+
+
+def _masks(data: ReportData) -> list[str]:
+    """Mask curves of every dataset, by closed layers and by closed weights."""
+    return [
+        figures.mask_curve_figure(MaskCurves.model_validate(found[by]), title=found["dataset"])
+        for found in data.masks
+        for by in ("count", "share")
+    ]
 
 
 def _forest(data: ReportData) -> str:

@@ -9,10 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from ila_core.agreement import Agreement
+from ila_core.agreement import Agreement, compare
+from ila_core.certainty import unsure_layers
+from ila_core.config import SearchConfig
+from ila_core.mask_curve import HALF, MaskCurves
 from ila_core.ranking import Ranking, kept_count, order
 from ila_core.report.comparison import ArmResult
 from ila_core.selection import Selection
+from ila_core.within_types import WithinTypes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,6 +32,7 @@ def ranking_table(ranking: Ranking, keep: float) -> pd.DataFrame:
 
     ranks = {d: _ranks(ranking, d) for d in ranking.datasets}
     kept = kept_count(keep, len(ranking.layers))
+    unsure = {d: unsure_layers(ranking, d, keep) or () for d in ranking.datasets}
     rows = []
     for layer in ranking.layers:
         row: dict[str, object] = {"layer": layer.name, "weights": layer.weights}
@@ -35,6 +40,7 @@ def ranking_table(ranking: Ranking, keep: float) -> pd.DataFrame:
             row[f"{d} score"] = fmean(layer.scores[d].values())
             row[f"{d} rank"] = ranks[d][layer.name]
         row["frozen by"] = ", ".join(d for d in ranking.datasets if ranks[d][layer.name] > kept)
+        row["unsure on"] = ", ".join(d for d, names in unsure.items() if layer.name in names)
         rows.append((fmean(ranks[d][layer.name] for d in ranking.datasets), row))
     return pd.DataFrame([row for _, row in sorted(rows, key=lambda pair: pair[0])])
 
@@ -125,6 +131,72 @@ def controls_table(arms: Sequence[ArmResult], selections: Mapping[str, Selection
     )
 
 
+def within_types_table(found: Sequence[WithinTypes]) -> pd.DataFrame:
+    """One row per pair: rank correlation among the layers of each type, beside chance."""
+    import pandas as pd
+
+    return pd.DataFrame(
+        {
+            "first": x.a,
+            "second": x.b,
+            "rho in types": x.rho,
+            "chance from": x.chance_low,
+            "chance to": x.chance_high,
+            "above": x.above_chance,
+            **{f"rho {kind}": rho for kind, rho in x.by_type.items()},
+        }
+        for x in found
+    )
+
+
+def scorers_table(
+    ranking: Ranking,
+    search: SearchConfig,
+    scores: Sequence[Mapping[str, Any]],
+    masks: Sequence[Mapping[str, Any]],
+) -> pd.DataFrame:
+    """One row per dataset and scorer: its mask curve beside random orders, agreement and cost.
+
+    `area` is in nats, above random orders; the paper's method is the scorer `ila`.
+    """
+    import pandas as pd
+
+    rows = []
+    for found in masks:
+        curves = MaskCurves.model_validate(found["count"])
+        columns = {
+            s["scorer"]: s
+            for s in scores
+            if (s["dataset"], s["seed"]) == (found["dataset"], found["seed"])
+        }
+        areas = {(a.scorer, a.control): a for a in curves.areas if a.up_to == HALF}
+        for name in curves.orders:
+            area, typed = areas[name, "random"], areas.get((name, "random within types"))
+            agreed = compare(
+                ranking.layers,
+                search.keep,
+                kind="datasets",
+                a=(name, columns[name]["scores"]),
+                b=(search.scorer, columns[search.scorer]["scores"]),
+            )
+            rows.append(
+                {
+                    "dataset": found["dataset"],
+                    "scorer": name,
+                    "area": area.area,
+                    "from": area.low,
+                    "to": area.high,
+                    "random beaten": f"{area.beaten} of {area.n_random}",
+                    "area in types": typed.area if typed else None,
+                    "in types from": typed.low if typed else None,
+                    "in types to": typed.high if typed else None,
+                    f"Jaccard with {search.scorer}": agreed.jaccard,
+                    "time": columns[name]["seconds"],
+                }
+            )
+    return pd.DataFrame(rows)
+
+
 def prepared_table(prepared: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     """One row per dataset: rows of each split, and rows dropped by reason."""
     import pandas as pd
@@ -146,14 +218,18 @@ def prepared_table(prepared: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
 def search_table(
     stage1: Sequence[Mapping[str, Any]], stage2: Sequence[Mapping[str, Any]]
 ) -> pd.DataFrame:
-    """One row per dataset and seed: where stage 1 stopped and what both stages cost."""
+    """One row per dataset and seed: where stage 1 stopped and what both stages cost.
+
+    Args:
+        stage2: the scores that the ranking is made of, whichever scorer gave them.
+    """
     import pandas as pd
 
     gates = {(s["dataset"], s["seed"]): s for s in stage2}
     rows = []
     for s in stage1:
         second = gates[s["dataset"], s["seed"]]
-        memory = [x for x in (s["peak_memory_bytes"], second["peak_memory_bytes"]) if x is not None]
+        memory = [x["peak_memory_bytes"] for x in (s, second) if x.get("peak_memory_bytes")]
         rows.append(
             {
                 "dataset": s["dataset"],
@@ -231,6 +307,9 @@ _FORMATS: dict[str, Callable[[Any], str]] = {
     **dict.fromkeys(["Jaccard", "chance", "99th pct", "kappa"], "{:.3f}".format),
     **dict.fromkeys(["chance in types", "99th pct in types"], "{:.3f}".format),
     **dict.fromkeys(["difference", "low", "high"], "{:+.4f}".format),
+    **dict.fromkeys(["area", "from", "to"], "{:+.3f}".format),
+    **dict.fromkeys(["area in types", "in types from", "in types to"], "{:+.3f}".format),
+    **dict.fromkeys(["rho in types", "chance from", "chance to"], "{:+.2f}".format),
     **dict.fromkeys(["time", "stage 1", "stage 2"], duration),
     "parameters apart": "{:+,}".format,
     "peak memory": memory,

@@ -11,38 +11,45 @@ from pathlib import Path
 from tasks.step import Context, Step
 from tasks.steps import (
     agreement,
+    controlling,
     evaluation,
     finetuning,
+    masking,
     page,
     preparation,
     ranking,
+    scoring,
     selection,
     stage_one,
     stage_two,
 )
 from tasks.steps.agreement import agree
 from tasks.steps.base import Base
+from tasks.steps.controlling import control
 from tasks.steps.evaluation import evaluate
 from tasks.steps.finetuning import finetune
+from tasks.steps.masking import mask
 from tasks.steps.page import report
 from tasks.steps.preparation import prepare
 from tasks.steps.ranking import rank
+from tasks.steps.scoring import score
 from tasks.steps.selection import select
 from tasks.steps.stage_one import stage1
-from tasks.steps.stage_two import stage2
 
 __all__ = [
     "STEPS",
     "Base",
     "agree",
+    "control",
     "evaluate",
     "finetune",
+    "mask",
     "prepare",
     "rank",
     "report",
+    "score",
     "select",
     "stage1",
-    "stage2",
 ]
 
 Compute = Callable[[Step, dict[str, Path], Path, Context], None]
@@ -51,6 +58,9 @@ STEPS: dict[str, Compute] = {
     "prepare": preparation.compute,
     "stage1": stage_one.compute,
     "stage2": stage_two.compute,
+    "score": scoring.compute,
+    "mask": masking.compute,
+    "control": controlling.compute,
     "ranking": ranking.compute,
     "agreement": agreement.compute,
     "selection": selection.compute,

@@ -25,15 +25,27 @@ def agree(ranking: Step, search: SearchConfig) -> Step:
 
 
 def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) -> None:
+    from itertools import combinations
+
     from ila_core.agreement import agreements, intersection
+    from ila_core.within_types import correlation_within_types
 
     search: SearchConfig = step.given["search"]
     ranking = Ranking.load(inputs["ranking"] / "ranking.json")
     found = agreements(ranking, search.keep)
+    columns = [(d, ranking.scores(d)) for d in ranking.datasets]
+    pairs = list(combinations(columns, 2))
+    for dataset in ranking.datasets:
+        of_seed = [
+            (f"{dataset} seed {s}", ranking.scores(dataset, s)) for s in ranking.seeds(dataset)
+        ]
+        pairs += combinations(of_seed, 2)
+    correlations = [correlation_within_types(ranking.layers, a=a, b=b) for a, b in pairs]
     write_json(
         out / "agreement.json",
         {
             "agreements": [agreement.model_dump(mode="json") for agreement in found],
+            "within_types": [found.model_dump(mode="json") for found in correlations],
             "intersection": intersection(ranking, search.least).model_dump(mode="json"),
         },
     )

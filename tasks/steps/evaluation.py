@@ -16,8 +16,8 @@ from tasks.steps.payload import write_json
 
 def evaluate(
     base: Base, tuned: Mapping[str, Mapping[int, Step]], data: Step, settings: EvaluateConfig
-) -> dict[str, Step]:
-    """One evaluation per benchmark of the base and of each arm and seed, by label."""
+) -> list[Step]:
+    """One evaluation per benchmark of the base and of each arm and seed."""
     steps = []
     for benchmark in settings.benchmarks:
         steps.append(_evaluation(base, None, data, benchmark, {"arm": BASE, "seed": None}))
@@ -25,7 +25,7 @@ def evaluate(
             for adapter in adapters.values():
                 names = adapter.given["names"]
                 steps.append(_evaluation(base, adapter, data, benchmark, names))
-    return {step.label: step for step in steps}
+    return steps
 
 
 def _evaluation(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,30 +11,19 @@ from ila_core.ranking import Ranking
 from tasks.payloads import CIRCUMSTANCE
 from tasks.step import Context, Step, in_order
 from tasks.steps.payload import read_json, write_json
-from tasks.steps.ranking import Scores
 from tasks.steps.selection import load as load_selection
 
 VERSION = 1
 
 
-def report(
-    profile: Profile,
-    data: Mapping[str, Step],
-    scores: Scores,
-    ranking: Step,
-    agreement: Step,
-    selections: Mapping[str, Step],
-    tuned: Mapping[str, Mapping[int, Step]],
-    evaluated: Mapping[str, Step],
-) -> Step:
-    """The page about a whole run; `Profile` fields that are mere places are left out of its key."""
-    second = [step for seeds in scores.values() for step in seeds.values()]
-    first = [step.inputs["adapter"] for step in second]
-    finetunes = [step for seeds in tuned.values() for step in seeds.values()]
-    several = [*data.values(), *first, *second, *selections.values(), *finetunes]
+def report(profile: Profile, ranking: Step, agreement: Step, results: Iterable[Step]) -> Step:
+    """The page about a whole run; `Profile` fields that are mere places are left out of its key.
+
+    Args:
+        results: everything else on it, in the order of the run.
+    """
     # By label: two datasets of equal content share their keys, and each has its place on the page.
-    parts = {"ranking": ranking, "agreement": agreement} | {s.label: s for s in several}
-    parts |= evaluated
+    parts = {"ranking": ranking, "agreement": agreement} | {s.label: s for s in results}
     places: Any = {"model": {"source"}, "datasets": {"__all__": {"path"}}}
     return Step(
         "report",
@@ -52,6 +41,7 @@ def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) ->
     from ila_core.report.comparison import compare_arms
     from ila_core.report.headline import headline
     from ila_core.report.page import build_page
+    from ila_core.within_types import WithinTypes
 
     profile: Profile = step.given["profile"]
     agreed = read_json(inputs["agreement"] / "agreement.json")
@@ -66,6 +56,7 @@ def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) ->
         profile=profile,
         ranking=Ranking.load(inputs["ranking"] / "ranking.json"),
         agreements=tuple(Agreement.model_validate(a) for a in agreed["agreements"]),
+        within_types=tuple(WithinTypes.model_validate(w) for w in agreed["within_types"]),
         intersection=Intersection.model_validate(agreed["intersection"]),
         selections={
             part.given["arm"].name: load_selection(inputs[name])
@@ -79,7 +70,8 @@ def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) ->
             if part.name == "prepare"
         },
         stage1=tuple(_results("stage1", step, inputs)),
-        stage2=tuple(_results("stage2", step, inputs)),
+        scores=tuple(_results("stage2", step, inputs) + _results("score", step, inputs)),
+        masks=tuple(_results("mask", step, inputs)),
         keys={part.label: str(part.key) for part in in_order(step)},
         provenance=_provenance(inputs),
     )

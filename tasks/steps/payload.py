@@ -14,10 +14,10 @@ MEASURED = {"seconds", "peak_memory_bytes"}
 """Fields that differ from run to run: circumstance, so that equal results are equal files."""
 
 
-def write_result(path: Path, result: BaseModel, context: Context) -> None:
-    """`result` as JSON, less what was measured, which goes to the circumstance."""
+def write_result(path: Path, result: BaseModel, context: Context, **more: Any) -> None:
+    """`result` and `more` as JSON, less what was measured, which goes to the circumstance."""
     context.circumstance.update(result.model_dump(mode="json", include=MEASURED))
-    write_json(path, result.model_dump(mode="json", exclude=MEASURED))
+    write_json(path, result.model_dump(mode="json", exclude=MEASURED) | more)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -5,62 +5,69 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from ila_core.config import SearchConfig
 from ila_core.ranking import LayerScores, Ranking
-from tasks.step import Context, Step
+from tasks.step import Context, Step, in_order
 from tasks.steps.base import Base
 from tasks.steps.payload import read_json
 
 VERSION = 1
 
 Scores = Mapping[str, Mapping[int, Step]]
-"""The stage-2 step of each dataset and search seed."""
+"""The step that scored each dataset and search seed: `stage2` or `score`."""
 
 
-def rank(base: Base, scores: Scores) -> Step:
+def rank(base: Base, scores: Scores, search: SearchConfig) -> Step:
     """The ranking of all datasets searched."""
     return Step(
         "ranking",
         label="ranking",
         version=VERSION,
-        identity=base.identify(base_model=base.config.name),
+        identity=base.identify(base_model=base.config.name, keep=search.keep),
         inputs=score_inputs(scores, list(scores)),
-        given={"base": base},
+        given={"base": base, "search": search},
     )
 
 
 def score_inputs(scores: Scores, datasets: list[str]) -> dict[str, Step]:
-    """The stage-2 steps of `datasets`, as inputs named `dataset/seed`."""
+    """The scores of `datasets`, as inputs named `dataset/seed`."""
     return {f"{d}/{seed}": step for d in datasets for seed, step in scores[d].items()}
 
 
 def gather(step: Step, inputs: dict[str, Path]) -> Ranking:
     """The ranking over those inputs of `step` that are scores (`dataset/seed`)."""
+    from ila_core.certainty import unsure_layers
     from ila_core.layers import fingerprint
     from ila_core.reproducibility import provenance
 
     base: Base = step.given["base"]
+    search: SearchConfig = step.given["search"]
     scores: dict[str, dict[str, dict[str, float]]] = {}
     keys: dict[str, dict[str, str]] = {}
+    stable: dict[str, dict[str, bool | None]] = {}
     digests: dict[str, str] = {}
     settings: dict[str, object] = {}
     for name, upstream in step.inputs.items():
-        if upstream.name != "stage2":
-            continue
         dataset, _, seed = name.rpartition("/")
-        scores.setdefault(dataset, {})[seed] = read_json(inputs[name] / "stage2.json")["scores"]
+        if not dataset:
+            continue
+        found = read_json(inputs[name] / f"{upstream.name}.json")
+        scores.setdefault(dataset, {})[seed] = found["scores"]
+        stable.setdefault(dataset, {})[seed] = found.get("stable")
         keys.setdefault(dataset, {})[seed] = str(upstream.key)
-        digests[dataset] = str(upstream.inputs["data"].key)
-        settings[dataset] = {
-            "stage1": upstream.inputs["adapter"].fields,
-            "stage2": upstream.fields,
-        }
-    return Ranking(
+        behind = {x.name: x for x in in_order(upstream)}
+        if prepared := behind.pop("prepare", None):
+            digests[dataset] = str(prepared.key)
+        settings[dataset] = {kind: x.fields for kind, x in behind.items()}
+    ranking = Ranking(
         base_model=base.config.name,
         model=base.files,
         architecture=fingerprint(base.layers),
         key=str(step.key),
-        scorer="ila",
+        scorer=search.scorer,
+        keep=search.keep,
         score_keys=keys,
+        stable=stable,
         data_keys=digests,
         settings=settings,
         layers=tuple(
@@ -73,7 +80,10 @@ def gather(step: Step, inputs: dict[str, Path]) -> Ranking:
             for layer in base.layers
         ),
         versions=provenance()["libraries"],
+        unsure={},
     )
+    unsure = {d: unsure_layers(ranking, d, search.keep) for d in ranking.datasets}
+    return ranking.model_copy(update={"unsure": unsure})
 
 
 def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) -> None:

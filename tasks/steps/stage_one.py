@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from ila_core.config import Schedule, Stage1Settings
+from ila_core.errors import CheckError
 from tasks.step import Context, Step
 from tasks.steps.base import Base
-from tasks.steps.payload import write_result
+from tasks.steps.payload import read_json, write_result
 
 VERSION = 2
 
@@ -50,3 +52,26 @@ def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) ->
         circumstance=context.training(step.label),
     )
     write_result(out / "stage1.json", result, context)
+
+
+def adapter_folder(stage1: Path, milestone: float | None) -> Path:
+    """The adapter of a stage-1 payload: its last one, or that of a milestone.
+
+    Raises:
+        CheckError: stage 1 ended before the milestone.
+    """
+    if milestone is None:
+        return stage1 / "adapter"
+    folder = stage1 / "milestones" / f"{milestone:g}"
+    if not folder.exists():
+        steps = read_json(stage1 / "stage1.json")
+        raise CheckError(
+            f"stage 1 ended after {steps['steps']} of {steps['planned_steps']} steps, before its "
+            f"milestone at {100 * milestone:g} %"
+        )
+    return folder
+
+
+def stage1_end(stage1: Path) -> dict[str, Any]:
+    """What scores say about the stage 1 behind them."""
+    return {"stable": read_json(stage1 / "stage1.json")["stable"]}

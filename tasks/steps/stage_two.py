@@ -5,28 +5,38 @@ from __future__ import annotations
 from pathlib import Path
 
 from ila_core.config import Stage2Settings
+from ila_core.scorers import ILA
 from tasks.step import Context, Step
 from tasks.steps.base import Base
 from tasks.steps.payload import write_result
+from tasks.steps.stage_one import adapter_folder, stage1_end
 
 VERSION = 1
 
 
 def stage2(
-    base: Base, adapter: Step, data: Step, dataset: str, settings: Stage2Settings, seed: int
+    base: Base,
+    adapter: Step,
+    data: Step,
+    dataset: str,
+    settings: Stage2Settings,
+    seed: int,
+    milestone: float | None,
 ) -> Step:
-    """The scores of one dataset and search seed."""
+    """The scores of one dataset and seed, from the end of stage 1 or a milestone on the way."""
+    at = "" if milestone is None else f" at {100 * milestone:g} %"
     return Step(
         "stage2",
-        label=f"stage2 {dataset} seed {seed}",
+        label=f"stage2 {dataset} seed {seed}{at}",
         version=VERSION,
-        identity=base.identify_training(settings=settings, seed=seed),
+        identity=base.identify_training(settings=settings, seed=seed, milestone=milestone),
         inputs={"adapter": adapter, "data": data},
         given={
             "base": base,
             "settings": settings,
             "seed": seed,
-            "names": {"dataset": dataset, "seed": seed},
+            "milestone": milestone,
+            "names": {"dataset": dataset, "seed": seed, "scorer": ILA},
         },
     )
 
@@ -39,10 +49,10 @@ def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) ->
     settings: Stage2Settings = given["settings"]
     result = learn_gates(
         given["base"].load(context.runtime),
-        inputs["adapter"] / "adapter",
+        adapter_folder(inputs["adapter"], given["milestone"]),
         Prepared.load(inputs["data"]).splits[settings.rows],
         settings,
         seed=given["seed"],
         circumstance=context.training(step.label),
     )
-    write_result(out / "stage2.json", result, context)
+    write_result(out / "stage2.json", result, context, **stage1_end(inputs["adapter"]))

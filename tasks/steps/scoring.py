@@ -1,0 +1,92 @@
+"""One score per layer from a stage-1 adapter: the gates' own (stage 2), or another scorer's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ila_core.config import SearchConfig
+from ila_core.errors import unknown_name
+from ila_core.scorers import ILA, SCORER_NAMES, SCORERS
+from tasks.step import Context, Step
+from tasks.steps.base import Base
+from tasks.steps.payload import write_json
+from tasks.steps.stage_one import adapter_folder, stage1_end
+from tasks.steps.stage_two import stage2
+
+VERSION = 1
+
+
+def score(
+    base: Base,
+    adapter: Step,
+    data: Step,
+    dataset: str,
+    search: SearchConfig,
+    seed: int,
+    *,
+    scorer: str,
+    milestone: float | None = None,
+) -> Step:
+    """The scores that `scorer` gives the layers, on one dataset and search seed.
+
+    Args:
+        milestone: of the adapter, as a fraction of stage 1; by default its end.
+    """
+    if scorer not in SCORER_NAMES:
+        raise unknown_name("scorer", scorer, SCORER_NAMES)
+    if scorer == ILA:
+        return stage2(base, adapter, data, dataset, search.stage2, seed, milestone)
+    needs = SCORERS[scorer].needs
+    identity: dict[str, Any] = {"scorer": scorer, "layers": base.config.architecture}
+    inputs = {}
+    if scorer == "random" or needs == "rows":
+        identity["seed"] = seed
+    if needs in ("adapter", "rows"):
+        inputs["adapter"] = adapter
+        identity["milestone"] = milestone
+    if needs == "rows":
+        inputs["data"] = data
+        identity["settings"] = search.scoring
+    at = "" if milestone is None else f" at {100 * milestone:g} %"
+    return Step(
+        "score",
+        label=f"score {scorer} {dataset} seed {seed}{at}",
+        version=VERSION,
+        identity=base.identify_training(**identity),
+        inputs=inputs,
+        given={
+            "base": base,
+            "scorer": scorer,
+            "settings": search.scoring,
+            "seed": seed,
+            "milestone": milestone,
+            "names": {"dataset": dataset, "seed": seed, "scorer": scorer},
+        },
+    )
+
+
+def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) -> None:
+    from ila_core.data.prepared import Prepared
+    from ila_core.methods.lora import load_adapter
+    from ila_core.scoring import Material
+
+    given = step.given
+    base: Base = given["base"]
+    scorer = SCORERS[given["scorer"]]
+    model = None if scorer.needs == "shapes" else base.load(context.runtime)
+    if "adapter" in inputs:
+        model = load_adapter(model, adapter_folder(inputs["adapter"], given["milestone"]))
+    rows = Prepared.load(inputs["data"]).splits[given["settings"].rows] if "data" in inputs else []
+    result = scorer.score(
+        Material(
+            layers=base.layers,
+            model=model,
+            rows=rows,
+            settings=given["settings"],
+            seed=given["seed"],
+            micro_batch=context.runtime.micro_batch,
+        )
+    )
+    end = stage1_end(inputs["adapter"]) if "adapter" in inputs else {}
+    write_json(out / "score.json", result.model_dump(mode="json") | end)
