@@ -2,6 +2,12 @@
 
 Users can run it on their own model: a search that fails it is broken, whatever its ranking says.
 
+Measured on a model of 15 layers, 4 of them corrupted, mean AUC over 12 seeds: 100 gate steps 0.998,
+gate gradient 0.90, integrated gradients 0.84, leave one out 0.75, size 0.49, empirical Fisher 0.44,
+adapter norm 0.22. Gradients at gates that share one gamma are taken through the noise of the other
+corrupted layers (with one corrupted they reach 1.00, with six of 15 only 0.81 and less); gate
+learning closes those first and then sees what the rest is worth.
+
     corrupted = plant_noise(model, seed=0)  # then score `model` with any scorer
     auc(scores, corrupted)  # 1.0: every corrupted layer below every other one
 """

@@ -79,7 +79,7 @@ class Scorer(Protocol):
 
         Raises:
             UserError: too few rows for one batch, or a row without loss.
-            CheckError: a layer without an adapter, or a score that is not finite.
+            CheckError: a layer without a trained adapter, or a score that is not finite.
         """
         ...
 
@@ -98,7 +98,13 @@ def base_weight(model: Any, name: str) -> Tensor:
 
 
 def adapted_layers(material: Material) -> dict[str, Any]:
-    """The LoRA layers of the model by name, in the order of `material.layers`."""
+    """The LoRA layers of the model by name, in the order of `material.layers`.
+
+    Raises:
+        CheckError: a layer without an adapter, or an untrained one: where B = 0 every score of an
+            adapter is 0, and the ranking would be the layers' order.
+    """
+    from ila_core.gates import check_trained
     from ila_core.methods.lora import lora_layers
 
     found = lora_layers(material.model)
@@ -108,6 +114,7 @@ def adapted_layers(material: Material) -> dict[str, Any]:
             f"no adapter on {listed(missing)}: score the layers that stage 1 trained, "
             "or train these as well"
         )
+    check_trained(material.model)
     return {layer.name: found[layer.name] for layer in material.layers}
 
 

@@ -2,7 +2,9 @@
 
 Sundararajan et al., "Axiomatic Attribution for Deep Networks", ICML 2017, with the base model as
 the baseline: the scores of all layers add up to the whole loss that the update gains, so they read
-as nats per layer. On stories3m 8 batches rank as well as 100 gate steps (docs/LOG.md).
+as nats per layer. Measured on stories3m (Dolly, rows held back, 11 of 43 adapters closed): held-out
+loss 4.028 with 8 batches of this, 4.044 with 100 gate steps, one run each. Where many layers are
+noise, gate learning is better (`ila_core.control`).
 """
 
 from __future__ import annotations

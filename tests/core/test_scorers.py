@@ -215,5 +215,10 @@ def test_refusals(model) -> None:
         if SCORERS[name].needs == "rows":
             with pytest.raises(UserError, match="fewer than one batch"):
                 SCORERS[name].score(material(model, rows=ROWS[:3]))
+    untrained = METHODS["lora"].attach(tiny.model(), tiny.layers(tiny.model()), tiny.LORA, seed=0)
+    for name, scorer in SCORERS.items():
+        if scorer.needs in ("adapter", "rows"):
+            with pytest.raises(CheckError, match="the adapter is untrained"):
+                SCORERS[name].score(material(untrained))
     with pytest.raises(CheckError, match="not finite in b"):
         ScoreResult(scores={"a": 1.0, "b": math.nan}, cost_tokens=0)
