@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from flows.doctor import Check
+    from flows.reproduce import Result
     from ila_core.config import SearchConfig
     from ila_core.control import ControlResult
 
@@ -181,6 +182,27 @@ def show_control(
         verdict = "found" if found.mean >= min_auc else f"below {min_auc:g}"
         rows.append([name, f"{found.mean:.3f}", interval, each, verdict])
     _table(["dataset", "AUC", "95 %", "by draw", ""], rows)
+
+
+def show_reproduction(
+    results: Mapping[str, Result], files: Mapping[str, Sequence[Path]], *, as_json: bool
+) -> None:
+    """Each table beside the paper's, and where each figure is."""
+    import pandas as pd
+
+    if as_json:
+        return _json(
+            {
+                name: {"title": r.title, "rows": r.rows, "files": list(map(str, files[name]))}
+                for name, r in results.items()
+            }
+        )
+    for name, result in results.items():
+        typer.echo(result.title)
+        if result.rows:
+            _frame(pd.DataFrame(result.rows))
+        for path in files[name]:
+            typer.echo(f"  {path}")
 
 
 def show_checks(checks: Sequence[Check], *, as_json: bool) -> None:

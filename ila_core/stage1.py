@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +52,11 @@ def learn_adapter(
     Those of the milestones reached go to `milestones/<fraction>` beside it (Fig. 2).
     """
     kept = circumstance.checkpoints if circumstance else None
+    planned = planned_steps(schedule, len(rows), settings.optimizer.batch_size)
+    # The first step of the warm-up has a learning rate of 0 and leaves B = 0.
+    trained_at = 2 if settings.optimizer.warmup_ratio else 1
     milestones = _Milestones(
-        settings.milestones,
-        planned_steps(schedule, len(rows), settings.optimizer.batch_size),
+        {max(trained_at, round(f * planned)): f for f in settings.milestones},
         (kept.path if kept else adapter_folder.parent) / "milestones",
         base_name,
     )
@@ -86,11 +88,8 @@ def learn_adapter(
 class _Milestones(TrainerCallback):  # type: ignore[misc]
     """Saves the adapter on the way, beside the checkpoints if there are any: a kill spares it."""
 
-    def __init__(
-        self, fractions: Sequence[float], planned: int, folder: Path, base_name: str | None
-    ) -> None:
-        self.folder, self._base_name = folder, base_name
-        self._at = {max(1, round(fraction * planned)): fraction for fraction in fractions}
+    def __init__(self, at: Mapping[int, float], folder: Path, base_name: str | None) -> None:
+        self._at, self.folder, self._base_name = at, folder, base_name
 
     def on_step_end(
         self, args: Any, state: TrainerState, control: Any, model: Any, **_: Any

@@ -1,17 +1,15 @@
-"""The pictures, as SVG to be placed inside the page.
-
-Text stays text and takes the page's colour, so a picture is readable in light, dark and print.
-Equal data give equal bytes.
-"""
+"""The pictures, to be placed inside the page or saved as files. Equal data give equal bytes."""
 
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from html import escape
+from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ila_core.config import BASE
 from ila_core.mask_curve import MaskCurve, MaskCurves
@@ -23,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Stand-ins that matplotlib can write; `_svg` turns them into the page's own colours.
+# Stand-ins that matplotlib can write; `Drawing` turns them into the page's own colours.
 INK, FAINT, PAPER = "#010203", "#010204", "#010205"
 # Okabe and Ito's palette, told apart by colour-blind readers; lines differ in their dashes as well.
 # The page has a lighter shade of each for dark mode.
@@ -32,7 +30,61 @@ DASHES = ("-", "--", "-.", ":")
 WIDTH_IN = 4.6
 
 
-def heat_map(grid: pd.DataFrame, frozen: pd.DataFrame, *, title: str) -> str:
+class Drawing(NamedTuple):
+    """A figure, what it is called, and what it shows in words."""
+
+    figure: Figure
+    name: str
+    label: str
+
+    def inline(self) -> str:
+        """An <svg> element: text stays text and takes the page's colour, in light, dark and print.
+
+        Ids are unique on the page, and the element is named for screen readers.
+        """
+        svg = self._svg()
+        svg = svg.replace(INK, "currentColor").replace(FAINT, "var(--faint)")
+        svg = svg.replace(PAPER, "var(--paper)")
+        for i, colour in enumerate(COLOURS[:-1]):
+            svg = svg.replace(colour, f"var(--line-{i})")
+        prefix = re.sub(r"\W+", "-", self.name)
+        svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", svg)
+        width, height = (72 * inches for inches in self.figure.get_size_inches())
+        label = escape(self.label)
+        opening = f'<svg role="img" aria-label="{label}" viewBox="0 0 {width:g} {height:g}">'
+        return re.sub(r"<svg\b[^>]*>", lambda _: opening, svg, count=1)
+
+    def save(self, folder: Path) -> tuple[Path, Path]:
+        """`<name>.svg` and `<name>.png` in `folder`, on white."""
+        folder.mkdir(parents=True, exist_ok=True)
+        svg, png = folder / f"{self.name}.svg", folder / f"{self.name}.png"
+        text = self._svg(transparent=False)
+        for stand_in, colour in ((INK, "#000000"), (FAINT, "#9a9a9a"), (PAPER, "#ffffff")):
+            text = text.replace(stand_in, colour)
+        svg.write_text(text, encoding="utf-8")
+        self.figure.savefig(png, dpi=160, metadata={"Software": None})
+        return svg, png
+
+    def _svg(self, *, transparent: bool = True) -> str:
+        import matplotlib
+
+        for text in self.figure.findobj(matplotlib.text.Text):
+            text.set_parse_math(False)  # a dataset may be called "$1"
+            if text.get_color() == "black":
+                text.set_color(INK)
+        settings: dict[Any, Any] = {
+            "svg.fonttype": "none",
+            "svg.hashsalt": self.name,
+            "font.family": "sans-serif",
+        }
+        with io.StringIO() as out, matplotlib.rc_context(settings):
+            metadata = dict.fromkeys(["Date", "Creator", "Format", "Type"])
+            self.figure.savefig(out, format="svg", transparent=transparent, metadata=metadata)
+            svg = out.getvalue()
+        return svg[svg.index("<svg") :]
+
+
+def heat_map(grid: pd.DataFrame, frozen: pd.DataFrame, *, title: str) -> Drawing:
     """Fig. 1: block by layer type, darker is more important, a cross is frozen.
 
     Args:
@@ -82,10 +134,10 @@ def heat_map(grid: pd.DataFrame, frozen: pd.DataFrame, *, title: str) -> str:
     label = (
         f"Score of every layer on {title}: block by layer type; {n_frozen} of {len(cells)} frozen"
     )
-    return _svg(figure, f"heat-{title}", label)
+    return Drawing(figure, f"heat-{title}", label)
 
 
-def loss_curve(curves: pd.DataFrame, stops: Mapping[str, str], *, title: str) -> str:
+def loss_curve(curves: pd.DataFrame, stops: Mapping[str, str], *, title: str) -> Drawing:
     """Stage-1 loss by step.
 
     Args:
@@ -103,10 +155,12 @@ def loss_curve(curves: pd.DataFrame, stops: Mapping[str, str], *, title: str) ->
         axes.axvline(curve.index[-1], ymax=0.7, color=FAINT, linewidth=0.6)
     axes.set(xlabel="optimizer step", ylabel="loss, nats per token", title=title, xlim=(0, None))
     axes.legend(frameon=False, fontsize=7.5, loc="upper right")
-    return _svg(figure, f"loss-{title}", f"Stage-1 loss on {title} by step, up to where it stopped")
+    return Drawing(
+        figure, f"loss-{title}", f"Stage-1 loss on {title} by step, up to where it stopped"
+    )
 
 
-def score_curve(curves: pd.DataFrame, *, title: str) -> str:
+def score_curve(curves: pd.DataFrame, *, title: str) -> Drawing:
     """Stage-2 score by gate step, mean over the layers of each type, named at the line's end."""
     figure, axes = _figure(2.5)
     for i, kind in enumerate(curves.columns):
@@ -127,10 +181,12 @@ def score_curve(curves: pd.DataFrame, *, title: str) -> str:
             color=colour,
         )
     axes.set(xlabel="gate step", ylabel="mean score", title=title, xlim=(0, None))
-    return _svg(figure, f"score-{title}", f"Mean score of each layer type on {title} by gate step")
+    return Drawing(
+        figure, f"score-{title}", f"Mean score of each layer type on {title} by gate step"
+    )
 
 
-def mask_curve_figure(curves: MaskCurves, *, title: str) -> str:
+def mask_curve_figure(curves: MaskCurves, *, title: str) -> Drawing:
     """Held-out loss with more and more adapters closed: every order beside its controls.
 
     Args:
@@ -165,10 +221,10 @@ def mask_curve_figure(curves: MaskCurves, *, title: str) -> str:
         f"beside random orders: {curves.random[0].losses[0]:.3f} with none closed, "
         f"{curves.random[0].losses[-1]:.3f} with all"
     )
-    return _svg(figure, f"mask-{curves.by}-{title}", label)
+    return Drawing(figure, f"mask-{curves.by}-{title}", label)
 
 
-def forest_plot(arms: Sequence[ArmResult], *, against: str, confidence: float) -> str:
+def forest_plot(arms: Sequence[ArmResult], *, against: str, confidence: float) -> Drawing:
     """Each arm's difference to `against` with its interval."""
     # Without the base: it is so far off that all others would fall on one point.
     rows = [(x.arm, x.versus) for x in arms if x.versus is not None and x.policy != BASE]
@@ -194,7 +250,7 @@ def forest_plot(arms: Sequence[ArmResult], *, against: str, confidence: float) -
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
     label = f"Difference of each arm to {against} with its {100 * confidence:g} % interval"
-    return _svg(figure, "forest", label)
+    return Drawing(figure, "forest", label)
 
 
 def _spread(curves: Sequence[MaskCurve]) -> tuple[list[float], list[float], list[float]]:
@@ -219,35 +275,6 @@ def _figure(height_in: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _svg(figure: Figure, name: str, label: str) -> str:
-    """The figure as an <svg> element: ids unique on the page, named for screen readers."""
-    import matplotlib
-
-    for text in figure.findobj(matplotlib.text.Text):
-        text.set_parse_math(False)  # a dataset may be called "$1"
-        if text.get_color() == "black":
-            text.set_color(INK)
-    settings: dict[Any, Any] = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": name,
-        "font.family": "sans-serif",
-    }
-    with io.StringIO() as out, matplotlib.rc_context(settings):
-        metadata = dict.fromkeys(["Date", "Creator", "Format", "Type"])
-        figure.savefig(out, format="svg", transparent=True, metadata=metadata)
-        svg = out.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = svg.replace(INK, "currentColor").replace(FAINT, "var(--faint)")
-    svg = svg.replace(PAPER, "var(--paper)")
-    for i, colour in enumerate(COLOURS[:-1]):
-        svg = svg.replace(colour, f"var(--line-{i})")
-    prefix = re.sub(r"\W+", "-", name)
-    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", svg)
-    width, height = (72 * inches for inches in figure.get_size_inches())
-    opening = f'<svg role="img" aria-label="{escape(label)}" viewBox="0 0 {width:g} {height:g}">'
-    return re.sub(r"<svg\b[^>]*>", lambda _: opening, svg, count=1)
-
-
 def _apart(ends: Mapping[str, float], gap: float) -> dict[str, float]:
     """Label heights nearest to the lines' ends, in their order and at least `gap` apart.
 
@@ -267,3 +294,25 @@ def _quantile(values: Collection[float], q: float) -> float:
     import numpy as np
 
     return float(np.quantile(list(values), q))
+
+
+def jaccard_matrix(
+    names: Sequence[str], values: Mapping[tuple[str, str], float], *, name: str, title: str
+) -> Drawing:
+    """Pairwise Jaccard as a lower triangle (Figs. 3 and 4)."""
+    n = len(names)
+    figure, axes = _figure(0.9 + 0.36 * n)
+    cells = [[math.nan] * n for _ in names]
+    for row in range(n):
+        for column in range(row):
+            value = values[names[column], names[row]]
+            cells[row][column] = value
+            axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8)
+    # Light shades only: the numbers lie on top.
+    axes.imshow(cells, cmap="Blues", vmin=0.4, vmax=1.6, aspect="auto")
+    axes.set_xticks(range(n), names)
+    axes.set_yticks(range(n), names)
+    axes.set(title=title)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    return Drawing(figure, name, f"{title}: Jaccard of the kept layers, pair by pair")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ila_core.mask_curve import MaskCurves
-from ila_core.ranking import Ranking, kept_count, order
+from ila_core.ranking import Layer, Ranking, kept_count, order
 from ila_core.report import ReportData, figures, tables
 from ila_core.report.headline import headline
 
@@ -40,7 +41,7 @@ def build_page(data: ReportData) -> str:
         headline=headline(data),
         n_layers=len(data.ranking.layers),
         kept=kept_count(profile.search.keep, len(data.ranking.layers)),
-        heat_maps=_heat_maps(data.ranking, profile.search.keep),
+        heat_maps=[x.inline() for x in heat_maps(data.ranking, profile.search.keep)],
         ranking=tables.ranking_table(data.ranking, profile.search.keep),
         agreements=[
             (title, tables.agreement_table([x for x in data.agreements if x.kind == kind]))
@@ -61,18 +62,25 @@ def build_page(data: ReportData) -> str:
     )
 
 
-def _heat_maps(ranking: Ranking, keep: float) -> list[str]:
-    pictures = []
-    for dataset in ranking.datasets:
-        grid = tables.layers_grid(ranking, dataset)
-        by_score = order(ranking.scores(dataset), ranking.layers)
-        names = set(by_score[kept_count(keep, len(by_score)) :])
-        frozen = grid.notna() & False
-        for layer in ranking.layers:
-            column = tables.OUTSIDE if layer.block is None else layer.block
-            frozen.at[layer.type, column] = layer.name in names
-        pictures.append(figures.heat_map(grid, frozen, title=dataset))
-    return pictures
+def heat_maps(ranking: Ranking, keep: float) -> list[figures.Drawing]:
+    """One map per dataset, of the means over seeds (Fig. 1)."""
+    return [
+        heat_map_of(ranking.layers, ranking.scores(dataset), keep, title=dataset)
+        for dataset in ranking.datasets
+    ]
+
+
+def heat_map_of(
+    layers: Sequence[Layer], scores: Mapping[str, float], keep: float, *, title: str
+) -> figures.Drawing:
+    """Scores by block and layer type, what is frozen crossed out."""
+    grid = tables.layers_grid(layers, scores)
+    names = set(order(scores, layers)[kept_count(keep, len(layers)) :])
+    frozen = grid.notna() & False
+    for layer in layers:
+        column = tables.OUTSIDE if layer.block is None else layer.block
+        frozen.at[layer.type, column] = layer.name in names
+    return figures.heat_map(grid, frozen, title=title)
 
 
 def _curves(data: ReportData) -> dict[str, Any]:
@@ -88,13 +96,13 @@ def _curves(data: ReportData) -> dict[str, Any]:
     pictures = []
     for dataset in data.ranking.datasets:
         stops = {column: end for (d, column), end in ends.items() if d == dataset}
-        pictures.append(figures.loss_curve(losses[list(stops)], stops, title=dataset))
+        pictures.append(figures.loss_curve(losses[list(stops)], stops, title=dataset).inline())
     found = {"loss_pictures": pictures, "losses": losses.reset_index(), "score_pictures": []}
     if gates:
         scores = tables.score_curves(data.ranking, gates)
         found["scores"] = scores.reset_index()
         found["score_pictures"] = [
-            figures.score_curve(scores.loc[[dataset]].droplevel("dataset"), title=dataset)
+            figures.score_curve(scores.loc[[dataset]].droplevel("dataset"), title=dataset).inline()
             for dataset in data.ranking.datasets
         ]
     return found
@@ -108,7 +116,9 @@ def _ranking_scores(data: ReportData) -> list[dict[str, Any]]:
 def _masks(data: ReportData) -> list[str]:
     """Mask curves of every dataset, by closed layers and by closed weights."""
     return [
-        figures.mask_curve_figure(MaskCurves.model_validate(found[by]), title=found["dataset"])
+        figures.mask_curve_figure(
+            MaskCurves.model_validate(found[by]), title=found["dataset"]
+        ).inline()
         for found in data.masks
         for by in ("count", "share")
     ]
@@ -118,7 +128,9 @@ def _forest(data: ReportData) -> str:
     evaluate = data.profile.evaluate
     if len(data.profile.finetune.arms) == 1:
         return ""  # nothing to compare
-    return figures.forest_plot(data.arms, against=evaluate.against, confidence=evaluate.confidence)
+    return figures.forest_plot(
+        data.arms, against=evaluate.against, confidence=evaluate.confidence
+    ).inline()
 
 
 def _cells(frame: pd.DataFrame) -> list[list[tuple[str, str]]]:

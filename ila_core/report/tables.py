@@ -13,7 +13,7 @@ from ila_core.agreement import Agreement, compare
 from ila_core.certainty import unsure_layers
 from ila_core.config import SearchConfig
 from ila_core.mask_curve import HALF, MaskCurves
-from ila_core.ranking import Ranking, kept_count, order
+from ila_core.ranking import Layer, Ranking, kept_count, order
 from ila_core.report.comparison import ArmResult
 from ila_core.selection import Selection
 from ila_core.within_types import WithinTypes
@@ -45,19 +45,18 @@ def ranking_table(ranking: Ranking, keep: float) -> pd.DataFrame:
     return pd.DataFrame([row for _, row in sorted(rows, key=lambda pair: pair[0])])
 
 
-def layers_grid(ranking: Ranking, dataset: str) -> pd.DataFrame:
-    """Mean scores with layer types as rows and blocks as columns (Fig. 1)."""
+def layers_grid(layers: Sequence[Layer], scores: Mapping[str, float]) -> pd.DataFrame:
+    """Scores with layer types as rows and blocks as columns (Fig. 1)."""
     import pandas as pd
 
-    scores = ranking.scores(dataset)
     cells = [
         {"type": x.type, "block": OUTSIDE if x.block is None else x.block, "score": scores[x.name]}
-        for x in ranking.layers
+        for x in layers
     ]
     grid = pd.DataFrame(cells).pivot(index="type", columns="block", values="score")
-    blocks = sorted({x.block for x in ranking.layers if x.block is not None})
-    outside = [OUTSIDE] if any(x.block is None for x in ranking.layers) else []
-    types = list(dict.fromkeys(x.type for x in ranking.layers))
+    blocks = sorted({x.block for x in layers if x.block is not None})
+    outside = [OUTSIDE] if any(x.block is None for x in layers) else []
+    types = list(dict.fromkeys(x.type for x in layers))
     return grid.reindex(index=types, columns=[*blocks, *outside])
 
 
