@@ -9,7 +9,7 @@ from tasks.step import Context, Step
 from tasks.steps.base import Base
 from tasks.steps.payload import write_result
 
-VERSION = 1
+VERSION = 2
 
 
 def stage2(
