@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ila_core.config import Schedule
@@ -37,21 +38,54 @@ def loss_tokens(row: Row) -> int:
     return sum(label != IGNORED for label in row.labels[1:])
 
 
-def collate(rows: Sequence[Row]) -> dict[str, Tensor]:
-    """Pad on the right. Without padding there is no mask, so that attention takes its fast path."""
+def collate(packed: Sequence[Sequence[Row]]) -> dict[str, Tensor]:
+    """One batch row per sequence of conversations, padded on the right.
+
+    Returns:
+        `input_ids` and `labels` (rows, longest), and `position_ids` where a row holds several
+        conversations: they start anew with each, by which transformers keeps these apart. Never a
+        mask: nothing looks ahead in a causal model, so nothing sees the padding, and attention
+        without a mask takes its fast path. (A mask of ones even lets conversations mix.)
+    """
     import torch
 
-    longest = max(len(row.input_ids) for row in rows)
-    ids = torch.zeros(len(rows), longest, dtype=torch.long)
-    labels = torch.full((len(rows), longest), IGNORED)
-    mask = torch.zeros(len(rows), longest, dtype=torch.long)
-    for i, row in enumerate(rows):
-        n = len(row.input_ids)
-        ids[i, :n] = torch.tensor(row.input_ids)
-        labels[i, :n] = torch.tensor(row.labels)
-        mask[i, :n] = 1
+    longest = max(sum(len(part.input_ids) for part in parts) for parts in packed)
+    ids = torch.zeros(len(packed), longest, dtype=torch.long)
+    labels = torch.full((len(packed), longest), IGNORED)
+    positions = torch.arange(longest).repeat(len(packed), 1)
+    for i, parts in enumerate(packed):
+        start = 0
+        for part in parts:
+            end = start + len(part.input_ids)
+            ids[i, start:end] = torch.tensor(part.input_ids)
+            # The first token of a conversation is not predicted, least of all from its neighbour.
+            labels[i, start + 1 : end] = torch.tensor(part.labels[1:])
+            positions[i, start:] -= positions[i, start].item()
+            start = end
     batch = {"input_ids": ids, "labels": labels}
-    return batch if bool(mask.all()) else {**batch, "attention_mask": mask}
+    several = any(len(parts) > 1 for parts in packed)
+    return {**batch, "position_ids": positions} if several else batch
+
+
+def pack(rows: Sequence[Row]) -> list[list[Row]]:
+    """Put conversations together, none longer than the longest: best-fit decreasing.
+
+    Each goes where it leaves the least room. The fullest stay in the order of their longest.
+    """
+    ordered = sorted(rows, key=lambda row: -len(row.input_ids))
+    packed: list[list[Row]] = []
+    room: list[int] = []
+    for row in ordered:
+        n = len(row.input_ids)
+        fitting = [i for i, left in enumerate(room) if left >= n]
+        if fitting:
+            best = min(fitting, key=room.__getitem__)
+            packed[best].append(row)
+            room[best] -= n
+        else:
+            packed.append([row])
+            room.append(len(ordered[0].input_ids) - n)
+    return packed
 
 
 def planned_steps(schedule: Schedule, n_rows: int, batch_size: int) -> int:
@@ -71,23 +105,36 @@ def plan_batches(n_rows: int, batch_size: int, steps: int, seed: int) -> list[li
     return [stream[i * batch_size : (i + 1) * batch_size] for i in range(steps)]
 
 
-class MicroBatches:
-    """Micro-batches in order, `per_step` of them per step, collated when asked for."""
+def packed_batches(rows: Sequence[Row], micro_batch: int) -> list[dict[str, Tensor]]:
+    """Conversations in packed micro-batches of about equal size.
 
-    def __init__(self, rows: Sequence[Row], batches: list[list[int]], per_step: int) -> None:
-        self._rows, self._batches, self._per_step = rows, batches, per_step
+    Each has at most `micro_batch` rows as long as the longest conversation: no more tokens than
+    that many conversations can have unpacked.
+    """
+    packed = pack(rows)
+    # Of similar length together, the longest first, so that memory runs out at once.
+    packed.sort(key=lambda parts: -sum(len(part.input_ids) for part in parts))
+    count = math.ceil(len(packed) / micro_batch)
+    cuts = [len(packed) * i // count for i in range(count + 1)]
+    return [collate(packed[a:b]) for a, b in pairwise(cuts)]
+
+
+class MicroBatches:
+    """The micro-batches of every step, packed and collated when asked for."""
+
+    def __init__(self, rows: Sequence[Row], batches: list[list[int]], micro_batch: int) -> None:
+        self._rows, self._batches, self._micro_batch = rows, batches, micro_batch
 
     def __len__(self) -> int:
-        return len(self._batches) * self._per_step
+        return len(self._batches)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        step, part = divmod(index, self._per_step)
+    def __getitem__(self, step: int) -> dict[str, Any]:
+        """`micro_batches`, and the number of targets in them all, `step_tokens`."""
         rows = [self._rows[i] for i in self._batches[step]]
-        # Similar lengths together, the longest first: least padding, and memory runs out at once.
-        rows.sort(key=lambda row: -len(row.input_ids))
-        cuts = [len(rows) * i // self._per_step for i in range(self._per_step + 1)]
-        total = sum(map(loss_tokens, rows))
-        return {**collate(rows[cuts[part] : cuts[part + 1]]), "step_tokens": total}
+        return {
+            "micro_batches": packed_batches(rows, self._micro_batch),
+            "step_tokens": sum(map(loss_tokens, rows)),
+        }
 
 
 def check_rows(rows: Sequence[Row], batch_size: int) -> None:

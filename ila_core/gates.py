@@ -1,13 +1,14 @@
 """Stage 2: one gate per layer on the trained LoRA update, everything else frozen (Eq. 5-7).
 
-The gate multiplies A x (tokens x r), not B A x (tokens x d_out): the same function, but autograd
-keeps r instead of d_out numbers per token (DESIGN section 4: 0.79 of a stage-1 step's time).
+The gate multiplies A x (tokens x r), not B A x (tokens x d_out): the same function, but r instead
+of d_out numbers per token are kept (`ila_core.fused`; costs: benchmarks/results/gate_cost.json).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -20,6 +21,7 @@ from transformers import TrainerCallback, TrainerState
 from ila_core.batches import Row
 from ila_core.config import OptimizerSettings, Schedule, Stage2Settings
 from ila_core.errors import CheckError, listed
+from ila_core.fused import gated, recompute_activations
 from ila_core.methods.lora import load_adapter, lora_layers
 from ila_core.train import Circumstance, train
 
@@ -50,7 +52,10 @@ class Gates:
     `eval()`: Trainer calls `train()` in each step). Afterwards the model is as it was.
 
         with Gates(model, initial_score=0.0) as gates:
-            gates.fill(math.inf)  # all open: exactly the stage-1 model; -inf: exactly the base
+            gates.fill(math.inf)  # all open: the stage-1 model; -inf: exactly the base
+
+    Open gates give stage 1's logits up to rounding, 1e-5 of their size in float32: the update is
+    added to the base layer's output inside the matrix product, not after it.
     """
 
     def __init__(self, model: Any, initial_score: float = 0.0) -> None:
@@ -65,7 +70,6 @@ class Gates:
             parameter.requires_grad_(False)
         self._dropouts = _switch_off_dropout(self._model)
         self._scores: dict[str, nn.Parameter] = {}
-        self._hooks = []
         for name, layer in self._layers.items():
             # Registered, fp32 and of shape (1,): FSDP2 rejects 0-d parameters.
             device = layer.lora_A["default"].weight.device
@@ -73,7 +77,9 @@ class Gates:
             score = nn.Parameter(torch.full((1,), self._initial, dtype=dtype, device=device))
             layer.register_parameter(_SCORE, score)
             self._scores[name] = score
-            self._hooks.append(layer.lora_A["default"].register_forward_hook(_gate(score)))
+            layer.forward = partial(gated, layer, score)
+        self._recompute = recompute_activations(self._model)
+        self._recompute.__enter__()
         return self
 
     def __exit__(
@@ -82,9 +88,9 @@ class Gates:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for hook in self._hooks:
-            hook.remove()
+        self._recompute.__exit__(kind, error, trace)
         for layer in self._layers.values():
+            del layer.forward
             delattr(layer, _SCORE)
         for owner, attribute, p in self._dropouts:
             setattr(owner, attribute, p)
@@ -219,13 +225,6 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         broken = [name for name, score in self._gates.scores.items() if not math.isfinite(score)]
         if broken:
             raise CheckError(f"the score is not finite in {listed(broken)}; lower stage2.lr")
-
-
-def _gate(score: nn.Parameter) -> Any:
-    def multiply(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-        return output * torch.sigmoid(score).to(output.dtype)
-
-    return multiply
 
 
 def _optimizer(settings: Stage2Settings, scores: list[nn.Parameter]) -> torch.optim.Optimizer:

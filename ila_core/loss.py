@@ -1,9 +1,13 @@
-"""Cross entropy on loss-bearing positions only, without ever keeping full float logits.
+"""Cross entropy on loss-bearing positions only, without ever holding full float logits.
 
-The transformer body runs once; then the `lm_head` *module* (it may carry an adapter, which TRL's
-fused loss would skip) is called on the selected positions, in chunks recomputed in backward.
+The transformer body runs once; then the `lm_head` *module* (it may carry an adapter or a gate,
+which TRL's fused loss would skip) is called on the selected positions, chunk by chunk. In training
+each chunk is differentiated at once, down to the body's output, and the body at last: nothing is
+computed twice, and nothing as wide as the vocabulary is alive while the body runs backward.
 
-    >>> nll, row = TokenLoss(model)(collate(rows))  # one loss and one row number per target
+    >>> token_loss = TokenLoss(model)
+    >>> nll, row = token_loss(batch)         # one loss and one row number per target, no gradient
+    >>> token_loss.backward(batch, 512)      # sum of the losses / 512; gradients are in `.grad`
 """
 
 from __future__ import annotations
@@ -13,9 +17,8 @@ from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.nn.functional import pad
 
 from ila_core.batches import IGNORED
 from ila_core.errors import CheckError
@@ -49,44 +52,98 @@ class TokenLoss:
 
     def __init__(self, model: nn.Module, *, logits_per_chunk: int = LOGITS_PER_CHUNK) -> None:
         causal: Any = getattr(model, "get_base_model", lambda: model)()
+        self._causal = causal
         self._body: nn.Module = causal.base_model
         self._head: nn.Module = causal.get_output_embeddings()
-        self._logits_per_chunk = logits_per_chunk
-        self._check(causal)
-
-    def __call__(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Loss (targets,) in at least float32, differentiable, and batch row (targets,) of each."""
-        inputs = {k: v for k, v in batch.items() if k != "labels"}
-        hidden = cast(Tensor, self._body(**inputs, use_cache=False).last_hidden_state)
-        targets = batch["labels"][:, 1:]
-        bearing = targets != IGNORED
-        hidden, targets = hidden[:, :-1][bearing], targets[bearing]
-        rows = bearing.nonzero()[:, 0]
-
-        size = max(1, self._logits_per_chunk // self._vocabulary)
-        chunks = list(zip(torch.split(hidden, size), torch.split(targets, size), strict=True))
-        if len(chunks) > 1 and torch.is_grad_enabled():
-            nll = [checkpoint(self._chunk, h, t, use_reentrant=False) for h, t in chunks]
-        else:
-            nll = [self._chunk(h, t) for h, t in chunks]
-        return torch.cat(nll), rows
-
-    def _chunk(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        logits = self._head(hidden)
-        precise = logits.to(torch.promote_types(torch.float32, logits.dtype))
-        return F.cross_entropy(precise, targets, reduction="none")
+        self._chunk = max(1, logits_per_chunk // self._checked_vocabulary())
 
     @torch.no_grad()
-    def _check(self, causal: Any) -> None:
-        """Compare with the model's own logits on a few tokens; learn the vocabulary from them."""
+    def __call__(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Loss (targets,) in at least float32, in nats, and batch row (targets,) of each."""
+        hidden, targets, positions = self._run(batch)
+        output, nll = hidden.flatten(0, 1), []
+        for part in torch.split(positions, self._chunk):
+            log_p = _log_softmax(self._head(output[part]))
+            nll.append(-log_p.gather(1, targets[part, None])[:, 0])
+        return torch.cat(nll), positions // hidden.shape[1]
+
+    def backward(self, batch: dict[str, Tensor], divisor: int) -> Tensor:
+        """Add the gradients of the summed loss / `divisor` to `.grad`; return that number, 0-d.
+
+        Raises:
+            RuntimeError: nothing in the model requires a gradient.
+        """
+        hidden, targets, positions = self._run(batch)
+        output = hidden.detach().flatten(0, 1)
+        gradient = torch.zeros_like(output)
+        losses = []
+        for part in torch.split(positions, self._chunk):
+            leaf = output[part].requires_grad_(hidden.requires_grad)
+            logits = self._head(leaf)
+            # d(-log p_t) / d logits = softmax - onehot(t), made in place of log p: two tensors of
+            # this size are alive where autograd's own cross entropy has three.
+            log_p = _log_softmax(logits.detach())
+            at_target = torch.arange(len(part), device=part.device), targets[part]
+            losses.append(-log_p[at_target].sum())
+            log_p.exp_()[at_target] -= 1
+            torch.autograd.backward(logits, log_p.div_(divisor).to(logits.dtype))
+            if leaf.grad is not None:
+                gradient[part] = leaf.grad
+        if hidden.requires_grad:
+            torch.autograd.backward(hidden, gradient.view_as(hidden))
+        return torch.stack(losses).sum() / divisor
+
+    @torch.no_grad()
+    def check_packing(self) -> None:
+        """Compare two short documents that share a row with each of them alone.
+
+        Raises:
+            CheckError: a document's hidden states depend on what stands before it in its row.
+        """
+        device = next(self._causal.parameters()).device
+        a, b = (torch.arange(n, device=device) for n in (5, 4))
+        # Two rows: transformers' FlashAttention finds packed documents in a single row only.
+        both = torch.stack([torch.cat([a, b]), torch.cat([b, a])])
+        with eval_mode(self._causal):
+            alone = self._states(input_ids=a[None])[0]  # b is its beginning, and comes out so too
+            packed = self._states(input_ids=both, position_ids=both)
+        parts = [packed[0, :5], packed[0, 5:], packed[1, :4], packed[1, 4:]]
+        difference = torch.cat(parts) - torch.cat([alone, alone[:4], alone[:4], alone])
+        # Rounding, or what a neighbour does: the two are orders of magnitude apart.
+        allowed = max(1e-3, 8 * torch.finfo(alone.dtype).eps)
+        found = (difference.norm() / torch.cat(parts).norm()).item()
+        if found > allowed:
+            raise CheckError(
+                f"{type(self._causal).__name__} does not keep apart conversations that share a row "
+                f"(hidden states move by {found:.1g}, {allowed:.1g} is allowed); use a model and "
+                "an attention implementation that heed restarting position_ids, such as sdpa"
+            )
+
+    def _states(self, **inputs: Tensor) -> Tensor:
+        return cast(Tensor, self._body(**inputs, use_cache=False).last_hidden_state)
+
+    def _run(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Hidden (batch, length, d); next token of, and number of each target's, flat position."""
+        hidden = self._states(**{k: v for k, v in batch.items() if k != "labels"})
+        targets = pad(batch["labels"][:, 1:], (0, 1), value=IGNORED).flatten()
+        return hidden, targets, (targets != IGNORED).nonzero()[:, 0]
+
+    @torch.no_grad()
+    def _checked_vocabulary(self) -> int:
+        """Number of logits, after a comparison with the model's own on a few tokens."""
+        causal = self._causal
         ids = torch.arange(4, device=next(causal.parameters()).device)[None]
         with eval_mode(causal):
             own = causal(input_ids=ids, use_cache=False).logits
-            ours = self._head(self._body(input_ids=ids, use_cache=False).last_hidden_state)
-        self._vocabulary = own.shape[-1]
+            ours = self._head(self._states(input_ids=ids))
         if not torch.allclose(own.float(), ours.float(), rtol=1e-3, atol=1e-4, equal_nan=True):
             raise CheckError(
                 f"{type(causal).__name__} changes its logits after lm_head (largest difference "
                 f"{(own - ours).abs().max().item():.3g}), which the chunked loss would leave out; "
                 "use a model whose logits are lm_head(body(x))"
             )
+        return int(own.shape[-1])
+
+
+def _log_softmax(logits: Tensor) -> Tensor:
+    return logits.log_softmax(-1, dtype=torch.promote_types(torch.float32, logits.dtype))

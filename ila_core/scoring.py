@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, field_validator
 
-from ila_core.batches import Row, check_rows, collate, loss_tokens, plan_batches
+from ila_core.batches import Row, check_rows, loss_tokens, packed_batches, plan_batches
 from ila_core.config import ScorerSettings
 from ila_core.errors import CheckError, listed
 from ila_core.ranking import Layer
@@ -134,29 +134,17 @@ def sampled_rows(material: Material) -> list[Row]:
     return [rows[i] for i in dict.fromkeys(i for numbers in plan for i in numbers)]
 
 
-def micro_batches(rows: Sequence[Row], micro_batch: int) -> list[list[Row]]:
-    """Similar lengths together, the longest first: least padding, and memory runs out at once."""
-    by_length = sorted(rows, key=lambda row: -len(row.input_ids))
-    return [by_length[i : i + micro_batch] for i in range(0, len(by_length), micro_batch)]
-
-
 def tokens_of(rows: Sequence[Row]) -> int:
     """Tokens read, those without loss among them."""
     return sum(len(row.input_ids) for row in rows)
 
 
-def to_device(rows: Sequence[Row], model: Any) -> dict[str, Tensor]:
-    """The rows as one batch where the model is."""
-    device = next(model.parameters()).device
-    return {key: value.to(device) for key, value in collate(rows).items()}
-
-
 def backward(model: Any, loss: TokenLoss, rows: Sequence[Row], micro_batch: int) -> None:
     """Add the gradient of the rows' token-mean loss to whatever requires one."""
+    device = next(model.parameters()).device
     total = sum(map(loss_tokens, rows))
-    for part in micro_batches(rows, micro_batch):
-        nll, _ = loss(to_device(part, model))
-        (nll.sum() / total).backward()  # type: ignore[no-untyped-call]
+    for batch in packed_batches(rows, micro_batch):
+        loss.backward({key: value.to(device) for key, value in batch.items()}, total)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """The one set-up of `transformers.Trainer` behind stage 1, stage 2 and every fine-tuning method.
 
 What the optimizer sees in a step depends on the rows, the batch size and the seed alone. How those
-conversations are laid out in micro-batches is circumstance: the loss is the token mean over the
+conversations are packed into micro-batches is circumstance: the loss is the token mean over the
 whole step, so the layout moves it by rounding only (and by other dropout masks).
 """
 
@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -56,7 +56,7 @@ class Circumstance:
     """How a training is laid out and watched; none of it is part of a key."""
 
     micro_batch: int = 8
-    """Most conversations per forward pass."""
+    """Most rows per forward pass, each as long as the step's longest conversation."""
     on_metrics: Callable[[int, dict[str, float]], None] | None = None
     """Called after every step with `loss`, `lr` and `progress`, a fraction of the steps at most."""
     label: str = "train"
@@ -116,7 +116,6 @@ def train(
     planned = planned_steps(schedule, len(rows), optimizer.batch_size)
     check_rows(rows, optimizer.batch_size)
     batches = plan_batches(len(rows), optimizer.batch_size, planned, seed)
-    per_step = math.ceil(optimizer.batch_size / here.micro_batch)
     device = next(model.parameters()).device
 
     identity = digest_of([batches, _shapes(model), schedule.model_dump(), optimizer.model_dump()])
@@ -136,8 +135,7 @@ def train(
         )
         arguments = TrainingArguments(
             output_dir=str(folder),
-            num_train_epochs=1,  # the plan is one pass over all of its micro-batches
-            gradient_accumulation_steps=per_step,
+            num_train_epochs=1,  # the plan is one pass over all of its steps
             max_grad_norm=optimizer.max_grad_norm,
             seed=seed,
             use_cpu=device.type == "cpu",
@@ -155,7 +153,7 @@ def train(
             model=model,
             args=arguments,
             optimizers=(optim, shape),
-            micro_batches=MicroBatches(rows, batches, per_step),
+            micro_batches=MicroBatches(rows, batches, here.micro_batch),
             identity=identity,
         )
         journal = _Journal(trainer, batches, stability, here)
@@ -214,21 +212,23 @@ class _Trainer(Trainer):  # type: ignore[misc]
         super().__init__(**kwargs)
         self._micro_batches, self._identity = micro_batches, identity
         self._token_loss = TokenLoss(self.model)
-        self.step_loss: Tensor | float = 0.0
+        self._token_loss.check_packing()
+        self.step_loss = torch.zeros(())
 
     def get_train_dataloader(self) -> DataLoader[dict[str, Any]]:
-        # One micro-batch a batch: a resumed training skips batches, and collates none of them.
+        # One step a batch: a resumed training skips batches, and collates none of them.
         return DataLoader(self._micro_batches, batch_size=1, collate_fn=_only)  # type: ignore[arg-type]
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *_: Any) -> Tensor:
-        """Trainer's own would divide by its count of targets or of micro-batches, by version."""
+        """A whole optimizer step: its micro-batches differ in number, which Trainer cannot have."""
         model.train()
-        total = inputs.pop("step_tokens")
-        nll, _rows = self._token_loss(self._prepare_inputs(inputs))
-        loss = nll.sum() / total
-        self.accelerator.backward(loss)
-        self.step_loss += loss.detach()
-        return cast(Tensor, loss.detach())
+        inputs = self._prepare_inputs(inputs)
+        losses = [
+            self._token_loss.backward(batch, inputs["step_tokens"])
+            for batch in inputs["micro_batches"]
+        ]
+        self.step_loss = torch.stack(losses).sum()
+        return self.step_loss
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         folder = Path(str(output_dir))
@@ -301,7 +301,7 @@ class _Journal(TrainerCallback):  # type: ignore[misc]
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         step = state.global_step
-        loss, self._trainer.step_loss = float(self._trainer.step_loss), 0.0
+        loss = self._trainer.step_loss.item()
         if not math.isfinite(loss):
             raise CheckError(self._broken(loss, step))
         self.losses.append(loss)

@@ -65,7 +65,7 @@ class HeldOutLoss:
         with torch.no_grad(), eval_mode(model):
             token_loss = TokenLoss(model)
             for numbers in tqdm(batches, desc=self.name, unit="batch", disable=not shown):
-                batch = {k: v.to(device) for k, v in collate([rows[i] for i in numbers]).items()}
+                batch = {k: v.to(device) for k, v in collate([[rows[i]] for i in numbers]).items()}
                 losses, row = token_loss(batch)
                 sums = losses.new_zeros(len(numbers), dtype=torch.float64)
                 sums.index_add_(0, row, losses.double())

@@ -8,15 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from ila_core.batches import collate
 from ila_core.scoring import (
     FORWARD,
     Material,
     Needs,
     ScoreResult,
     adapted_layers,
-    micro_batches,
     sampled_rows,
-    to_device,
     tokens_of,
 )
 
@@ -41,6 +40,8 @@ class LoraDrop:
         assert model is not None
         current: dict[str, Tensor | None] = {"mask": None}
         sums: dict[str, Tensor] = {}
+        device = next(model.parameters()).device
+        by_length = sorted(rows, key=lambda row: -len(row.input_ids))
         counts = dict.fromkeys(layers, 0)
 
         def watch(name: str, scaling: float) -> Callable[[Any, Any, Tensor], None]:
@@ -61,11 +62,12 @@ class LoraDrop:
                 for name, layer in layers.items()
             ]
             try:
-                for part in micro_batches(rows, material.micro_batch):
-                    batch = to_device(part, model)
-                    mask = batch.get("attention_mask")
-                    current["mask"] = None if mask is None else mask.bool()
-                    loss(batch)
+                for start in range(0, len(by_length), material.micro_batch):
+                    part = by_length[start : start + material.micro_batch]
+                    lengths = torch.tensor([[len(row.input_ids)] for row in part], device=device)
+                    current["mask"] = torch.arange(len(part[0].input_ids), device=device) < lengths
+                    batch = collate([[row] for row in part])
+                    loss({key: value.to(device) for key, value in batch.items()})
             finally:
                 for hook in hooks:
                     hook.remove()

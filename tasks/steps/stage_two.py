@@ -11,7 +11,7 @@ from tasks.steps.base import Base
 from tasks.steps.payload import write_result
 from tasks.steps.stage_one import adapter_folder, stage1_end
 
-VERSION = 1
+VERSION = 2
 
 
 def stage2(
