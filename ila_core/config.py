@@ -135,12 +135,39 @@ class StabilitySettings(Frozen):
     """Fraction of the planned steps at which training stops, stable or not."""
 
 
+class ScorerSettings(Frozen):
+    """Which rows a scorer sees that needs no training (`ila_core.scorers`), and how many."""
+
+    rows: Literal["gate", "train"]
+    batches: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    """Conversations per batch."""
+
+
+class RankingStopSettings(Frozen):
+    """Stage 1 also stops once the ranking has stopped moving (`ila_core.ranking_stop`)."""
+
+    scorer: str
+    """An entry of `ila_core.scorers.SCORERS`: gate learning would cost too much on the way."""
+    scoring: ScorerSettings
+    every: float = Field(gt=0, lt=1)
+    """Fraction of the planned steps between two probes."""
+    keep: float = Field(gt=0, lt=1)
+    """Fraction of layers whose agreement counts."""
+    agree: float = Field(ge=0, le=1)
+    """Jaccard of the kept layers from one probe to the next, at least."""
+    patience: int = Field(ge=1)
+    """Consecutive probes that must agree with the one before."""
+
+
 class Stage1Settings(Frozen):
     lora: LoraSettings
     optimizer: OptimizerSettings
     stability: StabilitySettings
     milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
     """Fractions of the planned steps at which the adapter is kept as well."""
+    ranking_stop: RankingStopSettings | None = None
+    """`null`, as in the paper: the loss alone decides."""
 
 
 class Stage2Settings(Frozen):
@@ -156,15 +183,6 @@ class Stage2Settings(Frozen):
     weight_decay: float = Field(ge=0)
     schedule: Literal["constant", "linear", "cosine"]
     max_grad_norm: float = Field(ge=0)
-
-
-class ScorerSettings(Frozen):
-    """Which rows a scorer sees that needs no training (`ila_core.scorers`), and how many."""
-
-    rows: Literal["gate", "train"]
-    batches: int = Field(ge=1)
-    batch_size: int = Field(ge=1)
-    """Conversations per batch."""
 
 
 class EvidenceSettings(Frozen):
@@ -283,11 +301,15 @@ class Profile(Frozen):
                 _must_be_in(f"finetune.arms.{i}.source", arm.source, list(self.search.schedules))
             if arm.like is not None:
                 _must_be_in(f"finetune.arms.{i}.like", arm.like, arms[:i])
-        for part in ("stage2", "scoring"):
-            if getattr(self.search, part).rows == "gate" and self.data.gate_fraction == 0:
+        search = self.search
+        rows = {"search.stage2": search.stage2.rows, "search.scoring": search.scoring.rows}
+        if search.stage1.ranking_stop is not None:
+            rows["search.stage1.ranking_stop.scoring"] = search.stage1.ranking_stop.scoring.rows
+        for part, split in rows.items():
+            if split == "gate" and self.data.gate_fraction == 0:
                 raise ValueError(
-                    f"search.{part}.rows is 'gate' but data.gate_fraction is 0: hold rows back "
-                    f"(data.gate_fraction > 0) or use the training rows (search.{part}.rows: train)"
+                    f"{part}.rows is 'gate' but data.gate_fraction is 0: hold rows back "
+                    f"(data.gate_fraction > 0) or use the training rows ({part}.rows: train)"
                 )
         return self
 

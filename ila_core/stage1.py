@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 from transformers import TrainerCallback, TrainerState
@@ -14,6 +14,7 @@ from ila_core.batches import Row, planned_steps
 from ila_core.config import Schedule, Stage1Settings
 from ila_core.finetune import train_adapter
 from ila_core.methods.lora import save_adapter
+from ila_core.ranking_stop import Probe, RankingStop
 from ila_core.train import Circumstance
 from ila_core.verify import Verification
 
@@ -28,7 +29,11 @@ class Stage1Result(BaseModel):
     steps: int
     planned_steps: int
     stable: bool
+    """Whether one of the two rules stopped it, or held when the schedule ended."""
+    stable_by: Literal["loss", "ranking"] | None
     stable_at: int | None
+    probes: list[Probe]
+    """The ranking on the way, where `ranking_stop` asked for it."""
     seconds: float
     peak_memory_bytes: int | None
     trainable_parameters: int
@@ -44,12 +49,16 @@ def learn_adapter(
     *,
     seed: int,
     adapter_folder: Path,
+    ranking_stop: RankingStop | None = None,
     base_name: str | None = None,
     circumstance: Circumstance | None = None,
 ) -> Stage1Result:
     """Train an adapter on `layers` and save it to `adapter_folder`; `base` is left as it was.
 
     Those of the milestones reached go to `milestones/<fraction>` beside it (Fig. 2).
+
+    Args:
+        ranking_stop: ends the training as well; `None` leaves that to the loss.
     """
     kept = circumstance.checkpoints if circumstance else None
     planned = planned_steps(schedule, len(rows), settings.optimizer.batch_size)
@@ -69,7 +78,7 @@ def learn_adapter(
         schedule=schedule,
         optimizer=settings.optimizer,
         stability=settings.stability,
-        callbacks=[milestones],
+        callbacks=[milestones, *([ranking_stop] if ranking_stop else [])],
         seed=seed,
         adapter_folder=adapter_folder,
         base_name=base_name,
@@ -77,11 +86,16 @@ def learn_adapter(
     )
     if kept and milestones.folder.exists():
         shutil.copytree(milestones.folder, adapter_folder.parent / "milestones")
+    settled = ranking_stop is not None and ranking_stop.settled
     return Stage1Result(
         seed=seed,
+        stable=bool(result.stable) or settled,
+        stable_by="loss" if result.stable else "ranking" if settled else None,
+        stable_at=result.steps if result.stable or settled else None,
+        probes=ranking_stop.probes if ranking_stop else [],
         verification=verification,
         trainable_parameters=verification.trainable_parameters,
-        **result.model_dump(),
+        **result.model_dump(exclude={"stable", "stable_at"}),
     )
 
 

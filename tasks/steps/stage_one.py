@@ -35,19 +35,35 @@ def stage1(
 
 
 def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) -> None:
+    from ila_core.batches import planned_steps
     from ila_core.data.prepared import Prepared
+    from ila_core.ranking_stop import RankingStop
     from ila_core.stage1 import learn_adapter
 
     given = step.given
     base: Base = given["base"]
+    settings: Stage1Settings = given["settings"]
+    splits = Prepared.load(inputs["data"]).splits
+    stop = None
+    if settings.ranking_stop is not None:
+        batch_size = settings.optimizer.batch_size
+        stop = RankingStop(
+            base.layers,
+            splits[settings.ranking_stop.scoring.rows],
+            settings.ranking_stop,
+            planned=planned_steps(given["schedule"], len(splits["train"]), batch_size),
+            seed=given["seed"],
+            micro_batch=context.runtime.micro_batch,
+        )
     result = learn_adapter(
         base.load(context.runtime),
         [layer.name for layer in base.layers],
-        Prepared.load(inputs["data"]).splits["train"],
-        given["settings"],
+        splits["train"],
+        settings,
         given["schedule"],
         seed=given["seed"],
         adapter_folder=out / "adapter",
+        ranking_stop=stop,
         base_name=base.address,
         circumstance=context.training(step.label),
     )
