@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
-from flows.study import Study, study
+from flows.study import Steps, StepsOfSeeds, Study, study
 from ila_core.config import Profile, SearchConfig
 from ila_core.lock import Lock
 from tasks.step import Step
@@ -24,10 +23,6 @@ from tasks.steps import (
     stage1,
 )
 
-Steps = Mapping[str, Step]
-StepsOfSeeds = Mapping[str, Mapping[int, Step]]
-"""By dataset and search seed."""
-
 
 class Pipeline(NamedTuple):
     """A whole run, by its last steps: what a search gives, and what everything leads to."""
@@ -39,7 +34,7 @@ class Pipeline(NamedTuple):
     controls: tuple[Step, ...]
     """Beside the main path: noise planted in each dataset's adapter, to be found by the search."""
     study: Study
-    """Beside the main path: one dataset at milestones and under several seeds."""
+    """Beside the main path: the paper's whole recipe, under several seeds."""
 
     def targets(self, until: str) -> tuple[Step, ...]:
         """The steps to finish: of the whole run, the search, its control, or the paper's study."""
@@ -48,7 +43,7 @@ class Pipeline(NamedTuple):
             "report": (*search, self.report),
             "search": search,
             "control": self.controls,
-            "study": (*search, *self.study.steps),
+            "study": self.study.steps,
         }
         return ends[until]
 
@@ -111,7 +106,7 @@ def ila_pipeline(profile: Profile, lock: Lock) -> Pipeline:
         ],
     )
     controls = _controls(base, data, adapters, search)
-    return Pipeline(base, ranking, agreement, page, controls, study(profile, lock))
+    return Pipeline(base, ranking, agreement, page, controls, study(profile, base, data, scores))
 
 
 def _evidence(base: Base, data: Steps, adapters: StepsOfSeeds, search: SearchConfig) -> list[Step]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flows.run import ProfilePlan, finished, plan_profile
@@ -12,7 +13,7 @@ from ila_core import paper
 from ila_core.agreement import Agreement, compare
 from ila_core.config import RuntimeConfig
 from ila_core.errors import unknown_name
-from ila_core.ranking import Layer, Ranking
+from ila_core.ranking import Layer
 from tasks.lookup import StepRun
 from tasks.payloads import fetch
 from tasks.step import Step
@@ -44,9 +45,8 @@ def run_reproduce(
         if name not in FIGURES:
             raise unknown_name("table or figure", name, FIGURES)
     chosen = list(dict.fromkeys(what)) or list(FIGURES)
-    until = "study" if {"fig2", "fig3", "fig4"} & set(chosen) else "search"
-    planned = plan_profile(given, overrides, online=True, until=until)
-    runs = finished(planned, until)
+    planned = plan_profile(given, overrides, online=True, until="study")
+    runs = finished(planned, "study")
     results = {name: FIGURES[name](planned, runs) for name in chosen}
     folder = RuntimeConfig.from_env().home / "reproduce" / planned.profile.name
     files = {name: _save(result, folder / name) for name, result in results.items()}
@@ -54,11 +54,11 @@ def run_reproduce(
 
 
 def table2(planned: ProfilePlan, runs: Runs) -> Result:
-    """Agreement of every pair of datasets."""
-    ranking = _ranking(planned, runs)
+    """Agreement of every pair of datasets, scores averaged over search seeds."""
+    means = _means(planned, runs)
     rows = []
-    for a, b in combinations(ranking.datasets, 2):
-        agreed = _compare(planned, (a, ranking.scores(a)), (b, ranking.scores(b)))
+    for (a, _), (b, _) in combinations(means.items(), 2):
+        agreed = _compare(planned, (a, means[a]), (b, means[b]))
         theirs = {
             model: found.get((a, b), found.get((b, a))) for model, found in paper.TABLE_2.items()
         }
@@ -68,23 +68,16 @@ def table2(planned: ProfilePlan, runs: Runs) -> Result:
 
 def figure1(planned: ProfilePlan, runs: Runs) -> Result:
     """Scores by block and layer type, a map per dataset."""
-    from ila_core.report.page import heat_maps
-
-    drawings = heat_maps(_ranking(planned, runs), planned.profile.search.keep)
+    drawings = [_map(planned, name, scores) for name, scores in _means(planned, runs).items()]
     return Result("Figure 1: scores of every layer, by dataset", [], drawings)
 
 
 def figure2(planned: ProfilePlan, runs: Runs) -> Result:
     """The same along one stage 1."""
-    from ila_core.report.page import heat_map_of
-
-    study, search = planned.pipeline.study, planned.profile.search
+    study = planned.pipeline.study
     drawings = [
-        heat_map_of(layers, scores, search.keep, title=f"{study.dataset} at {name}")
-        for layers, (name, scores) in (
-            (planned.pipeline.base.layers, column)
-            for column in _columns(study.milestones, runs, _percent)
-        )
+        _map(planned, f"{study.dataset} at {name}", scores)
+        for name, scores in _columns(study.milestones, runs, _percent)
     ]
     return Result(f"Figure 2: scores on {study.dataset} at milestones of stage 1", [], drawings)
 
@@ -92,15 +85,19 @@ def figure2(planned: ProfilePlan, runs: Runs) -> Result:
 def figure3(planned: ProfilePlan, runs: Runs) -> Result:
     """Agreement of seeds: of the gates alone, as in the paper, and of the whole search."""
     study = planned.pipeline.study
-    kinds = {"gate seed": study.gate_seeds, "search seed": study.search_seeds}
     rows, drawings = [], []
-    for kind, steps in kinds.items():
-        columns = _columns(steps, runs, f"{kind} {{}}".format)
-        theirs = paper.FIGURE_3 if kind == "gate seed" else {}
-        found, drawing = _pairs(planned, columns, list(steps), theirs, f"{kind}s", study.dataset)
-        rows += found
-        drawings.append(drawing)
-    return Result(f"Figure 3: Jaccard between seeds on {study.dataset}", rows, drawings)
+    for kind, of_dataset in (("gate", study.gate_seeds), ("search", study.scores)):
+        for dataset, steps in of_dataset.items():
+            if len(steps) == 1:
+                continue  # a profile with one search seed
+            theirs = paper.FIGURE_3 if (kind, dataset) == ("gate", study.dataset) else {}
+            columns = _columns(steps, runs, f"{dataset}, {kind} seed {{}}".format)
+            found, drawing = _pairs(
+                planned, columns, list(steps), theirs, f"{dataset} {kind} seeds"
+            )
+            rows += found
+            drawings.append(drawing)
+    return Result("Figure 3: Jaccard between seeds", rows, drawings)
 
 
 def figure4(planned: ProfilePlan, runs: Runs) -> Result:
@@ -108,7 +105,7 @@ def figure4(planned: ProfilePlan, runs: Runs) -> Result:
     study = planned.pipeline.study
     columns = _columns(study.milestones, runs, _percent)
     rows, drawing = _pairs(
-        planned, columns, list(study.milestones), paper.FIGURE_4, "milestones", study.dataset
+        planned, columns, list(study.milestones), paper.FIGURE_4, f"{study.dataset} milestones"
     )
     title = f"Figure 4: Jaccard between milestones of stage 1 on {study.dataset}"
     return Result(title, rows, [drawing])
@@ -129,7 +126,6 @@ def _pairs(
     keys: Sequence[Any],
     theirs: Mapping[Any, float],
     what: str,
-    dataset: str,
 ) -> tuple[list[dict[str, Any]], Drawing]:
     from ila_core.report.figures import jaccard_matrix
 
@@ -139,8 +135,23 @@ def _pairs(
         values[a[0], b[0]] = agreed.jaccard
         rows.append(_row(agreed) | {"paper, Llama 2-7B": theirs.get((key_a, key_b))})
     names = [name for name, _ in columns]
-    title = f"{dataset}: {what}"
-    return rows, jaccard_matrix(names, values, name=what.replace(" ", "-"), title=title)
+    return rows, jaccard_matrix(names, values, name=what.replace(" ", "-"), title=what)
+
+
+def _means(planned: ProfilePlan, runs: Runs) -> dict[str, dict[str, float]]:
+    """Each dataset's scores by the paper's recipe, averaged over search seeds."""
+    found = {}
+    for dataset, steps in planned.pipeline.study.scores.items():
+        columns = [scores for _, scores in _columns(steps, runs, str)]
+        found[dataset] = {layer: fmean(c[layer] for c in columns) for layer in columns[0]}
+    return found
+
+
+def _map(planned: ProfilePlan, title: str, scores: Mapping[str, float]) -> Drawing:
+    from ila_core.report.page import heat_map_of
+
+    layers, keep = planned.pipeline.base.layers, planned.profile.search.keep
+    return heat_map_of(layers, scores, keep, title=title)
 
 
 def _columns(steps: Mapping[Any, Step], runs: Runs, name: Callable[[Any], str]) -> list[Column]:
@@ -167,10 +178,6 @@ def _row(agreed: Agreement) -> dict[str, Any]:
         "99th pct in types": agreed.p99_within_types_jaccard,
         "kappa": agreed.kappa,
     }
-
-
-def _ranking(planned: ProfilePlan, runs: Runs) -> Ranking:
-    return Ranking.load(fetch(runs[str(planned.pipeline.ranking.key)]) / "ranking.json")
 
 
 def _percent(fraction: float) -> str:

@@ -1,63 +1,94 @@
-"""Beside the main path: one dataset under several seeds and at milestones (Figures 2, 3 and 4)."""
+"""Beside the main path: the paper's whole recipe on every dataset, and under several seeds.
+
+It is what `ila reproduce` shows beside the paper's numbers, and what a cheaper search is held to
+(`benchmarks/search_cost.py`): the whole stage-1 schedule, then gates on the rows of stage 1.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from ila_core.config import Profile
-from ila_core.lock import Lock
 from ila_core.paper import MILESTONES, SEEDS
+from ila_core.scorers import ILA
 from tasks.step import Step
-from tasks.steps import Base, prepare, score, stage1
+from tasks.steps import Base, mask, score, stage1
 
 DATASET = "lima"
-"""The paper's; a profile without it is studied on its first dataset."""
+"""Whose milestones are looked at, as in the paper; without it a profile's first dataset."""
+
+Steps = Mapping[str, Step]
+StepsOfSeeds = Mapping[str, Mapping[int, Step]]
+"""By dataset and seed."""
 
 
 class Study(NamedTuple):
-    """The scores of one dataset, all from full stage-1 schedules."""
-
+    adapters: StepsOfSeeds
+    """Stage 1 by search seed."""
+    scores: StepsOfSeeds
+    """Gates by search seed."""
+    gate_seeds: StepsOfSeeds
+    """Gates by their own seed, on the first search seed's stage 1."""
     dataset: str
-    milestones: dict[float, Step]
-    """Along one stage 1."""
-    gate_seeds: dict[int, Step]
-    """On one stage 1, with other rows for the scores."""
-    search_seeds: dict[int, Step]
-    """On a stage 1 each."""
+    milestones: Mapping[float, Step]
+    """Gates along that dataset's stage 1."""
+    masks: Steps
+    """The order of the whole recipe beside the profile's own, on the whole recipe's adapter."""
 
     @property
     def steps(self) -> tuple[Step, ...]:
-        columns = (self.milestones, self.gate_seeds, self.search_seeds)
-        return tuple(step for column in columns for step in column.values())
+        of_seeds = (*self.scores.values(), *self.gate_seeds.values())
+        scored = [step for column in of_seeds for step in column.values()]
+        return (*scored, *self.milestones.values(), *self.masks.values())
 
 
-def study(profile: Profile, lock: Lock) -> Study:
-    """Stage 1 runs its whole schedule here, as the paper's does, stable or not."""
-    base = Base.resolve(profile.model, lock)
-    search = profile.search
-    name = DATASET if DATASET in search.schedules else next(iter(search.schedules))
-    data = prepare(base, profile.dataset(name), profile.data, lock)
+def study(profile: Profile, base: Base, data: Steps, own_scores: StepsOfSeeds) -> Study:
+    """The paper's recipe with this profile's model, data and settings."""
     on_the_way = tuple(fraction for fraction in MILESTONES if fraction < 1)
-    whole = search.stage1.model_copy(
+    stability = profile.search.stage1.stability.model_copy(update={"floor": 1.0, "ceiling": 1.0})
+    whole = {"milestones": on_the_way, "stability": stability, "ranking_stop": None}
+    search = profile.search.model_copy(
         update={
-            "milestones": on_the_way,
-            "stability": search.stage1.stability.model_copy(update={"floor": 1.0, "ceiling": 1.0}),
+            "stage1": profile.search.stage1.model_copy(update=whole),
+            "stage2": profile.search.stage2.model_copy(update={"rows": "train"}),
+            "scorer": ILA,
         }
     )
     adapters = {
-        seed: stage1(base, data, name, whole, search.schedules[name], seed) for seed in SEEDS
+        name: {
+            seed: stage1(base, data[name], name, search.stage1, schedule, seed)
+            for seed in search.seeds
+        }
+        for name, schedule in search.schedules.items()
     }
+    first = search.seeds[0]
 
-    def scored(seed: int, gate_seed: int, milestone: float | None = None) -> Step:
+    def gates(name: str, seed: int, gate_seed: int, milestone: float | None = None) -> Step:
         return score(
-            base, adapters[seed], data, name, search, gate_seed,
-            scorer=search.scorer, milestone=milestone,
+            base, adapters[name][seed], data[name], name, search, gate_seed,
+            scorer=ILA, milestone=milestone,
         )  # fmt: skip
 
-    first = SEEDS[0]
+    name = DATASET if DATASET in adapters else next(iter(adapters))
+    scores = {d: {seed: gates(d, seed, seed) for seed in search.seeds} for d in adapters}
     return Study(
+        adapters=adapters,
+        scores=scores,
+        gate_seeds={d: {seed: gates(d, first, seed) for seed in SEEDS} for d in adapters},
         dataset=name,
-        milestones={f: scored(first, first, f) for f in on_the_way} | {1.0: scored(first, first)},
-        gate_seeds={seed: scored(first, seed) for seed in SEEDS},
-        search_seeds={seed: scored(seed, seed) for seed in SEEDS},
+        milestones={f: gates(name, first, first, f) for f in on_the_way}
+        | {1.0: gates(name, first, first)},
+        masks={
+            d: mask(
+                base,
+                adapters[d][first],
+                data[d],
+                {ILA: scores[d][first], "own": own_scores[d][first]},
+                d,
+                search,
+                first,
+            )
+            for d in adapters
+        },
     )

@@ -11,7 +11,7 @@ from tasks.step import Context, Step
 from tasks.steps.base import Base
 from tasks.steps.payload import read_json, write_result
 
-VERSION = 3
+VERSION = 4
 
 
 def stage1(
