@@ -5,8 +5,9 @@
 The profile stories3m-real: same model, LoRA, batch, micro-batch and clipping. Stock: the model's
 own loss, padded to the longest of a micro-batch, in random order (`padded`) or in its order by
 length (`grouped`). Tokens are those of the conversations, never padding; time is that of the whole
-training loop, data included. Trainings of a few steps are interleaved, round by round, each with
-another seed; ratios are medians over rounds, and the headline the worse of LIMA and Alpaca-GPT4.
+training loop, data included. One epoch over the same few conversations, drawn anew in every round,
+is trained by each in turn: over a whole set, the first steps by length would see the longest only.
+Ratios are medians over rounds, and the headline is the worse of LIMA and Alpaca-GPT4.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import statistics
 import sys
 import tempfile
@@ -143,12 +145,13 @@ def measure(rounds: int, deadline: float) -> dict[str, Any]:
         models[name] = Lora().attach(base, linears, profile.search.stage1.lora, seed=0)
         VARIANTS[name](models[name], data[DATASETS[0]], profile, 0)  # not counted: it warms up
     speed: dict[str, dict[str, list[float]]] = {d: {v: [] for v in VARIANTS} for d in data}
-    done = 0
+    batch_size, done = profile.search.stage1.optimizer.batch_size, 0
     while done < rounds and time.monotonic() < deadline:
         done += 1
         for dataset, rows in data.items():
+            drawn = random.Random(done).sample(rows, STEPS * batch_size)
             for name, run in VARIANTS.items():
-                speed[dataset][name].append(run(models[name], rows, profile, done))
+                speed[dataset][name].append(run(models[name], drawn, profile, done))
     table = {
         dataset: {
             "tokens_per_s": {name: statistics.median(values) for name, values in by_name.items()},
