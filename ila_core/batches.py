@@ -112,8 +112,9 @@ def packed_batches(rows: Sequence[Row], micro_batch: int) -> list[dict[str, Tens
     that many conversations can have unpacked.
     """
     packed = pack(rows)
-    # Of similar length together, the longest first, so that memory runs out at once.
-    packed.sort(key=lambda parts: -sum(len(part.input_ids) for part in parts))
+    # Rows of one conversation apart from those of several, whose attention needs a mask (on a
+    # CPU at 160 tokens it took 1.07 times as long with one); then the longest: least padding.
+    packed.sort(key=lambda parts: (len(parts) > 1, -sum(len(p.input_ids) for p in parts)))
     count = math.ceil(len(packed) / micro_batch)
     cuts = [len(packed) * i // count for i in range(count + 1)]
     return [collate(packed[a:b]) for a, b in pairwise(cuts)]
