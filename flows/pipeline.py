@@ -28,6 +28,7 @@ class Pipeline(NamedTuple):
     """A whole run, by its last steps: what a search gives, and what everything leads to."""
 
     base: Base
+    scores: StepsOfSeeds
     ranking: Step
     agreement: Step
     report: Step
@@ -106,7 +107,8 @@ def ila_pipeline(profile: Profile, lock: Lock) -> Pipeline:
         ],
     )
     controls = _controls(base, data, adapters, search)
-    return Pipeline(base, ranking, agreement, page, controls, study(profile, base, data, scores))
+    whole = study(profile, base, data, scores)
+    return Pipeline(base, scores, ranking, agreement, page, controls, whole)
 
 
 def _evidence(base: Base, data: Steps, adapters: StepsOfSeeds, search: SearchConfig) -> list[Step]:

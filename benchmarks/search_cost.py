@@ -1,0 +1,151 @@
+"""What a ranking costs beside the paper's whole recipe, and how far the two agree.
+
+    python benchmarks/search_cost.py                   # stories3m-real: needs ILA_REAL_DATA
+    python benchmarks/search_cost.py --quick --json    # demo
+
+The whole recipe (`flows/study.py`) is the profile's whole stage-1 schedule and its gate batches on
+stage 1's rows; ours is the profile as it is. Both are cached steps: stopped, it goes on; again, it
+computes nothing. Cost is in tokens read forward and backward, a forward pass alone counting 1/3,
+whatever hardware does with them; probes on the way are counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from itertools import combinations
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from flows.run import ProfilePlan, finished, plan_profile
+from ila_core.agreement import Agreement, compare
+from ila_core.batches import plan_batches
+from ila_core.data.prepared import Prepared
+from tasks.lookup import StepRun
+from tasks.payloads import fetch
+from tasks.step import Step
+from tasks.steps.payload import read_json
+
+QUICK, LONG = "demo", "stories3m-real"
+HALF = 0.5
+
+
+class Found:
+    """The payloads of both searches."""
+
+    def __init__(self, profile: str, overrides: list[str]) -> None:
+        self.planned: ProfilePlan = plan_profile(profile, overrides, online=True, until="search")
+        runs = finished(self.planned, "search")
+        study = plan_profile(profile, overrides, online=True, until="study")
+        self._runs: Mapping[str, StepRun] = runs | finished(study, "study")
+
+    def folder(self, step: Step) -> Path:
+        return fetch(self._runs[str(step.key)])
+
+    def json(self, step: Step) -> dict[str, Any]:
+        found: dict[str, Any] = read_json(self.folder(step) / f"{step.name}.json")
+        return found
+
+    def compare(self, a: dict[str, float], b: dict[str, float]) -> Agreement:
+        layers, keep = self.planned.pipeline.base.layers, self.planned.profile.search.keep
+        return compare(layers, keep, kind="datasets", a=("a", a), b=("b", b))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help=f"on {QUICK}")
+    parser.add_argument("--profile", help=f"default: {LONG}, with --quick {QUICK}")
+    parser.add_argument("--set", action="append", default=[], metavar="A.B=C")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    given = parser.parse_args()
+    profile = given.profile or (QUICK if given.quick else LONG)
+    found = Found(profile, given.set)
+    rows = [of_dataset(found, name) for name in found.planned.profile.search.schedules]
+    answer = {
+        "profile": profile,
+        "cost_share_of_full_search": sum(r["cost"] for r in rows) / sum(r["full"] for r in rows),
+        "agreement_with_full_search": fmean(r["agreement"] for r in rows),
+        "worst_agreement": min(r["worst"] for r in rows),
+        "kappa": fmean(r["kappa"] for r in rows),
+        "datasets": rows,
+    }
+    if given.json:
+        print(json.dumps(answer, indent=1))
+        return
+    import pandas as pd
+
+    print(pd.DataFrame(rows).to_string(index=False, float_format="{:.3f}".format))
+    for key in (
+        "cost_share_of_full_search",
+        "agreement_with_full_search",
+        "worst_agreement",
+        "kappa",
+    ):
+        print(f"{key:28} {answer[key]:.3f}")
+
+
+def of_dataset(found: Found, dataset: str) -> dict[str, Any]:
+    """Cost and agreement on one dataset, means over search seeds."""
+    pipeline, search = found.planned.pipeline, found.planned.profile.search
+    study = pipeline.study
+    agreed, costs, fulls, steps = [], [], [], []
+    for seed in search.seeds:
+        own, full = pipeline.scores[dataset][seed], study.scores[dataset][seed]
+        agreed.append(found.compare(found.json(own)["scores"], found.json(full)["scores"]))
+        costs.append(cost(found, own, seed))
+        fulls.append(cost(found, full, seed))
+        steps.append(found.json(own.inputs["adapter"])["steps"])
+    gate_seeds, search_seeds = (
+        [found.json(step)["scores"] for step in of_seed[dataset].values()]
+        for of_seed in (study.gate_seeds, study.scores)
+    )
+    areas = {
+        a["scorer"]: a["area"] / HALF
+        for a in found.json(study.masks[dataset])["count"]["areas"]
+        if a["control"] == "random" and a["up_to"] == HALF
+    }
+    return {
+        "dataset": dataset,
+        "stage-1 steps": fmean(steps),
+        "cost": fmean(costs),
+        "full": fmean(fulls),
+        "share": fmean(costs) / fmean(fulls),
+        "agreement": fmean(x.jaccard for x in agreed),
+        "worst": min(x.jaccard for x in agreed),
+        "kappa": fmean(x.kappa or 0.0 for x in agreed),
+        "full, gate seeds": _mean_agreement(found, gate_seeds),
+        "full, search seeds": _mean_agreement(found, search_seeds),
+        "area": areas["own"],
+        "area, full": areas["ila"],
+    }
+
+
+def cost(found: Found, scores: Step, seed: int) -> float:
+    """Tokens that a score step and the stage 1 behind it read, forward and backward."""
+    adapter = scores.inputs["adapter"]
+    stage1 = found.json(adapter)
+    data = Prepared.load(found.folder(adapter.inputs["data"])).splits
+    total = sum(probe["cost_tokens"] for probe in stage1["probes"])
+    batch = adapter.given["settings"].optimizer.batch_size
+    total += _tokens(data["train"], batch, stage1["steps"], seed)
+    result = found.json(scores)
+    if "cost_tokens" in result:
+        return float(total + result["cost_tokens"])
+    gates = scores.given["settings"]
+    return float(total + _tokens(data[gates.rows], gates.batch_size, gates.batches, seed))
+
+
+def _tokens(rows: Any, batch_size: int, steps: int, seed: int) -> int:
+    batches = plan_batches(len(rows), batch_size, steps, seed)
+    return sum(len(rows[i].input_ids) for numbers in batches for i in numbers)
+
+
+def _mean_agreement(found: Found, columns: list[dict[str, float]]) -> float | None:
+    pairs = [found.compare(a, b).jaccard for a, b in combinations(columns, 2)]
+    return fmean(pairs) if pairs else None
+
+
+if __name__ == "__main__":
+    main()
