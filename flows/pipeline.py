@@ -31,6 +31,7 @@ class Pipeline(NamedTuple):
     scores: StepsOfSeeds
     ranking: Step
     agreement: Step
+    masks: tuple[Step, ...]
     report: Step
     controls: tuple[Step, ...]
     """Beside the main path: noise planted in each dataset's adapter, to be found by the search."""
@@ -43,6 +44,7 @@ class Pipeline(NamedTuple):
         ends = {
             "report": (*search, self.report),
             "search": search,
+            "evidence": (*search, *self.masks),
             "control": self.controls,
             "study": self.study.steps,
         }
@@ -108,7 +110,8 @@ def ila_pipeline(profile: Profile, lock: Lock) -> Pipeline:
     )
     controls = _controls(base, data, adapters, search)
     whole = study(profile, base, data, scores)
-    return Pipeline(base, scores, ranking, agreement, page, controls, whole)
+    masks = tuple(step for step in evidence if step.name == "mask")
+    return Pipeline(base, scores, ranking, agreement, masks, page, controls, whole)
 
 
 def _evidence(base: Base, data: Steps, adapters: StepsOfSeeds, search: SearchConfig) -> list[Step]:
