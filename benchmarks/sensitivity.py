@@ -5,7 +5,7 @@
     python benchmarks/sensitivity.py --json > benchmarks/results/sensitivity.json
 
 All rows are the paper's method (the scorer `ila` on stage 1's own rows) with the profile's model,
-data and schedule. A search is a row of cached steps: stopped, it goes on; a new one adds only itself.
+data and schedule. A search is cached steps: stopped, it goes on, and a new row adds only itself.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from flows.pipeline import ila_pipeline
 from ila_core.config import Profile, RuntimeConfig
 from ila_core.lock import Lock
 from ila_core.profiles import load_profile, shipped
-from tasks.execute import submit
+from tasks.execute import interruption, submit
 from tasks.lookup import StepRun
 from tasks.step import in_order
 from tasks.store import Store
@@ -58,7 +58,11 @@ def run_pipeline(
         inputs = {name: runs[str(upstream.key)] for name, upstream in step.inputs.items()}
         again = step.key in refresh
         runs[str(step.key)] = submit(step, store, runtime, inputs, refresh=again)
-    wait(list(runs.values()))
+    try:
+        wait(list(runs.values()))
+    except BaseException:  # Ctrl-C, or the worker's SIGTERM: leave only once no thread computes
+        interruption.set()
+        raise
     return {key: future.result() for key, future in runs.items()}
 
 

@@ -7,6 +7,7 @@ import logging
 import shutil
 import sys
 import tempfile
+import threading
 import time
 import warnings
 from pathlib import Path
@@ -30,6 +31,17 @@ from tasks.store import Store
 from tasks.tracking import answering
 
 log = logging.getLogger("ila")
+
+interruption = threading.Event()
+"""Set when the run is to end: the step under way ends at its next metric, and no other begins.
+
+Python interrupts its main thread only, and steps run in another: without this, Ctrl-C or a worker's
+SIGTERM would wait for hours of training.
+"""
+
+
+class Interrupted(Exception):
+    """The run was told to end; the same command goes on from the last checkpoint."""
 
 
 def submit(
@@ -59,6 +71,7 @@ class Handle:
 def cached_step(handle: Handle, upstream: dict[str, StepRun]) -> StepRun | State[StepRun]:
     """The step's finished MLflow run. MLflow being down fails the task before any work."""
     step, store = handle.step, handle.store
+    _stop_if_interrupted()
 
     def waiting(run: StepRun) -> None:
         log.info("%s: waiting for run %s (%s)", step.label, run.run_id, run.tags["ila.owner"])
@@ -95,7 +108,12 @@ def _compute(handle: Handle, run: StepRun, inputs: dict[str, Path]) -> StepRun:
     _quieten_libraries()
     journal = Journal(store.client, run.run_id, step.title)
     checkpoints = runtime.home / "checkpoints" / str(step.key)
-    context = Context(runtime, journal.on_metrics, checkpoints)
+
+    def on_metrics(number: int, metrics: dict[str, float]) -> None:
+        _stop_if_interrupted()
+        journal.on_metrics(number, metrics)
+
+    context = Context(runtime, on_metrics, checkpoints)
     work = runtime.home / "work"
     work.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=work, prefix=f"{step.key}-") as folder:
@@ -113,6 +131,11 @@ def _compute(handle: Handle, run: StepRun, inputs: dict[str, Path]) -> StepRun:
         done = store.commit(run, out)
     shutil.rmtree(checkpoints, ignore_errors=True)
     return done
+
+
+def _stop_if_interrupted() -> None:
+    if interruption.is_set():
+        raise Interrupted("interrupted; the same command goes on where this one stopped")
 
 
 def _quieten_libraries() -> None:
