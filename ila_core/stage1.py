@@ -56,7 +56,7 @@ def learn_adapter(
     # The first step of the warm-up has a learning rate of 0 and leaves B = 0.
     trained_at = 2 if settings.optimizer.warmup_ratio else 1
     milestones = _Milestones(
-        {max(trained_at, round(f * planned)): f for f in settings.milestones},
+        {f: max(trained_at, round(f * planned)) for f in settings.milestones},
         (kept.path if kept else adapter_folder.parent) / "milestones",
         base_name,
     )
@@ -88,12 +88,12 @@ def learn_adapter(
 class _Milestones(TrainerCallback):  # type: ignore[misc]
     """Saves the adapter on the way, beside the checkpoints if there are any: a kill spares it."""
 
-    def __init__(self, at: Mapping[int, float], folder: Path, base_name: str | None) -> None:
-        self._at, self.folder, self._base_name = at, folder, base_name
+    def __init__(self, steps: Mapping[float, int], folder: Path, base_name: str | None) -> None:
+        self._steps, self.folder, self._base_name = steps, folder, base_name
 
     def on_step_end(
         self, args: Any, state: TrainerState, control: Any, model: Any, **_: Any
     ) -> None:
-        if state.global_step in self._at:
-            place = self.folder / f"{self._at[state.global_step]:g}"
-            save_adapter(model, place, self._base_name)
+        for fraction, step in self._steps.items():  # in a short schedule several fall on one step
+            if step == state.global_step:
+                save_adapter(model, self.folder / f"{fraction:g}", self._base_name)

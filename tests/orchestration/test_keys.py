@@ -131,6 +131,8 @@ def test_every_milestone_and_seed_of_the_study_has_its_own_scores(home):
     first = SEEDS[0]
     assert study.gate_seeds[first].key == study.search_seeds[first].key
     assert study.gate_seeds[first].key == study.milestones[1.0].key
+    labels = {step.key: step.label for step in study.steps}
+    assert len(set(labels.values())) == len(labels)
     assert own.isdisjoint(keys([], home).values())
 
 
