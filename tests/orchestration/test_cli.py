@@ -10,6 +10,7 @@ import yaml
 from conftest import ROOT, kill
 
 from ila_core.profiles import shipped
+from ila_core.scorers import SCORER_NAMES
 
 README = (ROOT / "README.md").read_text()
 COMMANDS = [
@@ -18,7 +19,9 @@ COMMANDS = [
     for line in block.splitlines()
     if re.match(r"(\.venv/bin/)?ila ", line)
 ]
-SERVES, NEEDS_DATA = "ui", "stories3m-real"
+SCORERS = ", ".join(sorted(SCORER_NAMES))
+NEEDS_DATA = "stories3m-real"
+ELSEWHERE = {"ui", "control", "reproduce"}  # test_servers.py and test_reproduce.py run these
 
 
 def test_the_readme_has_commands():
@@ -28,7 +31,7 @@ def test_the_readme_has_commands():
 @pytest.mark.parametrize("command", COMMANDS)
 def test_readme_commands_run_on_smoke(finished, command, tmp_path, request):
     words = shlex.split(command.removeprefix(".venv/bin/"))[1:]
-    if words[0] == SERVES:
+    if words[0] in ELSEWHERE:
         finished(*words, "--help")
         return
     if NEEDS_DATA in words:
@@ -63,6 +66,10 @@ def test_readme_commands_run_on_smoke(finished, command, tmp_path, request):
         (["plan", "smoke", "--set", "datasets.0.path=null"], "reads a local file only"),
         (["plan", "smoke", "--set", "finetune.arms.3.like=null"], "in `like:`"),
         (["plan", "smoke", "--set", "finetune.method=lore"], "unknown method 'lore'"),
+        (["plan", "smoke", "--set", "search.scorer=ilo"], f"'ila'? Known: {SCORERS}"),
+        (["plan", "smoke", "--set", "search.evidence.scorers=[siz]"], f"'size'? Known: {SCORERS}"),
+        (["control", "smoke", "--set", "search.scorer=ilo"], "unknown scorer 'ilo'"),
+        (["reproduce", "dem"], "unknown profile 'dem': did you mean 'demo'"),
         (["plan", "smoke", "--set", "finetune.lr=.inf"], "finite number"),
         (["plan", "smoke", "--set", "search.seeds=[1, 1]"], "1 given more than once"),
         (["plan", "smoke", "--set", "finetune.arms.1.name=base"], "the untrained model"),
@@ -98,6 +105,7 @@ def test_an_unreachable_mlflow_stops_the_run_before_any_work(ila):
         ("ILA_MICRO_BATCH", "eight", "ILA_MICRO_BATCH=eight: Input should be a valid integer"),
         ("ILA_EVAL_BATCH", "0", "ILA_EVAL_BATCH=0: Input should be greater than or equal to 1"),
         ("ILA_DEVICE", "cuda:1", "CUDA_VISIBLE_DEVICES"),
+        ("ILA_CHECKPOINT_SECONDS", "-1", "greater than or equal to 0"),
     ],
 )
 def test_a_wrong_variable_is_named(ila, variable, value, message):
