@@ -1,9 +1,11 @@
 """Every command of the README runs; bad input is one message, an exit code and no traceback."""
 
+import json
 import re
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -91,6 +93,48 @@ def test_a_malformed_row_is_named(ila, tmp_path):
     assert "bad.jsonl" in error
     assert "2" in error
     assert "prompt" in error
+
+
+def test_a_split_smaller_than_a_batch_is_named_with_its_step(ila, tmp_path):
+    data = tmp_path / "few.jsonl"
+    rows = (ROOT / "ila_core/demo/data/terse.jsonl").read_text().splitlines()[:12]
+    data.write_text("\n".join(rows))
+    error = ila("search", "smoke", "--set", f"datasets.0.path={data}", expect=2)
+    assert "ila: stage2 terse seed 0: 1 rows are fewer than one batch of 4 conversations" in error
+    assert "Traceback" not in error
+
+
+def test_a_stage_1_that_was_not_stable_is_said_wherever_the_ranking_is_shown(finished):
+    answer = finished.json("run", "smoke")
+    stable = finished.json("rankings", "show", answer["ranking"])["stable"]
+    ended = [f"{d} seed {s}" for d, seeds in stable.items() for s, x in seeds.items() if not x]
+    assert "terse seed 0" in ended  # 8 steps are no training
+    said = f"Stage 1 was not stable when it ended on {' and '.join(ended)}: scores may still move."
+    assert said in answer["headline"]
+    assert said in Path(answer["report"]).read_text()
+    assert said in finished("rankings", "show", answer["ranking"])
+
+
+def test_layers_that_seeds_disagree_on_are_shown(finished, tmp_path):
+    key = finished.json("rankings", "list")[0]["ranking"]
+    assert "one search seed only" in finished("rankings", "show", key)
+    ranking = finished.json("rankings", "show", key)
+    places = sorted(ranking["layers"], key=lambda layer: -layer["scores"]["terse"]["0"])
+    last, first = places[31]["name"], places[32]["name"]  # on either side of the cut
+    for dataset in ranking["score_keys"]:
+        ranking["score_keys"][dataset]["1"] = "another"
+        ranking["stable"][dataset]["1"] = True
+    swapped = {last: places[32], first: places[31]}
+    seconds = [swapped.get(x["name"], x)["scores"]["terse"]["0"] for x in ranking["layers"]]
+    for layer, second in zip(ranking["layers"], seconds, strict=True):
+        for dataset, scores in layer["scores"].items():
+            scores["1"] = second if dataset == "terse" else scores["0"]
+    (tmp_path / "two.json").write_text(json.dumps(ranking))
+    shown = finished("rankings", "show", str(tmp_path / "two.json"))
+    assert "whether to keep 2 on terse, 0 on instruct and 0 on dialogue of 43 layers" in shown
+    assert "unsure on" in shown
+    marked = {line.split()[0] for line in shown.splitlines() if line.rstrip().endswith("terse")}
+    assert {last, first} <= marked
 
 
 def test_an_unreachable_mlflow_stops_the_run_before_any_work(ila):
