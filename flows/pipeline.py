@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from flows.study import Steps, StepsOfSeeds, Study, study
-from ila_core.config import Profile, SearchConfig
+from flows.evidence import StepsOfSeeds, controls, evidence
+from flows.study import Study, study
+from ila_core.config import Profile
 from ila_core.lock import Lock
 from tasks.step import Step
 from tasks.steps import (
     Base,
     agree,
-    control,
     evaluate,
     finetune,
-    mask,
     prepare,
     rank,
     report,
@@ -80,7 +79,7 @@ def ila_pipeline(profile: Profile, lock: Lock) -> Pipeline:
     #    anything: what does closing the lowest layers cost, beside other scorers and random orders?
     ranking = rank(base, scores, search)
     agreement = agree(ranking, search)
-    evidence = _evidence(base, data, adapters, search)
+    shown = evidence(base, data, adapters, search)
 
     # 4. Freeze the unimportant layers and fine-tune, beside all layers and a random control.
     selections: dict[str, Step] = {}
@@ -102,42 +101,16 @@ def ila_pipeline(profile: Profile, lock: Lock) -> Pipeline:
             *data.values(),
             *_flat(adapters),
             *_flat(scores),
-            *evidence,
+            *shown,
             *selections.values(),
             *_flat(tuned),
             *evaluated,
         ],
     )
-    controls = _controls(base, data, adapters, search)
+    planted = controls(base, data, adapters, search)
     whole = study(profile, base, data, scores)
-    masks = tuple(step for step in evidence if step.name == "mask")
-    return Pipeline(base, scores, ranking, agreement, masks, page, controls, whole)
-
-
-def _evidence(base: Base, data: Steps, adapters: StepsOfSeeds, search: SearchConfig) -> list[Step]:
-    """Mask curves of each dataset's first adapter, and the scores that they are of."""
-    steps: list[Step] = []
-    seed = search.seeds[0]
-    for name, of_seed in adapters.items():
-        columns = {
-            scorer: score(base, of_seed[seed], data[name], name, search, seed, scorer=scorer)
-            for scorer in dict.fromkeys((search.scorer, *search.evidence.scorers))
-        }
-        steps += columns.values()
-        steps.append(mask(base, of_seed[seed], data[name], columns, name, search, seed))
-    return steps
-
-
-def _controls(
-    base: Base, data: Steps, adapters: StepsOfSeeds, search: SearchConfig
-) -> tuple[Step, ...]:
-    """Noise planted in each dataset's first adapter, to be found at the bottom of its ranking."""
-    seed = search.seeds[0]
-    return tuple(
-        control(base, of_seed[seed], data[name], name, search, seed, draw)
-        for name, of_seed in adapters.items()
-        for draw in search.control.seeds
-    )
+    masks = tuple(step for step in shown if step.name == "mask")
+    return Pipeline(base, scores, ranking, agreement, masks, page, planted, whole)
 
 
 def _flat(steps: StepsOfSeeds) -> list[Step]:

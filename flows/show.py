@@ -135,12 +135,15 @@ def show_rankings(found: Sequence[tuple[StepRun, Ranking | Exception]], *, as_js
 
 
 def show_ranking(ranking: Ranking, *, keep: float, as_json: bool) -> None:
-    """Every layer's score and place."""
+    """Every layer's score and place, and what these are not to be read without."""
+    from ila_core.report.headline import caveats
     from ila_core.report.tables import ranking_table
 
     if as_json:
         return _json(ranking.model_dump(mode="json"))
-    typer.echo(f"{ranking.base_model}, key {ranking.key}, keep {keep:g}")
+    typer.echo(f"{ranking.base_model}, key {ranking.key}, scorer {ranking.scorer}, keep {keep:g}")
+    for sentence in caveats(ranking, keep):
+        typer.echo(sentence)
     _frame(ranking_table(ranking, keep))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from flows.evidence import Steps, StepsOfSeeds
 from ila_core.config import Profile
 from ila_core.paper import MILESTONES, SEEDS
 from ila_core.scorers import ILA
@@ -17,10 +18,6 @@ from tasks.steps import Base, mask, score, stage1
 
 DATASET = "lima"
 """Whose milestones are looked at, as in the paper; without it a profile's first dataset."""
-
-Steps = Mapping[str, Step]
-StepsOfSeeds = Mapping[str, Mapping[int, Step]]
-"""By dataset and seed."""
 
 
 class Study(NamedTuple):

@@ -1,5 +1,7 @@
 """The linear layers of a base model: found on the meta device, from its configuration alone.
 
+A layer is one `torch.nn.Linear` with a weight of its own, used in one place.
+
 >>> len(find_layers(load_model_config("llama2-7b")))
 225
 """
@@ -29,7 +31,8 @@ def find_layers(config: ModelConfig) -> list[Layer]:
 
     Raises:
         UserError: an architecture that transformers does not accept, tied embeddings that the
-            `lm_head` rule says nothing about, or a model whose blocks have no linear layers.
+            `lm_head` rule says nothing about, layers that share a weight, or a model whose blocks
+            have no linear layers.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -58,9 +61,14 @@ def find_layers(config: ModelConfig) -> list[Layer]:
 
 
 def layers_of(model: nn.Module, *, lm_head: bool = True) -> list[Layer]:
-    """The linear layers of a model in memory, 4-bit ones included, in `named_modules()` order."""
+    """The linear layers of a model in memory, 4-bit ones included, in `named_modules()` order.
+
+    Raises:
+        UserError: a module or a weight that two names share.
+    """
     from torch.nn import Linear
 
+    _refuse_shared(model)
     head = None if lm_head else _head(model)
     return [
         Layer(
@@ -108,6 +116,23 @@ def architecture_config(config: ModelConfig) -> Any:
         raise UserError(
             f"model {config.name}: architecture: {' '.join(str(error).split())}"
         ) from error
+
+
+def _refuse_shared(model: nn.Module) -> None:
+    # PEFT wraps a module under its first name only, where else it is used stays the base; and two
+    # adapters on one weight train, but do not merge.
+    from torch.nn import Linear
+
+    first: dict[int, str] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, Linear):
+            other = first.setdefault(id(module.weight), name)
+            if other != name:
+                raise UserError(
+                    f"{other} and {name} share one weight; a layer needs a weight of its own, or "
+                    "its adapter would act in one of its places only. Models that share linear "
+                    "layers between blocks are not supported"
+                )
 
 
 def _head(model: nn.Module) -> Any:

@@ -102,12 +102,12 @@ def learn_adapter(
 class _Milestones(TrainerCallback):  # type: ignore[misc]
     """Saves the adapter on the way, beside the checkpoints if there are any: a kill spares it."""
 
-    def __init__(self, at: Mapping[float, int], folder: Path, base_name: str | None) -> None:
-        self._at, self.folder, self._base_name = at, folder, base_name
+    def __init__(self, steps: Mapping[float, int], folder: Path, base_name: str | None) -> None:
+        self._steps, self.folder, self._base_name = steps, folder, base_name
 
     def on_step_end(
         self, args: Any, state: TrainerState, control: Any, model: Any, **_: Any
     ) -> None:
-        for fraction, step in self._at.items():
+        for fraction, step in self._steps.items():  # in a short schedule several fall on one step
             if step == state.global_step:
                 save_adapter(model, self.folder / f"{fraction:g}", self._base_name)

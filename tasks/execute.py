@@ -20,7 +20,7 @@ from prefect.futures import PrefectFuture
 from prefect.states import Completed
 
 from ila_core.config import RuntimeConfig
-from ila_core.errors import first_line
+from ila_core.errors import CheckError, UserError, first_line
 from ila_core.reproducibility import provenance
 from tasks.artifacts import publish_tables
 from tasks.journal import Journal
@@ -96,6 +96,8 @@ def _computed(handle: Handle, run: StepRun, upstream: dict[str, StepRun]) -> Ste
             done = _compute(handle, run, {name: store.fetch(r) for name, r in upstream.items()})
     except Exception as error:
         log.error("%-32s failed    %s", step.label, first_line(error))
+        if isinstance(error, UserError | CheckError):  # which of the steps is half of the answer
+            raise type(error)(f"{step.label}: {error}") from error
         raise
     log.info("%-32s %6.1f s  %s", step.label, time.perf_counter() - start, run.run_id)
     return done

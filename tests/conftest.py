@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,8 @@ from filelock import FileLock
 os.environ["OMP_NUM_THREADS"] = "1"
 
 ROOT = Path(__file__).parent.parent
+STEPS = 35
+"""Of a whole `ila run smoke`."""
 
 
 class Ila:
@@ -55,6 +60,17 @@ class Ila:
     def json(self, *arguments: str, **environment: str) -> Any:
         """What a command with `--json` answers."""
         return json.loads(self(*arguments, "--json", **environment))
+
+    def copied(self, home: Path) -> Ila:
+        """A home of its own with everything that is in this one, artifact addresses included."""
+        shutil.copytree(self.home, home)
+        with closing(sqlite3.connect(home / "mlflow.db")) as connection, connection:
+            for table, column in (("runs", "artifact_uri"), ("experiments", "artifact_location")):
+                connection.execute(
+                    f"UPDATE {table} SET {column} = replace({column}, ?, ?)",
+                    [str(self.home), str(home)],
+                )
+        return Ila(home)
 
 
 def kill(process: subprocess.Popen[str]) -> None:

@@ -55,10 +55,10 @@ class Drawing(NamedTuple):
         return re.sub(r"<svg\b[^>]*>", lambda _: opening, svg, count=1)
 
     def save(self, folder: Path) -> tuple[Path, Path]:
-        """An SVG and a PNG file in `folder`, called by the figure's name, on white."""
+        """`<name>.svg` and `<name>.png` in `folder`, on white; spaces and signs become dashes."""
         folder.mkdir(parents=True, exist_ok=True)
-        stem = re.sub(r"\W+", "-", self.name).strip("-")
-        svg, png = folder / f"{stem}.svg", folder / f"{stem}.png"
+        name = re.sub(r"[^\w.-]+", "-", self.name).strip("-")
+        svg, png = folder / f"{name}.svg", folder / f"{name}.png"
         text = self._svg(transparent=False)
         for stand_in, colour in ((INK, "#000000"), (FAINT, "#9a9a9a"), (PAPER, "#ffffff")):
             text = text.replace(stand_in, colour)

@@ -7,14 +7,41 @@ from collections.abc import Iterator, Sequence
 from statistics import fmean
 
 from ila_core.agreement import Agreement
-from ila_core.ranking import kept_count, order
+from ila_core.certainty import unsure_layers
+from ila_core.ranking import Ranking, kept_count, order
 from ila_core.report import ReportData
 from ila_core.report.comparison import ArmResult, Difference
+from ila_core.scorers import ILA
 
 
 def headline(data: ReportData) -> list[str]:
     """Which layers matter; whether that is more than chance; whether it helps to know."""
-    return [_layers(data), *_agreement(data), *_arms(data)]
+    ranking = data.ranking
+    return [
+        _layers(data),
+        *caveats(ranking, data.profile.search.keep),
+        *_agreement(data),
+        *_arms(data),
+    ]
+
+
+def caveats(ranking: Ranking, keep: float) -> Iterator[str]:
+    """What a ranking is not to be read without: was stage 1 done, and how sure is the cut."""
+    unstable = [
+        f"{dataset} seed {seed}"
+        for dataset, of_seed in ranking.stable.items()
+        for seed, stable in of_seed.items()
+        if stable is False  # `None`: these scores rest on no stage 1
+    ]
+    if unstable:
+        yield f"Stage 1 was not stable when it ended on {_list(unstable)}: scores may still move."
+    unsure = {d: unsure_layers(ranking, d, keep) for d in ranking.datasets}
+    known = [f"{len(names)} on {d}" for d, names in unsure.items() if names is not None]
+    if known:
+        n = len(ranking.layers)
+        yield f"Search seeds differ on whether to keep {_list(known)} of {n} layers."
+    else:
+        yield "There is one search seed only: how sure a layer's place is, is not known."
 
 
 def _layers(data: ReportData) -> str:
@@ -28,7 +55,7 @@ def _layers(data: ReportData) -> str:
     by_share = sorted(total, key=lambda t: -shares[t])
     spared = [f"{t} ({100 * shares[t]:.0f} %)" for t in by_share if shares[t] > 0][:3]
     top = sorted(kinds, key=lambda x: fmean(names.index(x) for names in orders.values()))[:3]
-    found = f"Of {n} layers ILA keeps {kept} and freezes {n - kept}. "
+    found = f"Of {n} layers {_who(ranking)} keeps {kept} and freezes {n - kept}. "
     if spared:
         found += f"The types it freezes most are {_list(spared)}; "
         return found + f"the layers that matter most are {_list(top)}."
@@ -53,7 +80,8 @@ def _agreement(data: ReportData) -> Iterator[str]:
     noise = f"Two seeds of one dataset agree at {_range(seeds)}" if seeds else ""
     if seeds and pairs and min(seeds) <= fmean(x.jaccard for x in pairs):
         noise += ": where least, the search's own noise is as large as what sets datasets apart"
-    rule = f"Freezing just the smallest matrices agrees with ILA at {_range(sizes)}"
+    who = _who(data.ranking)
+    rule = f"Freezing just the smallest matrices agrees with {who} at {_range(sizes)}"
     yield f"{noise}. {rule}." if noise else f"{rule}."
 
 
@@ -81,6 +109,10 @@ def _sentence(arm: ArmResult, found: Difference, other: str) -> str:
         f"On held-out loss {arm.arm} is {how} {other} ({found.difference:+.4f} nats per token, "
         f"from {found.low:+.4f} to {found.high:+.4f}{noise})"
     )
+
+
+def _who(ranking: Ranking) -> str:
+    return "ILA" if ranking.scorer == ILA else f"the scorer {ranking.scorer}"
 
 
 def _of(agreements: Sequence[Agreement], kind: str) -> list[Agreement]:

@@ -27,12 +27,17 @@ CURVE_POINTS = 40
 
 
 def ranking_table(ranking: Ranking, keep: float) -> pd.DataFrame:
-    """One row per layer, most important first (mean rank over datasets)."""
+    """One row per layer, most important first (mean rank over datasets).
+
+    `unsure on` is there only where several search seeds can tell: empty must mean sure.
+    """
     import pandas as pd
 
     ranks = {d: _ranks(ranking, d) for d in ranking.datasets}
     kept = kept_count(keep, len(ranking.layers))
-    unsure = {d: unsure_layers(ranking, d, keep) or () for d in ranking.datasets}
+    unsure = {
+        d: names for d in ranking.datasets if (names := unsure_layers(ranking, d, keep)) is not None
+    }
     rows = []
     for layer in ranking.layers:
         row: dict[str, object] = {"layer": layer.name, "weights": layer.weights}
@@ -40,7 +45,8 @@ def ranking_table(ranking: Ranking, keep: float) -> pd.DataFrame:
             row[f"{d} score"] = fmean(layer.scores[d].values())
             row[f"{d} rank"] = ranks[d][layer.name]
         row["frozen by"] = ", ".join(d for d in ranking.datasets if ranks[d][layer.name] > kept)
-        row["unsure on"] = ", ".join(d for d, names in unsure.items() if layer.name in names)
+        if unsure:
+            row["unsure on"] = ", ".join(d for d, names in unsure.items() if layer.name in names)
         rows.append((fmean(ranks[d][layer.name] for d in ranking.datasets), row))
     return pd.DataFrame([row for _, row in sorted(rows, key=lambda pair: pair[0])])
 

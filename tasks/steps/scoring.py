@@ -11,7 +11,7 @@ from ila_core.scorers import ILA, SCORER_NAMES, SCORERS
 from tasks.step import Context, Step
 from tasks.steps.base import Base
 from tasks.steps.payload import write_json
-from tasks.steps.stage_one import adapter_folder, stage1_end
+from tasks.steps.stage_one import adapter_folder, behind, stage1_end
 from tasks.steps.stage_two import stage2
 
 VERSION = 1
@@ -48,10 +48,9 @@ def score(
     if needs == "rows":
         inputs["data"] = data
         identity["settings"] = search.scoring
-    at = "" if milestone is None else f" at {100 * milestone:g} %"
     return Step(
         "score",
-        label=f"score {scorer} {dataset} seed {seed}{at}",
+        label=f"score {scorer} {dataset} seed {seed}{behind(adapter, seed, milestone)}",
         version=VERSION,
         identity=base.identify_training(**identity),
         inputs=inputs,

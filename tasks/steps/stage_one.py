@@ -70,6 +70,12 @@ def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) ->
     write_result(out / "stage1.json", result, context)
 
 
+def behind(adapter: Step, seed: int, milestone: float | None) -> str:
+    """What the label of scores adds where their adapter is not the end of their own seed's."""
+    of = f" on stage1 seed {adapter.given['seed']}" if adapter.given["seed"] != seed else ""
+    return of if milestone is None else f"{of} at {100 * milestone:g} %"
+
+
 def adapter_folder(stage1: Path, milestone: float | None) -> Path:
     """The adapter of a stage-1 payload: its last one, or that of a milestone.
 

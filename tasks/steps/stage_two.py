@@ -9,7 +9,7 @@ from ila_core.scorers import ILA
 from tasks.step import Context, Step
 from tasks.steps.base import Base
 from tasks.steps.payload import write_result
-from tasks.steps.stage_one import adapter_folder, stage1_end
+from tasks.steps.stage_one import adapter_folder, behind, stage1_end
 
 VERSION = 2
 
@@ -24,10 +24,9 @@ def stage2(
     milestone: float | None,
 ) -> Step:
     """The scores of one dataset and seed, from the end of stage 1 or a milestone on the way."""
-    at = "" if milestone is None else f" at {100 * milestone:g} %"
     return Step(
         "stage2",
-        label=f"stage2 {dataset} seed {seed}{at}",
+        label=f"stage2 {dataset} seed {seed}{behind(adapter, seed, milestone)}",
         version=VERSION,
         identity=base.identify_training(settings=settings, seed=seed, milestone=milestone),
         inputs={"adapter": adapter, "data": data},

@@ -48,5 +48,5 @@ def stage1_model():
 
 
 def material(model=None, *, layers=LAYERS, rows=ROWS, batches=4, batch_size=8, seed=0, micro=8):
-    settings = ScorerSettings(batches=batches, batch_size=batch_size)
+    settings = ScorerSettings(rows="train", batches=batches, batch_size=batch_size)
     return Material(layers, model, rows, settings, seed, micro)

@@ -79,6 +79,33 @@ def test_four_bit_layers_are_layers_of_their_unpacked_shape() -> None:
     assert [(layer.name, layer.shape) for layer in layers_of(packed)] == [("0", (8, 16))]
 
 
+@pytest.mark.parametrize("shared", ["module", "weight"])
+def test_a_layer_has_a_weight_of_its_own(shared: str) -> None:
+    from transformers import AutoModelForCausalLM
+
+    live = AutoModelForCausalLM.from_config(architecture_config(model()))
+    first, second = (block.mlp for block in live.model.layers)
+    if shared == "module":
+        second.up_proj = first.up_proj
+    else:
+        second.up_proj.weight = first.up_proj.weight
+    with pytest.raises(
+        UserError, match=r"layers\.0\.mlp\.up_proj and model\.layers\.1\.mlp\.up_proj share one"
+    ):
+        layers_of(live)
+
+
+def test_an_architecture_that_shares_blocks_is_refused() -> None:
+    zamba = {
+        "model_type": "zamba", "vocab_size": 32, "hidden_size": 16, "intermediate_size": 16,
+        "num_hidden_layers": 4, "num_attention_heads": 2, "attn_layer_period": 2,
+        "attn_layer_offset": 1, "mamba_d_state": 4, "n_mamba_heads": 2, "mamba_dt_rank": 4,
+        "use_mamba_kernels": False, "layers_block_type": ["mamba", "hybrid", "mamba", "hybrid"],
+    }  # fmt: skip
+    with pytest.raises(UserError, match=r"share one weight; a layer needs a weight of its own"):
+        find_layers(model(zamba, "exclude"))
+
+
 def test_the_fingerprint_is_names_and_shapes() -> None:
     ours = fingerprint(find_layers(model()))
     assert ours == fingerprint(find_layers(model(LLAMA | {"rms_norm_eps": 1e-3})))

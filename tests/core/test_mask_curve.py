@@ -12,7 +12,7 @@ import tiny
 from aligned import LAYERS, material
 from hypothesis import given
 from hypothesis import strategies as st
-from test_report import Outline
+from made_up import Outline
 
 from ila_core.benchmarks import BENCHMARKS
 from ila_core.errors import CheckError, UserError
@@ -208,8 +208,8 @@ def test_per_weight() -> None:
 
 
 def test_the_figure_shows_every_order(curves) -> None:
-    svg = mask_curve_figure(curves, title="a & b")
-    assert mask_curve_figure(curves, title="a & b") == svg
+    svg = mask_curve_figure(curves, title="a & b").inline()
+    assert mask_curve_figure(curves, title="a & b").inline() == svg
     assert Outline(svg).open == []
     assert 'aria-label="Held-out loss on a &amp; b with more and more of' in svg
     for label in ("ig", "ig reversed", "ig: random within types", "size", "random (6 orders)"):

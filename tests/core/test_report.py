@@ -2,248 +2,19 @@
 
 from __future__ import annotations
 
-import functools
-import math
 import random
 import re
-from html.parser import HTMLParser
 from typing import Any
 
 import pytest
+from made_up import EVIDENCE, Outline, make_arms, make_data
 
-from ila_core.agreement import agreements, intersection
-from ila_core.config import Profile
 from ila_core.errors import CheckError
-from ila_core.ranking import LayerScores, Ranking
-from ila_core.report import ReportData, figures, tables
+from ila_core.mask_curve import HALF, MaskCurves
+from ila_core.report import figures, tables
 from ila_core.report.comparison import compare_arms
 from ila_core.report.headline import headline
 from ila_core.report.page import build_page
-from ila_core.selection import Selection, select
-
-SHAPES = {
-    "q_proj": (64, 64),
-    "k_proj": (21, 64),
-    "v_proj": (21, 64),
-    "o_proj": (64, 64),
-    "gate_proj": (172, 64),
-    "up_proj": (172, 64),
-    "down_proj": (64, 172),
-}
-LIFT = dict(zip(SHAPES, (0.3, -0.9, -0.6, 0.4, 0.2, 0.5, 0.9), strict=True))
-OPTIMIZER = {"batch_size": 8, "weight_decay": 0.1, "warmup_ratio": 0.01, "max_grad_norm": 1}
-LORA = {"r": 4, "alpha": 8, "dropout": 0}
-
-
-def make_profile(
-    datasets: list[str], seeds: tuple[int, ...], arms: list[dict[str, Any]]
-) -> Profile:
-    schedule = {"lr": 1e-3, "steps": 240}
-    return Profile.model_validate(
-        {
-            "name": "made-up",
-            "description": "A made-up run.",
-            "model": {
-                "name": "tiny",
-                "source": "./tiny",
-                "architecture": {"model_type": "llama"},
-                "dtype": "float32",
-                "lm_head": "untie",
-            },
-            "datasets": [{"name": d, "loader": "file", "path": f"{d}.jsonl"} for d in datasets],
-            "data": {"max_length": 128, "held_out_fraction": 0.1, "gate_fraction": 0.1},
-            "search": {
-                "schedules": dict.fromkeys(datasets, schedule),
-                "seeds": seeds,
-                "keep": 0.75,
-                "least": 0.25,
-                "stage1": {
-                    "lora": LORA,
-                    "optimizer": OPTIMIZER,
-                    "stability": {
-                        "epsilon": 0.01, "window": 10, "patience": 2, "floor": 0.25, "ceiling": 1,
-                    },
-                },
-                "stage2": {
-                    "rows": "gate", "batches": 50, "batch_size": 8, "initial_score": 0,
-                    "optimizer": "sgd", "lr": 10, "weight_decay": 0, "schedule": "constant",
-                    "max_grad_norm": 0,
-                },
-            },
-            "finetune": schedule
-            | {"dataset": datasets[0], "method": "lora", "lora": LORA, "optimizer": OPTIMIZER}
-            | {"seeds": seeds, "arms": arms},
-            "evaluate": {
-                "benchmarks": ["held_out_loss"], "against": "all", "resamples": 500,
-                "confidence": 0.95,
-            },
-        }
-    )  # fmt: skip
-
-
-def make_ranking(
-    rng: random.Random, datasets: list[str], seeds: tuple[int, ...], blocks: int
-) -> Ranking:
-    cells = [(b, t, f"model.layers.{b}.{t}") for b in range(blocks) for t in SHAPES]
-    shared = {name: LIFT[t] + 0.8 * math.sin(b / 2) + rng.gauss(0, 0.3) for b, t, name in cells}
-    cells.append((None, "lm_head", "lm_head"))
-    shared["lm_head"] = 4.0
-    drift = {d: {name: rng.gauss(0, 0.35) for name in shared} for d in datasets}
-    return Ranking(
-        base_model="tiny", model={}, architecture="f" * 12, key="3f9c21a07b4e", scorer="ila",
-        score_keys={d: {str(s): "a" * 12 for s in seeds} for d in datasets},
-        data_keys={d: "d" * 12 for d in datasets}, settings={}, versions={},
-        layers=tuple(
-            LayerScores(
-                name=name, block=b, type=t, shape=SHAPES.get(t, (512, 64)),
-                scores={
-                    d: {str(s): shared[name] + drift[d][name] + rng.gauss(0, 0.2) for s in seeds}
-                    for d in datasets
-                },
-            )
-            for b, t, name in cells
-        ),
-    )  # fmt: skip
-
-
-@functools.cache
-def make_data(
-    datasets: tuple[str, ...] = ("terse", "instruct", "dialogue"),
-    seeds: tuple[int, ...] = (0, 1),
-    blocks: int = 6,
-    gain: float = 0.0,
-    memory: int | None = 700 * 2**20,
-) -> ReportData:
-    """A run whose ILA arm is `gain` nats better than all layers and 0.01 better than random."""
-    rng = random.Random(0)
-    names = list(datasets)
-    arms = [
-        {"name": "all", "policy": "all"},
-        {"name": "ila", "policy": "ila", "source": names[0]},
-        {"name": "intersection", "policy": "intersection"},
-        {"name": "random", "policy": "freeze_random", "like": "ila"},
-    ]
-    profile = make_profile(names, seeds, arms)
-    ranking = make_ranking(rng, names, seeds, blocks)
-    selections: dict[str, Selection] = {}
-    for arm in profile.finetune.arms:
-        like = selections.get(arm.like or "")
-        selections[arm.name] = select(arm, ranking, profile.search, 4, like)
-    stage1, stage2 = [], []
-    for i, (d, seed) in enumerate((d, s) for d in names for s in seeds):
-        steps = 150 + 17 * i
-        losses = [2 + 2 * math.exp(-t / 40) + rng.gauss(0, 0.08) for t in range(steps)]
-        common = {"dataset": d, "seed": seed, "losses": losses, "peak_memory_bytes": memory}
-        scores = ranking.scores(d, str(seed))
-        history = [
-            [t, {name: x * (1 - math.exp(-t / 15)) for name, x in scores.items()}]
-            for t in range(0, 51, 5)
-        ]
-        stage1.append(
-            common
-            | {"steps": steps, "planned_steps": 240, "stable": i != 1, "stable_at": steps}
-            | {"seconds": 63.0, "trainable_parameters": 40_000}
-        )
-        stage2.append(common | {"scores": scores, "history": history, "seconds": 17.0})
-    evaluations, finetunes = make_arms(rng, profile, selections, gain, memory)
-    labels = [f"prepare {d}" for d in names] + [f"stage1 {d} {s}" for d in names for s in seeds]
-    return ReportData(
-        profile=profile,
-        ranking=ranking,
-        agreements=agreements(ranking, 0.75),
-        intersection=intersection(ranking, 0.25),
-        selections=selections,
-        arms=compare_arms(
-            evaluations, finetunes, finetune=profile.finetune, evaluate=profile.evaluate
-        ),
-        prepared={
-            d: {
-                "dataset": d,
-                "digest": "e" * 64,
-                "rows": {"train": 800 + i, "gate": 100, "held_out": 100},
-                "tokens": {s: {"all": 9000, "loss": 5000} for s in ("train", "gate", "held_out")},
-                "dropped": {"empty answer": 3, "ends on a user turn <&>": i} if i else {},
-                "truncated": 5,
-                "duplicates": 2,
-            }
-            for i, d in enumerate(names)
-        },
-        stage1=tuple(stage1),
-        stage2=tuple(stage2),
-        keys={label: f"{rng.getrandbits(48):012x}" for label in labels},
-        provenance={
-            "git": {"commit": "0" * 40, "dirty": False, "note": "<script>alert(1)</script>"},
-            "versions": {"python": "3.11.9", "torch": "2.13.0", "peft": "0.19.1"},
-            "hardware": {"cpu": "a processor", "cores": 2, "gpu": None},
-        },
-    )
-
-
-def make_arms(
-    rng: random.Random,
-    profile: Profile,
-    selections: dict[str, Selection],
-    gain: float,
-    memory: int | None,
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    tokens = [rng.randint(20, 90) for _ in range(100)]
-    hard = [rng.gauss(2.2, 0.5) for _ in tokens]
-    offsets = {"all": 0.0, "ila": -gain, "intersection": -0.004, "random": -gain + 0.01}
-    evaluations, finetunes = [], []
-    for arm, seed in [("base", None), *((a, s) for a in offsets for s in profile.finetune.seeds)]:
-        offset = offsets.get(arm, 1.3)
-        nll = [t * (h + offset + rng.gauss(0, 0.03)) for t, h in zip(tokens, hard, strict=True)]
-        evaluations.append(
-            {
-                "arm": arm, "seed": seed, "benchmark": "held_out_loss",
-                "loss": sum(nll) / sum(tokens), "tokens": sum(tokens),
-                "conversations": [
-                    {"nll": x, "tokens": t} for x, t in zip(nll, tokens, strict=True)
-                ],
-            }
-        )  # fmt: skip
-        if arm != "base":
-            finetunes.append(
-                {
-                    "arm": arm, "policy": selections[arm].policy, "seed": seed, "seconds": 95.0,
-                    "dataset": profile.finetune.dataset, "peak_memory_bytes": memory,
-                    "trainable_parameters": selections[arm].trainable_parameters,
-                }
-            )  # fmt: skip
-    return evaluations, finetunes
-
-
-class Outline(HTMLParser):
-    """Tags that stay open, ids and addresses."""
-
-    VOID = frozenset({"meta", "br", "path", "use", "rect", "stop", "image", "link"})
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.ids: list[str] = []
-        self.addresses: list[str] = []
-        self.scripts = 0
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.scripts += tag == "script"
-        for name, value in attrs:
-            if name == "id":
-                self.ids.append(str(value))
-            if name in ("src", "href", "xlink:href"):
-                self.addresses.append(str(value))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_starttag(tag, attrs)
-        if tag not in self.VOID:
-            self.open.pop()
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in self.VOID:
-            assert self.open.pop() == tag
 
 
 @pytest.fixture(scope="module")
@@ -269,7 +40,7 @@ def test_what_was_given_is_escaped(page: str) -> None:
 
 
 def test_every_picture_says_what_it_shows(page: str) -> None:
-    assert page.count("<svg") == len(re.findall(r'<svg role="img" aria-label="[^"]+"', page)) == 10
+    assert page.count("<svg") == len(re.findall(r'<svg role="img" aria-label="[^"]+"', page)) == 16
 
 
 def test_equal_data_give_equal_pages(page: str) -> None:
@@ -285,6 +56,7 @@ def test_every_cell_of_the_heat_map_is_drawn(page: str) -> None:
     [
         {"datasets": ("terse",), "seeds": (0,)},
         {"seeds": (0,), "memory": None},
+        {"scorer": "lora_norm"},
         {"datasets": ("a", "b"), "blocks": 1},
         {
             "blocks": 32,
@@ -308,8 +80,10 @@ def test_a_run_of_one_arm_renders_without_comparison() -> None:
 
 
 def test_names_in_pictures_are_text_whatever_they_hold() -> None:
-    grid = tables.layers_grid(make_data().ranking, "terse").rename(index={"q_proj": "<b>$q$"})
-    svg = figures.heat_map(grid, grid > 0, title='a<b>&"$x$')
+    ranking = make_data().ranking
+    grid = tables.layers_grid(ranking.layers, ranking.scores("terse"))
+    grid = grid.rename(index={"q_proj": "<b>$q$"})
+    svg = figures.heat_map(grid, grid > 0, title='a<b>&"$x$').inline()
     assert 'aria-label="Score of every layer on a&lt;b&gt;&amp;&quot;$x$' in svg
     assert "<b>" not in svg
     assert "&lt;b&gt;$q$" in svg
@@ -339,6 +113,93 @@ def test_headline_says_when_any_freezing_helps() -> None:
 
 def test_headline_of_one_dataset_claims_no_agreement() -> None:
     assert "nothing can be said about agreement" in " ".join(headline(make_data(("terse",))))
+
+
+def test_headline_says_what_a_ranking_is_not_to_be_read_without() -> None:
+    several, one = " ".join(headline(make_data())), " ".join(headline(make_data(seeds=(0,))))
+    ranking = make_data().ranking
+    counts = [f"{len(ranking.unsure[d] or ())} on {d}" for d in ranking.datasets]
+    assert "Stage 1 was not stable when it ended on terse seed 1: scores may still move." in several
+    assert f"whether to keep {counts[0]}, {counts[1]} and {counts[2]} of 43 layers" in several
+    assert "Stage 1 was not stable when it ended on instruct seed 0" in one
+    assert "one search seed only: how sure a layer's place is, is not known" in one
+    stable = {d: dict.fromkeys(of_seed, None) for d, of_seed in ranking.stable.items()}
+    without_stage1 = ranking.model_copy(update={"stable": stable})
+    data = make_data().model_copy(update={"ranking": without_stage1})
+    assert "not stable" not in " ".join(headline(data))
+
+
+def test_a_run_ranked_by_another_scorer_has_no_gates_to_show() -> None:
+    page = build_page(make_data(scorer="lora_norm"))
+    assert "Of 43 layers the scorer lora_norm keeps 32" in page
+    assert "agrees with the scorer lora_norm at" in page
+    assert "Stage 2" not in page and "Mean score of each layer type" not in page
+    assert page.count('aria-label="Stage-1 loss on') == 3
+    assert "Jaccard with lora_norm" in page
+
+
+@pytest.mark.parametrize("by", ["count", "share"])
+def test_mask_curves_have_a_band_of_all_random_orders_on_each_axis(page: str, by: str) -> None:
+    of = {"count": "43 layers", "share": "the layers&#x27; weights"}[by]
+    for found in make_data().masks:
+        label = f'aria-label="Held-out loss on {found["dataset"]} with more and more of {of} closed'
+        assert page.count(label) == 1
+        curves = MaskCurves.model_validate(found[by])
+        drawing = figures.mask_curve_figure(curves, title=found["dataset"])
+        (band,) = drawing.figure.axes[0].collections
+        drawn = {tuple(corner) for corner in band.get_paths()[0].vertices.tolist()}
+        losses = list(zip(*(curve.losses for curve in curves.random), strict=True))
+        for fraction, column in zip(curves.random[0].fractions, losses, strict=True):
+            assert {(100 * fraction, min(column)), (100 * fraction, max(column))} <= drawn
+    assert page.count(">random (3 orders)</text>") == 6
+
+
+def test_the_scorers_table_holds_each_datasets_areas_and_agreement() -> None:
+    data = make_data()
+    table = tables.scorers_table(data.ranking, data.profile.search, data.scores, data.masks)
+    assert list(table.columns) == [
+        *("dataset", "scorer", "area", "from", "to", "random beaten"),
+        *("area in types", "in types from", "in types to", "Jaccard with ila", "time"),
+    ]
+    assert list(table["scorer"]) == ["ila", *EVIDENCE] * 3
+    for found, (_, rows) in zip(data.masks, table.groupby("dataset", sort=False), strict=True):
+        areas = MaskCurves.model_validate(found["count"]).areas
+        by_scorer = rows.set_index("scorer")
+        for area in (x for x in areas if x.up_to == HALF):
+            column = "area" if area.control == "random" else "area in types"
+            assert by_scorer.at[area.scorer, column] == area.area
+        ila, size = by_scorer.loc["ila"], by_scorer.loc["size"]
+        assert ila["from"] > 0 and ila["random beaten"] == "3 of 3"
+        assert ila["area"] == by_scorer["area"].max()
+        assert ila["Jaccard with ila"] == 1 > size["Jaccard with ila"]
+        assert size["area in types"] != size["area in types"]  # controls of the ranking's scorer
+        assert (ila["time"], size["time"]) == (17.0, 0.5)
+    text = tables.formatted(table)
+    assert list(text["area in types"] == "-") == [False, True, True] * 3
+
+
+def test_the_unsure_are_those_whose_seeds_disagree(page: str) -> None:
+    data = make_data()
+    table = tables.ranking_table(data.ranking, 0.75).set_index("layer")
+    for dataset in data.ranking.datasets:
+        marked = table.index[table["unsure on"].str.split(", ").map(lambda x, d=dataset: d in x)]
+        assert set(marked) == set(data.ranking.unsure[dataset] or ()) != set()
+    assert ">unsure on</th>" in page
+    assert "unsure on" not in tables.ranking_table(make_data(seeds=(0,)).ranking, 0.75)
+
+
+def test_correlation_within_types_is_on_the_page(page: str) -> None:
+    data = make_data()
+    table = tables.within_types_table(data.within_types)
+    assert list(zip(table["first"], table["second"], strict=True)) == [
+        ("terse", "instruct"), ("terse", "dialogue"), ("instruct", "dialogue"),
+    ]  # fmt: skip
+    assert list(table["rho in types"]) == [x.rho for x in data.within_types]
+    assert list(table["above"]) == [x.above_chance for x in data.within_types]
+    assert {f"rho {kind}" for kind in data.within_types[0].by_type} < set(table.columns)
+    assert "Rank correlation within layer types" in page
+    one = build_page(make_data(("terse",), (0,)))
+    assert "Rank correlation within layer types" not in one
 
 
 def test_arms_are_compared_in_order_with_the_base_last() -> None:
@@ -372,7 +233,7 @@ def test_tables_hold_values_and_format_to_text() -> None:
     table = tables.ranking_table(data.ranking, 0.75)
     assert (len(table), table.iloc[0]["layer"], table.iloc[0]["terse rank"]) == (43, "lm_head", 1)
     assert (table["frozen by"].str.contains("terse")).sum() == 11
-    grid = tables.layers_grid(data.ranking, "terse")
+    grid = tables.layers_grid(data.ranking.layers, data.ranking.scores("terse"))
     assert grid.shape == (8, 7)
     assert grid.loc["lm_head", tables.OUTSIDE] == data.ranking.scores("terse")["lm_head"]
     arms = tables.formatted(tables.arms_table(data.arms, data.selections))

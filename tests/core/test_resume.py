@@ -25,6 +25,7 @@ STAGE1 = Stage1Settings(
     lora=LoraSettings(r=4, alpha=8, dropout=0.1),  # dropout draws from the generators
     optimizer=tiny.OPTIMIZER.model_copy(update={"schedule": "cosine", "warmup_ratio": 0.1}),
     stability=tiny.STABILITY.model_copy(update={"epsilon": 1e-9}),
+    milestones=(0.02, 0.04, 0.5),  # the first two fall on one step
 )
 STAGE2 = Stage2Settings(
     rows="train",
@@ -74,8 +75,9 @@ def both_stages(folder: Path, steps: Connection | None, seconds: float) -> None:
 
 
 def results(folder: Path) -> dict[str, str]:
-    files = [folder / "stage1.json", folder / "stage2.json", *(folder / "adapter").iterdir()]
-    return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+    parts = ("stage1.json", "stage2.json", "adapter/*", "milestones/*/*")
+    files = [file for part in parts for file in folder.glob(part)]
+    return {str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +115,28 @@ def test_twenty_kills_over_both_stages_change_nothing(processes, undisturbed, tm
     assert results(tmp_path) == results(undisturbed)
     kept = [p.name for p in (tmp_path / "checkpoints").glob("*/checkpoint-*")]
     assert 2 <= len(kept) <= 4, kept
+
+
+def test_milestones_survive_a_kill(processes, undisturbed, tmp_path):
+    here, there = processes.Pipe(duplex=False)
+    child = processes.Process(target=both_stages, args=(tmp_path, there, 0.0))
+    child.start()
+    there.close()
+    while here.recv() < 17:  # the last milestone is step 12 of 25
+        pass
+    os.kill(child.pid, signal.SIGKILL)
+    child.join()
+    assert not (tmp_path / "stage1.json").exists()
+    kept = sorted((tmp_path / "checkpoints" / "stage1" / "milestones").glob("*/*"))
+    assert {f.parent.name for f in kept} == {"0.02", "0.04", "0.5"}
+    written = [f.stat().st_mtime_ns for f in kept]
+    both_stages(tmp_path, None, seconds=0.0)
+    assert [f.stat().st_mtime_ns for f in kept] == written, "not trained again"
+    found = results(tmp_path)
+    assert found == results(undisturbed)
+    weights = [f"milestones/{m:g}/adapter_model.safetensors" for m in STAGE1.milestones]
+    first, second, half = (found[name] for name in weights)
+    assert first == second != half != found["adapter/adapter_model.safetensors"]
 
 
 def some_steps(folder: Path, **changes: object) -> list[float]:

@@ -152,7 +152,7 @@ def test_kappa_is_the_inverse_condition_number_of_the_base_weight(model) -> None
 
 def test_fisher_is_the_squared_gradient(model) -> None:
     found = SCORERS["fisher"].score(material(model, batches=1, batch_size=64)).scores
-    batch = collate(ROWS)
+    batch = collate([[row] for row in ROWS])
     fresh = aligned.stage1_model()
     name = "model.layers.0.self_attn.v_proj"
     layer = lora_layers(fresh)[name]

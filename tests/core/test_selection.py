@@ -10,9 +10,12 @@ import pytest
 
 from ila_core.config import (
     ArmConfig,
+    ControlSettings,
+    EvidenceSettings,
     LoraSettings,
     OptimizerSettings,
     Schedule,
+    ScorerSettings,
     SearchConfig,
     StabilitySettings,
     Stage1Settings,
@@ -39,6 +42,10 @@ SEARCH = SearchConfig(
         rows="train", batches=2, batch_size=4, initial_score=0, optimizer="sgd", lr=1,
         weight_decay=0, schedule="constant", max_grad_norm=0,
     ),
+    scorer="ila",
+    scoring=ScorerSettings(rows="train", batches=1, batch_size=4),
+    evidence=EvidenceSettings(scorers=(), held_out=4, fractions=(0.5,), random_orders=2),
+    control=ControlSettings(seeds=(0,), fraction=0.25, factor=3),
 )  # fmt: skip
 
 
@@ -55,7 +62,8 @@ def ranking(blocks: int = 8) -> Ranking:
         for i in range(4 * blocks)
     )
     return Ranking(
-        base_model="tiny", model={}, architecture="a", key="k", scorer="ila",
+        base_model="tiny", model={}, architecture="a", key="k", scorer="ila", keep=0.75,
+        stable={"lima": {"0": True}, "dolly": {"0": True}}, unsure={"lima": None, "dolly": None},
         score_keys={"lima": {"0": "x"}, "dolly": {"0": "y"}},
         data_keys={"lima": "d", "dolly": "e"}, settings={}, versions={}, layers=layers,
     )  # fmt: skip
@@ -154,7 +162,7 @@ def test_the_same_control_in_every_process() -> None:
 
 def test_a_selection_needs_only_the_scores_its_policy_reads() -> None:
     document = ranking().model_dump()
-    for name in ("score_keys", "data_keys"):
+    for name in ("score_keys", "data_keys", "stable", "unsure"):
         document[name] = {}
     for layer in document["layers"]:
         layer["scores"] = {}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT, Ila, kill
+from conftest import ROOT, STEPS, Ila, kill
 
 from ila_core.config import RuntimeConfig
 from ila_core.profiles import shipped
@@ -40,7 +40,7 @@ def digests(home):
 def test_again_computes_nothing(finished):
     answer = finished.json("run", "smoke")
     assert answer["computed"] == 0
-    assert answer["cached"] == len(answer["steps"]) == 25
+    assert answer["cached"] == len(answer["steps"]) == STEPS
     assert "Agree" in "".join(answer["headline"]) or answer["headline"]
 
 
@@ -85,20 +85,22 @@ def test_another_dataset_recomputes_only_what_depends_on_it(finished, tmp_path):
     intersection = {f"{s} intersection" for s in ("selection",)} | {
         f"{s} intersection seed {seed}" for s in ("finetune", "held_out_loss") for seed in (0,)
     }
-    own = {"prepare more", "stage1 more seed 0", "stage2 more seed 0"}
+    own = {"prepare more"} | {
+        f"{kind} more seed 0"
+        for kind in ("stage1", "stage2", "score integrated_gradients", "score lora_norm", "mask")
+    }
     assert missed == own | intersection | {"ranking", "agreement", "report"}
 
 
 def test_a_refresh_with_the_same_outcome_leaves_the_rest_cached(finished, tmp_path):
-    home = tmp_path / "home"
-    ila = copied(finished, home)
+    ila = finished.copied(tmp_path / "home")
     answer = ila.json("run", "smoke", "--refresh", "stage2 terse seed 0")
     assert answer["computed"] == 1, answer
     assert ila.json("run", "smoke")["computed"] == 0
 
 
 def test_a_refresh_that_fails_loses_nothing(finished, tmp_path):
-    ila = copied(finished, tmp_path / "home")
+    ila = finished.copied(tmp_path / "home")
     process = ila.start("run", "smoke", "--refresh", "finetune")
     try:
         wait_until_running(ila, "finetune", process)
@@ -123,7 +125,7 @@ def test_a_home_with_odd_characters_has_its_store_inside(monkeypatch, tmp_path):
 
 
 def test_datasets_of_equal_content_share_their_steps_and_each_is_reported(finished, tmp_path):
-    ila = copied(finished, tmp_path / "home")
+    ila = finished.copied(tmp_path / "home")
     tree = yaml.safe_load(shipped("runs")["smoke"].read_text())
     tree["datasets"].append({**tree["datasets"][0], "name": "twin"})
     tree["search"]["schedules"]["twin"] = tree["search"]["schedules"]["terse"]
@@ -135,7 +137,7 @@ def test_datasets_of_equal_content_share_their_steps_and_each_is_reported(finish
 
 
 def test_a_payload_on_a_disk_that_is_not_here_is_no_damage(finished, tmp_path):
-    ila = copied(finished, tmp_path / "home")
+    ila = finished.copied(tmp_path / "home")
     key = ila.json("run", "smoke")["ranking"]
     (ila.home / "artifacts").rename(tmp_path / "elsewhere")
     message = ila("rankings", "show", key, expect=1)
@@ -145,7 +147,7 @@ def test_a_payload_on_a_disk_that_is_not_here_is_no_damage(finished, tmp_path):
 
 
 def test_a_damaged_payload_is_refused_and_computed_anew(finished, tmp_path):
-    ila = copied(finished, tmp_path / "home")
+    ila = finished.copied(tmp_path / "home")
     key = ila.json("run", "smoke")["ranking"]
     (ranking,) = ila.home.glob("artifacts/*/artifacts/payload/ranking.json")
     ranking.write_text(ranking.read_text().replace('"ila"', '"ilb"', 1))
@@ -170,7 +172,8 @@ def test_a_changed_byte_of_data_is_seen(finished, tmp_path):
 
 
 def test_circumstance_changes_no_key(finished):
-    plan = finished.json("plan", "smoke", ILA_MICRO_BATCH="3", ILA_EVAL_BATCH="5", ILA_DEVICE="cpu")
+    other = {"ILA_MICRO_BATCH": "3", "ILA_EVAL_BATCH": "5", "ILA_CHECKPOINT_SECONDS": "0"}
+    plan = finished.json("plan", "smoke", ILA_DEVICE="cpu", **other)
     assert set(states(plan).values()) == {"HIT"}
 
 
@@ -197,18 +200,6 @@ def test_two_at_once_compute_each_step_once(finished, ila):
     assert [process.returncode for process in both] == [0, 0], answers
     assert digests(ila.home) == digests(finished.home)
     assert all(json.loads(out)["steps"] for out, _ in answers)
-
-
-def copied(finished: Ila, home) -> Ila:
-    """A home of its own with everything that `finished` has, artifact addresses included."""
-    shutil.copytree(finished.home, home)
-    with closing(sqlite3.connect(home / "mlflow.db")) as connection, connection:
-        for table, column in (("runs", "artifact_uri"), ("experiments", "artifact_location")):
-            connection.execute(
-                f"UPDATE {table} SET {column} = replace({column}, ?, ?)",
-                [str(finished.home), str(home)],
-            )
-    return Ila(home)
 
 
 def wait_until_running(ila: Ila, step: str, process) -> None:

@@ -1,15 +1,18 @@
 """Every command of the README runs; bad input is one message, an exit code and no traceback."""
 
+import json
 import re
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
 from conftest import ROOT, kill
 
 from ila_core.profiles import shipped
+from ila_core.scorers import SCORER_NAMES
 
 README = (ROOT / "README.md").read_text()
 COMMANDS = [
@@ -18,7 +21,9 @@ COMMANDS = [
     for line in block.splitlines()
     if re.match(r"(\.venv/bin/)?ila ", line)
 ]
-SERVES, NEEDS_DATA = "ui", "stories3m-real"
+SCORERS = ", ".join(sorted(SCORER_NAMES))
+NEEDS_DATA = "stories3m-real"
+ELSEWHERE = {"ui", "control", "reproduce"}  # test_servers.py and test_reproduce.py run these
 
 
 def test_the_readme_has_commands():
@@ -28,7 +33,7 @@ def test_the_readme_has_commands():
 @pytest.mark.parametrize("command", COMMANDS)
 def test_readme_commands_run_on_smoke(finished, command, tmp_path, request):
     words = shlex.split(command.removeprefix(".venv/bin/"))[1:]
-    if words[0] == SERVES:
+    if words[0] in ELSEWHERE:
         finished(*words, "--help")
         return
     if NEEDS_DATA in words:
@@ -63,6 +68,10 @@ def test_readme_commands_run_on_smoke(finished, command, tmp_path, request):
         (["plan", "smoke", "--set", "datasets.0.path=null"], "reads a local file only"),
         (["plan", "smoke", "--set", "finetune.arms.3.like=null"], "in `like:`"),
         (["plan", "smoke", "--set", "finetune.method=lore"], "unknown method 'lore'"),
+        (["plan", "smoke", "--set", "search.scorer=ilo"], f"'ila'? Known: {SCORERS}"),
+        (["plan", "smoke", "--set", "search.evidence.scorers=[siz]"], f"'size'? Known: {SCORERS}"),
+        (["control", "smoke", "--set", "search.scorer=ilo"], "unknown scorer 'ilo'"),
+        (["reproduce", "dem"], "unknown profile 'dem': did you mean 'demo'"),
         (["plan", "smoke", "--set", "finetune.lr=.inf"], "finite number"),
         (["plan", "smoke", "--set", "search.seeds=[1, 1]"], "1 given more than once"),
         (["plan", "smoke", "--set", "finetune.arms.1.name=base"], "the untrained model"),
@@ -86,6 +95,48 @@ def test_a_malformed_row_is_named(ila, tmp_path):
     assert "prompt" in error
 
 
+def test_a_split_smaller_than_a_batch_is_named_with_its_step(ila, tmp_path):
+    data = tmp_path / "few.jsonl"
+    rows = (ROOT / "ila_core/demo/data/terse.jsonl").read_text().splitlines()[:12]
+    data.write_text("\n".join(rows))
+    error = ila("search", "smoke", "--set", f"datasets.0.path={data}", expect=2)
+    assert "ila: stage2 terse seed 0: 1 rows are fewer than one batch of 4 conversations" in error
+    assert "Traceback" not in error
+
+
+def test_a_stage_1_that_was_not_stable_is_said_wherever_the_ranking_is_shown(finished):
+    answer = finished.json("run", "smoke")
+    stable = finished.json("rankings", "show", answer["ranking"])["stable"]
+    ended = [f"{d} seed {s}" for d, seeds in stable.items() for s, x in seeds.items() if not x]
+    assert "terse seed 0" in ended  # 8 steps are no training
+    said = f"Stage 1 was not stable when it ended on {' and '.join(ended)}: scores may still move."
+    assert said in answer["headline"]
+    assert said in Path(answer["report"]).read_text()
+    assert said in finished("rankings", "show", answer["ranking"])
+
+
+def test_layers_that_seeds_disagree_on_are_shown(finished, tmp_path):
+    key = finished.json("rankings", "list")[0]["ranking"]
+    assert "one search seed only" in finished("rankings", "show", key)
+    ranking = finished.json("rankings", "show", key)
+    places = sorted(ranking["layers"], key=lambda layer: -layer["scores"]["terse"]["0"])
+    last, first = places[31]["name"], places[32]["name"]  # on either side of the cut
+    for dataset in ranking["score_keys"]:
+        ranking["score_keys"][dataset]["1"] = "another"
+        ranking["stable"][dataset]["1"] = True
+    swapped = {last: places[32], first: places[31]}
+    seconds = [swapped.get(x["name"], x)["scores"]["terse"]["0"] for x in ranking["layers"]]
+    for layer, second in zip(ranking["layers"], seconds, strict=True):
+        for dataset, scores in layer["scores"].items():
+            scores["1"] = second if dataset == "terse" else scores["0"]
+    (tmp_path / "two.json").write_text(json.dumps(ranking))
+    shown = finished("rankings", "show", str(tmp_path / "two.json"))
+    assert "whether to keep 2 on terse, 0 on instruct and 0 on dialogue of 43 layers" in shown
+    assert "unsure on" in shown
+    marked = {line.split()[0] for line in shown.splitlines() if line.rstrip().endswith("terse")}
+    assert {last, first} <= marked
+
+
 def test_an_unreachable_mlflow_stops_the_run_before_any_work(ila):
     error = ila("run", "smoke", expect=1, MLFLOW_TRACKING_URI="http://127.0.0.1:9")
     assert "MLflow at http://127.0.0.1:9 cannot be used" in error
@@ -98,6 +149,7 @@ def test_an_unreachable_mlflow_stops_the_run_before_any_work(ila):
         ("ILA_MICRO_BATCH", "eight", "ILA_MICRO_BATCH=eight: Input should be a valid integer"),
         ("ILA_EVAL_BATCH", "0", "ILA_EVAL_BATCH=0: Input should be greater than or equal to 1"),
         ("ILA_DEVICE", "cuda:1", "CUDA_VISIBLE_DEVICES"),
+        ("ILA_CHECKPOINT_SECONDS", "-1", "greater than or equal to 0"),
     ],
 )
 def test_a_wrong_variable_is_named(ila, variable, value, message):

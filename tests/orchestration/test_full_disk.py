@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, STEPS
 
 pytestmark = pytest.mark.slow
 NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount"]  # a disk of its own, no root
@@ -53,4 +53,4 @@ def test_before_the_first_step_has_finished(ila):
 def test_in_the_middle_and_with_more_space_it_goes_on(ila):
     again = json.loads(on_a_disk_of("9m", FULL + MORE, ila))
     assert again["cached"] > 0 and again["computed"] > 0
-    assert again["cached"] + again["computed"] == 25
+    assert again["cached"] + again["computed"] == STEPS

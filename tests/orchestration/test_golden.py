@@ -42,8 +42,14 @@ def numbers(payloads):
             found[label] = {"rows": prepared["rows"], "tokens": prepared["tokens"]}
         elif kind in ("stage1", "finetune"):
             found[label] = read(folder, kind)["losses"]
-        elif kind == "stage2":
+        elif kind in ("stage2", "score"):
             found[label] = read(folder, kind)["scores"]
+        elif kind == "mask":
+            curves = read(folder, kind)["count"]
+            found[label] = {
+                name: [point["loss"] for point in curve["points"]]
+                for name, curve in {**curves["orders"], "random": curves["random"][0]}.items()
+            }
         elif kind == "selection":
             found[label] = len(read(folder, kind)["frozen"])
         elif kind == "held_out_loss":

@@ -9,24 +9,34 @@ from conftest import ROOT
 
 from flows.pipeline import ila_pipeline
 from ila_core.lock import Lock
+from ila_core.paper import MILESTONES, SEEDS
 from ila_core.profiles import load_profile
 from tasks.step import in_order
 
-STAGE1 = {"stage1", "stage2", "ranking"}
 TUNED = {"finetune", "evaluation"}
+RANKED = {"ranking", "agreement", "selection", *TUNED}
+SEARCHED = {"stage1", "stage2", "score", "mask", *RANKED}
 CASES = {
     # override: kinds of step whose keys change (the report's always does)
-    "data.max_length=48": {"prepare", *STAGE1, *TUNED, "agreement", "selection"},
-    "data.split_seed=1": {"prepare", *STAGE1, *TUNED, "agreement", "selection"},
-    'model.template="{{ messages }}"': {"prepare", *STAGE1, *TUNED, "agreement", "selection"},
-    "model.dtype=bfloat16": {*STAGE1, *TUNED, "agreement", "selection"},
-    "search.stage1.lora.r=4": {*STAGE1, *TUNED, "agreement", "selection"},
-    "search.stage1.optimizer.beta2=0.95": {*STAGE1, *TUNED, "agreement", "selection"},
-    "search.stage1.stability.epsilon=0.4": {*STAGE1, *TUNED, "agreement", "selection"},
-    "search.schedules.terse.lr=1.0e-3": {*STAGE1, *TUNED, "agreement", "selection"},
-    "search.stage2.initial_score=1": {"stage2", "ranking", *TUNED, "agreement", "selection"},
-    "search.stage2.lr=1": {"stage2", "ranking", *TUNED, "agreement", "selection"},
-    "search.keep=0.5": {"agreement", "selection", *TUNED},
+    "data.max_length=48": {"prepare", *SEARCHED},
+    "data.split_seed=1": {"prepare", *SEARCHED},
+    'model.template="{{ messages }}"': {"prepare", *SEARCHED},
+    "model.dtype=bfloat16": SEARCHED,
+    "search.stage1.lora.r=4": SEARCHED,
+    "search.stage1.optimizer.beta2=0.95": SEARCHED,
+    "search.stage1.stability.epsilon=0.4": SEARCHED,
+    "search.stage1.milestones=[0.5]": SEARCHED,
+    "search.schedules.terse.lr=1.0e-3": SEARCHED,
+    "search.stage2.initial_score=1": {"stage2", "mask", *RANKED},
+    "search.stage2.lr=1": {"stage2", "mask", *RANKED},
+    "search.scoring.batches=3": {"score", "mask"},
+    "search.evidence.held_out=6": {"mask"},
+    "search.evidence.fractions=[0.5]": {"mask"},
+    "search.evidence.random_orders=3": {"mask"},
+    "search.control.seeds=[4]": set(),
+    "search.control.factor=2": set(),
+    "search.control.fraction=0.5": set(),
+    "search.keep=0.5": RANKED,
     "search.least=0.5": {"agreement", "selection", *TUNED},
     "finetune.lr=1.0e-3": TUNED,
     "finetune.lora.alpha=8": TUNED,
@@ -37,10 +47,14 @@ CASES = {
 }
 
 
-def keys(overrides, home):
+def pipeline(overrides, home):
+    return ila_pipeline(load_profile("smoke", overrides), Lock(home, online=False))
+
+
+def keys(overrides, home, until="report"):
     """Key of every step, by kind and label."""
-    pipeline = ila_pipeline(load_profile("smoke", overrides), Lock(home, online=False))
-    return {(step.name, step.label): step.key for step in in_order(*pipeline.targets("report"))}
+    steps = in_order(*pipeline(overrides, home).targets(until))
+    return {(step.name, step.label): step.key for step in steps}
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +83,67 @@ def test_a_change_of_one_dataset_leaves_the_others_alone(home):
     assert before["stage2", "stage2 instruct seed 0"] == after["stage2", "stage2 instruct seed 0"]
     assert before["finetune", "finetune all seed 0"] == after["finetune", "finetune all seed 0"]
     assert before["finetune", "finetune ila seed 0"] == after["finetune", "finetune ila seed 0"]
+
+
+def test_a_scorer_more_in_the_evidence_is_one_more_column_and_no_other_search(home):
+    added = "search.evidence.scorers=[integrated_gradients, size, lora_norm, fisher]"
+    before, after = keys([], home), keys([added], home)
+    assert {kind for kind, label in before if before[kind, label] != after[kind, label]} == {
+        "mask",
+        "report",
+    }
+    new = {label for _, label in set(after) - set(before)}
+    assert new == {f"score fisher {d} seed 0" for d in ("terse", "instruct", "dialogue")}
+
+
+@pytest.mark.parametrize("scorer", ["kappa", "weight_snr", "size", "random"])
+def test_what_a_scorer_does_not_read_is_not_in_its_key(scorer, home):
+    """The base's weights are the same whatever the dataset, and a drawn score needs no adapter."""
+    alone = f"search.evidence.scorers=[{scorer}]"
+    columns = {label: key for (kind, label), key in keys([alone], home).items() if kind == "score"}
+    assert list(columns) == [f"score {scorer} terse seed 0"]  # one for all three datasets
+    other = keys([alone, "search.stage1.lora.r=4", "search.seeds=[1]"], home)
+    (key,) = (key for (kind, _), key in other.items() if kind == "score")
+    assert (key in columns.values()) == (scorer != "random")
+
+
+def test_the_scorer_that_ranks_decides_what_is_trained(home):
+    before, after = keys([], home), keys(["search.scorer=lora_norm"], home)
+    assert not any(kind == "stage2" for kind, _ in after)
+    same = set(before) & set(after)
+    assert {kind for kind, label in same if before[kind, label] != after[kind, label]} == {
+        *RANKED,
+        "mask",
+        "report",
+    }
+    untouched = ("prepare", "stage1", "score")
+    assert all(before[x] == after[x] for x in same if x[0] in untouched)
+
+
+def test_every_milestone_and_seed_of_the_study_has_its_own_scores(home):
+    study = pipeline([], home).study
+    assert list(study.milestones) == list(MILESTONES)
+    own = {step.key for step in study.milestones.values()}
+    assert len(own) == len(MILESTONES)
+    assert len({step.inputs["adapter"].key for step in study.milestones.values()}) == 1
+    assert len({step.inputs["adapter"].key for step in study.gate_seeds.values()}) == 1
+    assert len({step.inputs["adapter"].key for step in study.search_seeds.values()}) == len(SEEDS)
+    first = SEEDS[0]
+    assert study.gate_seeds[first].key == study.search_seeds[first].key
+    assert study.gate_seeds[first].key == study.milestones[1.0].key
+    labels = {step.key: step.label for step in study.steps}
+    assert len(set(labels.values())) == len(labels)
+    assert own.isdisjoint(keys([], home).values())
+
+
+def test_the_control_has_a_key_per_draw_and_follows_what_it_checks(home):
+    found = {label: key for (k, label), key in keys([], home, "control").items() if k == "control"}
+    assert len(set(found.values())) == 3 * 2
+    for override in ("search.control.factor=2", "search.stage2.lr=1", "search.scorer=size"):
+        other = keys([override], home, "control")
+        assert set(found.values()).isdisjoint(other.values())
+    evidence = "search.evidence.random_orders=3"
+    assert set(found.values()) < set(keys([evidence], home, "control").values())
 
 
 def test_equal_in_processes_with_other_hash_seeds(home):

@@ -16,7 +16,7 @@ from typing import Any
 from urllib.request import Request, urlopen
 
 import pytest
-from conftest import ROOT, Ila
+from conftest import ROOT, STEPS, Ila
 
 pytestmark = [pytest.mark.servers, pytest.mark.slow]
 
@@ -83,12 +83,12 @@ def test_a_deployment_runs_on_a_worker_and_everybody_reuses_its_steps(servers, f
         servers.prefect_cli("deployment", "run", *words)
     (deployed,) = servers.ask("flow_runs", flows={"name": {"any_": ["ila-deployed"]}})
     assert deployed["state_name"] == "Completed", log.read_text()
-    assert task_states(servers) == {"Completed": 25}
+    assert task_states(servers) == {"Completed": STEPS}
 
     # The same numbers as on the embedded stores, from any process that sees the same MLflow.
     again = servers.ila.json("run", "smoke")
-    assert (again["computed"], again["cached"]) == (0, 25)
-    assert task_states(servers) == {"Completed": 25, "Cached": 25}
+    assert (again["computed"], again["cached"]) == (0, STEPS)
+    assert task_states(servers) == {"Completed": STEPS, "Cached": STEPS}
     ranking = servers.ila.json("rankings", "show", again["ranking"])
     embedded = finished.json("rankings", "show", again["ranking"])
     assert ranking["layers"] == embedded["layers"]
@@ -133,7 +133,7 @@ def test_the_ui_serves_both_stores_until_it_is_stopped(finished, tmp_path):
         assert [run["name"] for run in flows] == ["smoke-report"]
         wanted = {"experiment_ids": ["1"], "max_results": 100}
         found = post(f"http://127.0.0.1:{ports['mlflow']}/api/2.0/mlflow/runs/search", wanted)
-        assert len(found["runs"]) == 25
+        assert len(found["runs"]) == STEPS
         busy = finished("ui", *words, expect=2)
         assert "ended by itself; the reason is at the end of" in busy
     for port in ports.values():

@@ -1,0 +1,71 @@
+"""`ila control` and `ila reproduce`: exit codes, rows beside the paper's, pictures as files."""
+
+import re
+from math import comb
+from pathlib import Path
+
+import pytest
+
+from ila_core.paper import MILESTONES, SEEDS
+
+FIGURES = ("table2", "fig1", "fig2", "fig3", "fig4")
+
+
+@pytest.fixture(scope="module")
+def studied(finished, tmp_path_factory):
+    """A home in which `smoke` has run, and its control and study will."""
+    return finished.copied(tmp_path_factory.mktemp("studied") / "home")
+
+
+def test_the_control_exits_with_3_where_the_noise_is_not_found(studied):
+    passed = studied.json("control", "smoke", "--min-auc", "0")
+    assert passed["passed"] is True and passed["scorer"] == "ila"
+    assert list(passed["datasets"]) == ["terse", "instruct", "dialogue"]
+    for found in passed["datasets"].values():
+        assert list(found["aucs"]) == ["0", "1"]
+        assert found["mean"] == pytest.approx(sum(found["aucs"].values()) / 2)
+        assert found["low"] <= found["mean"] <= found["high"]
+    assert any(found["mean"] < 1 for found in passed["datasets"].values())
+    said = studied.start("control", "smoke", "--min-auc", "1")
+    out, err = said.communicate(timeout=500)
+    assert said.returncode == 3, err
+    assert "below 1" in out and "AUC of `ila` finding them (chance 0.5)" in out
+    assert "Traceback" not in err
+
+
+def test_every_table_and_figure_stands_beside_the_papers(studied):
+    found = studied.json("reproduce", "smoke", *FIGURES)
+    assert list(found) == list(FIGURES)
+    numbers = {"Jaccard", "chance", "99th pct", "chance in types", "99th pct in types"}
+    pairs = {"table2": 3, "fig3": 2 * comb(len(SEEDS), 2), "fig4": comb(len(MILESTONES), 2)}
+    for name, rows in pairs.items():
+        assert len(found[name]["rows"]) == rows
+        for row in found[name]["rows"]:
+            assert numbers < set(row)
+            assert any(column.startswith("paper, ") for column in row)
+            assert 0 <= row["Jaccard"] <= 1 and 0 < row["chance"] < row["99th pct"]
+    papers = [row["paper, Llama 2-7B"] for row in found["fig3"]["rows"]]
+    assert papers == [0.92, 0.91, 0.91, None, None, None]  # the paper varies the gates alone
+    assert [row["paper, Llama 2-7B"] for row in found["fig4"]["rows"]][:2] == [0.69, 0.70]
+    drawn = {"table2": 0, "fig1": 3, "fig2": len(MILESTONES), "fig3": 2, "fig4": 1}
+    for name, count in drawn.items():
+        files = [Path(file) for file in found[name]["files"]]
+        assert [file.suffix for file in files] == [".svg", ".png"] * count
+        assert len(set(files)) == len(files)
+        for file in files:
+            assert re.fullmatch(r"[\w.-]+", file.name)
+            start = file.read_bytes()[:8]
+            assert start.startswith(b"<svg") or start == b"\x89PNG\r\n\x1a\n"
+
+
+def test_some_of_them_are_cached_and_printed(studied):
+    told = studied("reproduce", "smoke", "table2", "fig3")
+    assert "Table 2: Jaccard of the kept layers between datasets" in told
+    assert "Figure 3: Jaccard between seeds on terse" in told
+    assert "paper, Mistral-7B-v0.1" in told and "Figure 1" not in told
+
+
+def test_an_unknown_figure_lists_those_that_there_are(ila):
+    error = ila("reproduce", "smoke", "fig9", expect=2)
+    assert "unknown table or figure 'fig9'" in error
+    assert ", ".join(sorted(FIGURES)) in error
