@@ -49,6 +49,7 @@ def run_pipeline(
     """
     # Prefect passes this logger's lines on (PREFECT_LOGGING_EXTRA_LOGGERS) but gives it no level.
     logging.getLogger("ila").setLevel(logging.INFO)
+    interruption.clear()
     runtime = RuntimeConfig.from_env()
     pipeline = ila_pipeline(profile, Lock(runtime.home, online=True))
     steps = in_order(*pipeline.targets(until))

@@ -72,16 +72,14 @@ def _run_flow(profile: Profile, until: str, refresh: Sequence[str]) -> dict[str,
     # Its server takes 5 s to start, and several times that on a busy machine; the default gives 20.
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "300")
     os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", "ila")
-    from prefect.exceptions import TerminationSignal
-
     from flows.flow import run_pipeline
 
     logging.getLogger("ila").addHandler(logging.StreamHandler(sys.stderr))
     try:
         return run_pipeline(profile, until, refresh)
-    except (KeyboardInterrupt, TerminationSignal) as signal:
+    except KeyboardInterrupt:
         print("ila: interrupted; the same command goes on where it stopped", file=sys.stderr)
-        sys.exit(130 if isinstance(signal, KeyboardInterrupt) else 143)
+        sys.exit(130)
 
 
 def _named(given: str, steps: Sequence[Step]) -> list[str]:

@@ -74,6 +74,7 @@ def cached_step(handle: Handle, upstream: dict[str, StepRun]) -> StepRun | State
     _stop_if_interrupted()
 
     def waiting(run: StepRun) -> None:
+        _stop_if_interrupted()
         log.info("%s: waiting for run %s (%s)", step.label, run.run_id, run.tags["ila.owner"])
 
     with answering(handle.runtime.tracking_uri):

@@ -1,0 +1,36 @@
+"""Ctrl-C and a worker's SIGTERM end a run at its next step, not at the end of a training."""
+
+import signal
+
+import pytest
+from conftest import kill
+from test_cache import wait_until
+
+CODES = {signal.SIGINT: 130, signal.SIGTERM: -signal.SIGTERM}  # Prefect passes the latter on
+
+
+@pytest.mark.slow
+def test_a_signal_ends_a_long_training(finished, ila):
+    checkpoints = ila.home / "checkpoints"
+    for number, code in CODES.items():
+        process = ila.start(
+            "search",
+            "smoke",
+            "--set",
+            "search.stage1.stability.floor=1.0",
+            "--set",
+            "search.stage1.ranking_stop=null",
+            "--set",
+            "search.schedules.terse={lr: 2.0e-3, steps: 1000000}",
+            ILA_CHECKPOINT_SECONDS="0",
+        )
+        try:
+            wait_until(lambda: any(checkpoints.glob("*/checkpoint-*/complete.json")), process)
+            process.send_signal(number)
+            _, err = process.communicate(timeout=200)
+        finally:
+            kill(process)
+        assert process.returncode == code, err
+        if number == signal.SIGINT:
+            assert err.rstrip().endswith("interrupted; the same command goes on where it stopped")
+        assert any(checkpoints.iterdir())
