@@ -186,8 +186,9 @@ def main() -> None:
         for stage in ("stage1", "stage2"):
             row = result[name][stage]
             mfu = row["model_flops_utilisation"]
+            theirs = f" (paper {PAPER_MS[stage]})" if chosen == "7B" else ""
             print(
-                f"{name:9} {stage} {row['ms_per_iteration']:8.0f} ms (paper {PAPER_MS[stage]})  "
+                f"{name:9} {stage} {row['ms_per_iteration']:8.0f} ms{theirs}  "
                 f"utilisation {'unknown' if mfu is None else format(mfu, '.2f')}  "
                 f"peak {row['peak_memory_gib']:.1f} GiB"
             )

@@ -23,13 +23,13 @@ from flows.run import ProfilePlan, finished, plan_profile
 from ila_core.agreement import Agreement, compare
 from ila_core.batches import plan_batches
 from ila_core.data.prepared import Prepared
+from ila_core.mask_curve import HALF
 from tasks.lookup import StepRun
 from tasks.payloads import fetch
 from tasks.step import Step
 from tasks.steps.payload import read_json
 
 QUICK, LONG = "demo", "stories3m-real"
-HALF = 0.5
 
 
 class Found:
@@ -38,8 +38,8 @@ class Found:
     def __init__(self, profile: str, overrides: list[str]) -> None:
         self.planned: ProfilePlan = plan_profile(profile, overrides, online=True, until="search")
         runs = finished(self.planned, "search")
-        study = plan_profile(profile, overrides, online=True, until="study")
-        self._runs: Mapping[str, StepRun] = runs | finished(study, "study")
+        both = plan_profile(profile, overrides, online=True, until="comparison")
+        self._runs: Mapping[str, StepRun] = runs | finished(both, "comparison")
 
     def folder(self, step: Step) -> Path:
         return fetch(self._runs[str(step.key)])
@@ -101,8 +101,8 @@ def of_dataset(found: Found, dataset: str) -> dict[str, Any]:
         [found.json(step)["scores"] for step in of_seed[dataset].values()]
         for of_seed in (study.gate_seeds, study.scores)
     )
-    areas = {
-        a["scorer"]: a["area"] / HALF
+    heights = {
+        a["scorer"]: a["height"]
         for a in found.json(study.masks[dataset])["count"]["areas"]
         if a["control"] == "random" and a["up_to"] == HALF
     }
@@ -117,8 +117,8 @@ def of_dataset(found: Found, dataset: str) -> dict[str, Any]:
         "kappa": fmean(x.kappa or 0.0 for x in agreed),
         "full, gate seeds": _mean_agreement(found, gate_seeds),
         "full, search seeds": _mean_agreement(found, search_seeds),
-        "area": areas["own"],
-        "area, full": areas["ila"],
+        "above random": heights["own"],
+        "full, above random": heights["ila"],
     }
 
 

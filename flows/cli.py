@@ -68,6 +68,10 @@ def search(
 def plan(
     profile: ProfileArgument,
     overrides: Overrides = None,
+    until: Annotated[
+        str,
+        typer.Option(help="report, search, evidence, control, table2, fig1 to fig4, or a+b."),
+    ] = "report",
     rehash: Rehash = False,
     as_json: Json = False,
 ) -> None:
@@ -75,13 +79,15 @@ def plan(
     from flows.run import plan_profile
     from flows.show import show_plan
 
-    show_plan(plan_profile(profile, overrides or [], rehash=rehash), as_json=as_json)
+    planned = plan_profile(profile, overrides or [], rehash=rehash, until=until)
+    show_plan(planned, as_json=as_json)
 
 
 @app.command()
 def control(
     profile: ProfileArgument,
     overrides: Overrides = None,
+    refresh: Refresh = None,
     min_auc: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Exit with 3 where the mean AUC is lower.")
     ] = 0.95,
@@ -90,7 +96,7 @@ def control(
     """Plant noise in a quarter of the layers: does the search find it? Your model, your data."""
     from flows.control import run_control
 
-    run_control(profile, overrides or [], min_auc=min_auc, as_json=as_json)
+    run_control(profile, overrides or [], refresh or [], min_auc=min_auc, as_json=as_json)
 
 
 @app.command()
@@ -100,12 +106,13 @@ def reproduce(
         list[str] | None, typer.Argument(metavar="[table2|fig1|fig2|fig3|fig4]...", help="All.")
     ] = None,
     overrides: Overrides = None,
+    refresh: Refresh = None,
     as_json: Json = False,
 ) -> None:
     """Print ours beside the paper's: agreement, milestones, seeds. Figures as SVG and PNG."""
     from flows.reproduce import run_reproduce
 
-    run_reproduce(profile, what or [], overrides or [], as_json=as_json)
+    run_reproduce(profile, what or [], overrides or [], refresh or [], as_json=as_json)
 
 
 @app.command()
@@ -138,11 +145,16 @@ def rankings_list(as_json: Json = False) -> None:
 Reference = Annotated[
     str, typer.Argument(metavar="REF", help="key:<12 hex>, or a path to a .json file.")
 ]
-Keep = Annotated[float, typer.Option("--keep", min=0.0, max=1.0, help="Fraction of layers kept.")]
+Keep = Annotated[
+    float | None,
+    typer.Option(
+        "--keep", min=0.0, max=1.0, help="Fraction of layers kept; by default the ranking's own."
+    ),
+]
 
 
 @rankings_app.command("show")
-def rankings_show(reference: Reference, keep: Keep = 0.75, as_json: Json = False) -> None:
+def rankings_show(reference: Reference, keep: Keep = None, as_json: Json = False) -> None:
     """Show every layer's score and place, per dataset."""
     from flows.show import show_ranking
     from flows.stored import find_ranking
@@ -152,7 +164,7 @@ def rankings_show(reference: Reference, keep: Keep = 0.75, as_json: Json = False
 
 @rankings_app.command("compare")
 def rankings_compare(
-    reference: Reference, other: Reference, keep: Keep = 0.75, as_json: Json = False
+    reference: Reference, other: Reference, keep: Keep = None, as_json: Json = False
 ) -> None:
     """Compare two rankings of one architecture, dataset by dataset, beside chance."""
     from flows.show import show_comparison

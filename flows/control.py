@@ -12,13 +12,15 @@ from tasks.steps.payload import read_json
 CONFIDENCE, RESAMPLES = 0.95, 10_000
 
 
-def run_control(given: str, overrides: Sequence[str], *, min_auc: float, as_json: bool) -> None:
+def run_control(
+    given: str, overrides: Sequence[str], refresh: Sequence[str], *, min_auc: float, as_json: bool
+) -> None:
     """Run the positive control of a profile and show its AUC; exits with 3 below `min_auc`."""
     from flows.show import show_control
     from ila_core.control import control_result
 
     planned = plan_profile(given, overrides, online=True, until="control")
-    runs = finished(planned, "control")
+    runs = finished(planned, "control", refresh)
     aucs: dict[str, dict[int, float]] = {}
     for step in planned.pipeline.controls:
         names = step.given["names"]

@@ -41,7 +41,7 @@ def run_pipeline(
 
     Args:
         profile: the run.
-        until: which steps to finish: `report`, `search`, `control` or `study`.
+        until: which steps to finish (`Pipeline.targets`).
         refresh: keys of steps to compute although they are cached.
 
     Returns:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from flows.evidence import StepsOfSeeds, controls, evidence
 from flows.study import Study, study
 from ila_core.config import Profile
+from ila_core.errors import unknown_name
 from ila_core.lock import Lock
 from tasks.step import Step
 from tasks.steps import (
@@ -30,7 +31,8 @@ class Pipeline(NamedTuple):
     scores: StepsOfSeeds
     ranking: Step
     agreement: Step
-    masks: tuple[Step, ...]
+    evidence: tuple[Step, ...]
+    """Every scorer's scores and their mask curves."""
     report: Step
     controls: tuple[Step, ...]
     """Beside the main path: noise planted in each dataset's adapter, to be found by the search."""
@@ -38,16 +40,23 @@ class Pipeline(NamedTuple):
     """Beside the main path: the paper's whole recipe, under several seeds."""
 
     def targets(self, until: str) -> tuple[Step, ...]:
-        """The steps to finish: of the whole run, the search, its control, or the paper's study."""
+        """The steps to finish for `until`: one of these names, or several joined by `+`.
+
+        Raises:
+            UserError: a name that is none of them.
+        """
         search = (self.ranking, self.agreement)
         ends = {
             "report": (*search, self.report),
             "search": search,
-            "evidence": (*search, *self.masks),
+            "evidence": (*search, *self.evidence),
             "control": self.controls,
-            "study": self.study.steps,
+            **self.study.targets(),
         }
-        return ends[until]
+        for name in until.split("+"):
+            if name not in ends:
+                raise unknown_name("target", name, ends)
+        return tuple(step for name in until.split("+") for step in ends[name])
 
 
 def ila_pipeline(profile: Profile, lock: Lock) -> Pipeline:
@@ -109,8 +118,7 @@ def ila_pipeline(profile: Profile, lock: Lock) -> Pipeline:
     )
     planted = controls(base, data, adapters, search)
     whole = study(profile, base, data, scores)
-    masks = tuple(step for step in shown if step.name == "mask")
-    return Pipeline(base, scores, ranking, agreement, masks, page, planted, whole)
+    return Pipeline(base, scores, ranking, agreement, tuple(shown), page, planted, whole)
 
 
 def _flat(steps: StepsOfSeeds) -> list[Step]:

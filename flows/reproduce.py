@@ -22,6 +22,9 @@ from tasks.steps.payload import read_json
 if TYPE_CHECKING:
     from ila_core.report.figures import Drawing
 
+PAPER = "paper (225 layers, chance 0.60)"
+"""Above its columns: another number of layers has another chance level."""
+
 Runs = Mapping[str, StepRun]
 Column = tuple[str, Mapping[str, float]]
 
@@ -36,7 +39,12 @@ class Result(NamedTuple):
 
 
 def run_reproduce(
-    given: str, what: Sequence[str], overrides: Sequence[str], *, as_json: bool
+    given: str,
+    what: Sequence[str],
+    overrides: Sequence[str],
+    refresh: Sequence[str],
+    *,
+    as_json: bool,
 ) -> None:
     """Compute what is missing for `what` (everything, if it is empty) and show it."""
     from flows.show import show_reproduction
@@ -45,8 +53,9 @@ def run_reproduce(
         if name not in FIGURES:
             raise unknown_name("table or figure", name, FIGURES)
     chosen = list(dict.fromkeys(what)) or list(FIGURES)
-    planned = plan_profile(given, overrides, online=True, until="study")
-    runs = finished(planned, "study")
+    until = "+".join(chosen)
+    planned = plan_profile(given, overrides, online=True, until=until)
+    runs = finished(planned, until, refresh)
     results = {name: FIGURES[name](planned, runs) for name in chosen}
     folder = RuntimeConfig.from_env().home / "reproduce" / planned.profile.name
     files = {name: _save(result, folder / name) for name, result in results.items()}
@@ -62,7 +71,7 @@ def table2(planned: ProfilePlan, runs: Runs) -> Result:
         theirs = {
             model: found.get((a, b), found.get((b, a))) for model, found in paper.TABLE_2.items()
         }
-        rows.append(_row(agreed) | {f"paper, {model}": x for model, x in theirs.items()})
+        rows.append(_row(agreed) | {f"{PAPER}, {model}": x for model, x in theirs.items()})
     return Result("Table 2: Jaccard of the kept layers between datasets", rows, [])
 
 
@@ -90,7 +99,7 @@ def figure3(planned: ProfilePlan, runs: Runs) -> Result:
         for dataset, steps in of_dataset.items():
             if len(steps) == 1:
                 continue  # a profile with one search seed
-            theirs = paper.FIGURE_3 if (kind, dataset) == ("gate", study.dataset) else {}
+            theirs = paper.FIGURE_3 if (kind, dataset) == ("gate", paper.DATASET) else {}
             columns = _columns(steps, runs, f"{dataset}, {kind} seed {{}}".format)
             found, drawing = _pairs(
                 planned, columns, list(steps), theirs, f"{dataset} {kind} seeds"
@@ -104,9 +113,9 @@ def figure4(planned: ProfilePlan, runs: Runs) -> Result:
     """Agreement of milestones."""
     study = planned.pipeline.study
     columns = _columns(study.milestones, runs, _percent)
-    rows, drawing = _pairs(
-        planned, columns, list(study.milestones), paper.FIGURE_4, f"{study.dataset} milestones"
-    )
+    theirs = paper.FIGURE_4 if study.dataset == paper.DATASET else {}
+    what = f"{study.dataset} milestones"
+    rows, drawing = _pairs(planned, columns, list(study.milestones), theirs, what)
     title = f"Figure 4: Jaccard between milestones of stage 1 on {study.dataset}"
     return Result(title, rows, [drawing])
 
@@ -133,7 +142,7 @@ def _pairs(
     for (key_a, a), (key_b, b) in combinations(zip(keys, columns, strict=True), 2):
         agreed = _compare(planned, a, b)
         values[a[0], b[0]] = agreed.jaccard
-        rows.append(_row(agreed) | {"paper, Llama 2-7B": theirs.get((key_a, key_b))})
+        rows.append(_row(agreed) | {f"{PAPER}, Llama 2-7B": theirs.get((key_a, key_b))})
     names = [name for name, _ in columns]
     return rows, jaccard_matrix(names, values, name=what.replace(" ", "-"), title=what)
 

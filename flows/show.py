@@ -134,25 +134,26 @@ def show_rankings(found: Sequence[tuple[StepRun, Ranking | Exception]], *, as_js
     _table(list(rows[0]), [[_plain(v) for v in row.values()] for row in rows])
 
 
-def show_ranking(ranking: Ranking, *, keep: float, as_json: bool) -> None:
+def show_ranking(ranking: Ranking, *, keep: float | None, as_json: bool) -> None:
     """Every layer's score and place, and what these are not to be read without."""
     from ila_core.report.headline import caveats
     from ila_core.report.tables import ranking_table
 
     if as_json:
         return _json(ranking.model_dump(mode="json"))
+    keep = ranking.keep if keep is None else keep
     typer.echo(f"{ranking.base_model}, key {ranking.key}, scorer {ranking.scorer}, keep {keep:g}")
     for sentence in caveats(ranking, keep):
         typer.echo(sentence)
     _frame(ranking_table(ranking, keep))
 
 
-def show_comparison(ranking: Ranking, other: Ranking, *, keep: float, as_json: bool) -> None:
+def show_comparison(ranking: Ranking, other: Ranking, *, keep: float | None, as_json: bool) -> None:
     """Agreement of each dataset of one ranking with each of the other."""
     from ila_core.agreement import agreements_between
     from ila_core.report.tables import agreement_table
 
-    found = agreements_between(ranking, other, keep)
+    found = agreements_between(ranking, other, ranking.keep if keep is None else keep)
     if as_json:
         return _json([agreement.model_dump(mode="json") for agreement in found])
     _frame(agreement_table(found))

@@ -11,13 +11,10 @@ from typing import NamedTuple
 
 from flows.evidence import Steps, StepsOfSeeds
 from ila_core.config import Profile
-from ila_core.paper import MILESTONES, SEEDS
+from ila_core.paper import DATASET, MILESTONES, SEEDS
 from ila_core.scorers import ILA
 from tasks.step import Step
 from tasks.steps import Base, mask, score, stage1
-
-DATASET = "lima"
-"""Whose milestones are looked at, as in the paper; without it a profile's first dataset."""
 
 
 class Study(NamedTuple):
@@ -29,15 +26,22 @@ class Study(NamedTuple):
     """Gates by their own seed, on the first search seed's stage 1."""
     dataset: str
     milestones: Mapping[float, Step]
-    """Gates along that dataset's stage 1."""
+    """Gates along that dataset's stage 1: the paper's, or else a profile's first."""
     masks: Steps
     """The order of the whole recipe beside the profile's own, on the whole recipe's adapter."""
 
-    @property
-    def steps(self) -> tuple[Step, ...]:
-        of_seeds = (*self.scores.values(), *self.gate_seeds.values())
-        scored = [step for column in of_seeds for step in column.values()]
-        return (*scored, *self.milestones.values(), *self.masks.values())
+    def targets(self) -> dict[str, tuple[Step, ...]]:
+        """What each table and figure of the paper needs, and `comparison` with the own search."""
+        scored = _flat(self.scores)
+        milestones = tuple(self.milestones.values())
+        return {
+            "table2": scored,
+            "fig1": scored,
+            "fig2": milestones,
+            "fig3": (*scored, *_flat(self.gate_seeds)),
+            "fig4": milestones,
+            "comparison": (*scored, *_flat(self.gate_seeds), *self.masks.values()),
+        }
 
 
 def study(profile: Profile, base: Base, data: Steps, own_scores: StepsOfSeeds) -> Study:
@@ -89,3 +93,7 @@ def study(profile: Profile, base: Base, data: Steps, own_scores: StepsOfSeeds) -
             for d in adapters
         },
     )
+
+
+def _flat(steps: StepsOfSeeds) -> tuple[Step, ...]:
+    return tuple(step for of_seed in steps.values() for step in of_seed.values())

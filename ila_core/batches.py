@@ -5,8 +5,10 @@ Which conversations a step holds depends on their number, the batch size and the
 
 from __future__ import annotations
 
+import hashlib
 import math
 import random
+from array import array
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol
@@ -136,6 +138,15 @@ class MicroBatches:
             "micro_batches": packed_batches(rows, self._micro_batch),
             "step_tokens": sum(map(loss_tokens, rows)),
         }
+
+
+def rows_digest(rows: Sequence[Row]) -> str:
+    """Digest of all tokens and labels, in order."""
+    digest = hashlib.sha256()
+    for row in rows:
+        for numbers in (row.input_ids, row.labels):
+            digest.update(array("q", [len(numbers), *numbers]).tobytes())
+    return digest.hexdigest()
 
 
 def check_rows(rows: Sequence[Row], batch_size: int) -> None:

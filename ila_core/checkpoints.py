@@ -1,4 +1,7 @@
-"""Private checkpoints of a training: killed at any step, the same command goes on bit-identically.
+"""Private checkpoints of a training: killed at any step, it goes on where the last one lies.
+
+On a CPU, with the same micro-batch, what comes out is bit-identical to an undisturbed training;
+other devices round, and SDPA's backward pass on CUDA does so differently each time.
 
 `transformers.Trainer` saves and restores optimizer, schedule and random states. Added here: only
 what trains is saved, a checkpoint counts only once a manifest of digests lies in it (a kill may
@@ -43,7 +46,8 @@ class CheckpointFolder:
         """The newest whole checkpoint, or `None`; nobody else trains from here meanwhile.
 
         Args:
-            identity: what a training must share with its checkpoints, as a digest.
+            identity: digest of rows, settings and shapes. What it cannot see, such as the frozen
+                weights, the folder's name has to stand for.
 
         Raises:
             CheckError: another process trains from here, or the checkpoint is another training's.
@@ -74,8 +78,8 @@ class CheckpointFolder:
                 shutil.rmtree(checkpoint)
             elif manifest["identity"] != identity:
                 raise CheckError(
-                    f"{checkpoint} was written by another training (other settings, rows or layers)"
-                    f"; delete {self.path} to start anew"
+                    f"{checkpoint} was written by another training (other settings, rows or "
+                    f"shapes); delete {self.path} to start anew"
                 )
             else:
                 return checkpoint
@@ -104,7 +108,7 @@ def _read_manifest(checkpoint: Path) -> dict[str, Any] | None:
     """`None` where it is missing, or says other than what lies there."""
     try:
         manifest: dict[str, Any] = json.loads((checkpoint / _MANIFEST).read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):  # a power cut may leave an empty one
         return None
     return manifest if manifest["files"] == _digests(checkpoint) else None
 

@@ -130,7 +130,7 @@ class StabilitySettings(Frozen):
     patience: int = Field(ge=1)
     """Consecutive windows that must be stable."""
     floor: float = Field(ge=0, le=1)
-    """Fraction of the planned steps before which training never stops."""
+    """Fraction of the planned steps before which the loss ends no training."""
     ceiling: float = Field(gt=0, le=1)
     """Fraction of the planned steps at which training stops, stable or not."""
 

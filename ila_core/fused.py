@@ -95,18 +95,20 @@ def recompute_activations(model: nn.Module) -> Iterator[None]:
     SwiGLU then keeps two tensors of the intermediate width, not three. Under gradient
     checkpointing, which has saved-tensor hooks of its own, it changes nothing.
     """
-    latest: tuple[ReferenceType[Tensor], nn.Module, Tensor] | None = None
+    latest: tuple[ReferenceType[Tensor], int, nn.Module, Tensor] | None = None
 
     def remember(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         nonlocal latest
-        latest = ref(output), module, inputs[0].detach()
+        latest = ref(output), output._version, module, inputs[0].detach()
 
     def pack(tensor: Tensor) -> Tensor | tuple[nn.Module, Tensor]:
         if latest is None:
             return tensor
-        output, module, given = latest
+        output, version, module, given = latest
         alive = output()  # what is saved is an alias of it; a dead one's memory may be another's
         if alive is None or alive.data_ptr() != tensor.data_ptr() or alive.shape != tensor.shape:
+            return tensor
+        if alive._version != version:  # changed in place since
             return tensor
         return module, given
 
@@ -120,7 +122,7 @@ def recompute_activations(model: nn.Module) -> Iterator[None]:
     handles = [
         module.register_forward_hook(remember)
         for module in model.modules()
-        if type(module) in _ACTIVATIONS
+        if type(module) in _ACTIVATIONS and not getattr(module, "inplace", False)
     ]
     try:
         with saved_tensors_hooks(pack, unpack):

@@ -18,17 +18,17 @@ Control = Literal["random", "random within types"]
 
 
 class AreaBetween(Frozen):
-    """Mean loss of the random orders minus the order's loss, integrated over the closed fraction.
+    """Mean loss of the random orders minus the order's loss, averaged over the closed fraction.
 
-    In nats: up to 1 it is the mean height between the curves, up to u divide by u for that.
-    Positive means that the order is better, its loss rises later.
+    The area between the curves divided by its width, so in nats whatever the width. Positive means
+    that the order is better, its loss rises later.
     """
 
     scorer: str
     control: Control
     up_to: float
     """Closed fraction at which the area ends."""
-    area: float
+    height: float
     low: float
     high: float
     """Percentile interval over random orders and held-out conversations resampled together. It
@@ -62,10 +62,10 @@ def area_between(
     """
     import numpy as np
 
-    weights = trapezoid_weights(fractions, up_to)
+    weights = trapezoid_weights(fractions, up_to) / up_to
 
     def under(sets: Sequence[Collection[str]]) -> Floats:
-        """Area under the curve of each conversation's summed loss, (conversations,)."""
+        """Mean height of the curve of each conversation's summed loss, (conversations,)."""
         nll = np.array([masked.by_conversation(closed) for closed in sets], dtype=np.float64)
         return np.tensordot(weights, nll, axes=1)
 
@@ -82,7 +82,7 @@ def area_between(
         scorer=scorer,
         control=control,
         up_to=up_to,
-        area=float(gaps.mean(axis=0).sum() / tokens.sum()),
+        height=float(gaps.mean(axis=0).sum() / tokens.sum()),
         low=float(low),
         high=float(high),
         beaten=int((gaps.sum(axis=1) > 0).sum()),

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from ila_core.batches import Row, loss_tokens
@@ -26,10 +26,19 @@ class MaskedLoss:
         model: the base with the trained adapter on it; it comes back as it was.
         rows: held-out conversations.
         eval_batch: conversations per forward pass.
+        on_evaluation: called before every pass over the rows; what it raises ends the work.
     """
 
-    def __init__(self, model: Any, rows: Sequence[Row], *, eval_batch: int) -> None:
+    def __init__(
+        self,
+        model: Any,
+        rows: Sequence[Row],
+        *,
+        eval_batch: int,
+        on_evaluation: Callable[[], None] = lambda: None,
+    ) -> None:
         self._model, self._rows, self._eval_batch = model, rows, eval_batch
+        self._on_evaluation = on_evaluation
         self._names = frozenset(lora_layers(model))
         self._found: dict[frozenset[str], tuple[float, ...]] = {}
         self.tokens = tuple(loss_tokens(row) for row in rows)
@@ -61,6 +70,7 @@ class MaskedLoss:
         from ila_core.benchmarks import BENCHMARKS
         from ila_core.gates import Gates
 
+        self._on_evaluation()
         unknown = sorted(closed - self._names)
         if unknown:
             raise CheckError(f"no adapter on {listed(unknown)}, so there is nothing to close")

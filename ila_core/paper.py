@@ -18,6 +18,9 @@ TABLE_2: dict[str, dict[tuple[str, str], float]] = {
     },
 }
 
+DATASET = "lima"
+"""Of Figures 2 to 4."""
+
 SEEDS = (0, 1, 2)
 FIGURE_3: dict[tuple[int, int], float] = {(0, 1): 0.92, (0, 2): 0.91, (1, 2): 0.91}
 """Llama 2-7B on LIMA: seeds of the gates alone, on one stage 1 (section 4.1)."""

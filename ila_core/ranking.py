@@ -40,7 +40,7 @@ class LayerScores(Layer):
 
 
 class Ranking(Frozen):
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     base_model: str
     model: dict[str, str]
     """Hub id and commit, or the digest of a local folder's files."""

@@ -57,7 +57,8 @@ class RankingStop(TrainerCallback):  # type: ignore[misc]
         micro_batch: int,
     ) -> None:
         self._layers, self._rows, self._settings = layers, rows, settings
-        self._every = max(1, round(settings.every * planned))
+        # Not at the first step, whose learning rate is 0 in a warm-up: B = 0 has no ranking.
+        self._every = max(2, round(settings.every * planned))
         self._seed, self._micro_batch = seed, micro_batch
         self.probes: list[Probe] = []
         self.settled = False

@@ -72,7 +72,13 @@ class ScoreResult(BaseModel):
 
 
 class Scorer(Protocol):
-    needs: Needs
+    @property
+    def needs(self) -> Needs: ...
+
+    @property
+    def version(self) -> int:
+        """Raised when the same material would get other scores."""
+        ...
 
     def score(self, material: Material) -> ScoreResult:
         """Score every layer of `material.layers`.

@@ -33,7 +33,14 @@ from transformers import (
     get_scheduler,
 )
 
-from ila_core.batches import MicroBatches, Row, check_rows, plan_batches, planned_steps
+from ila_core.batches import (
+    MicroBatches,
+    Row,
+    check_rows,
+    plan_batches,
+    planned_steps,
+    rows_digest,
+)
 from ila_core.checkpoints import KEPT, CheckpointFolder, Resumable, seal
 from ila_core.config import OptimizerSettings, Schedule, StabilitySettings
 from ila_core.errors import CheckError, UserError
@@ -118,7 +125,8 @@ def train(
     batches = plan_batches(len(rows), optimizer.batch_size, planned, seed)
     device = next(model.parameters()).device
 
-    identity = digest_of([batches, _shapes(model), schedule.model_dump(), optimizer.model_dump()])
+    settings = [seed, schedule.model_dump(), optimizer.model_dump()]
+    identity = digest_of([settings, rows_digest(rows), _shapes(model)])
     with (
         _kept(model),
         seeded(seed),

@@ -49,14 +49,14 @@ def fetch(run: StepRun, home: Path | None = None, client: MlflowClient | None = 
         raise ConnectionError(
             f"the payload of run {run.run_id} ({run.tags['ila.step']} {run.key}) is not at "
             f"{folder}: written on another machine, or deleted. Share it through an MLflow server "
-            f"with --artifacts-destination, or compute it anew: ila run PROFILE --refresh "
-            f"key:{run.key}"
+            f"with --artifacts-destination, or compute it anew: the command that made "
+            f"it, with --refresh key:{run.key}"
         )
     if payload_digest(folder) != run.digest:
         raise CheckError(
             f"the payload of run {run.run_id} ({run.tags['ila.step']} {run.key}) in {folder} does "
-            "not match the digest it was committed with. Compute it anew: ila run PROFILE "
-            f"--refresh key:{run.key}"
+            "not match the digest it was committed with. Compute it anew: the command that "
+            f"made it, with --refresh key:{run.key}"
         )
     return folder
 

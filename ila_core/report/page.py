@@ -90,7 +90,8 @@ def _curves(data: ReportData) -> dict[str, Any]:
         (
             s["dataset"],
             f"{s['dataset']} seed {s['seed']}",
-        ): f"{s['steps']} of {s['planned_steps']}, " + ("stable" if s["stable"] else "not stable")
+        ): f"{s['steps']} of {s['planned_steps']}, "
+        + (f"{s['stable_by']} stable" if s["stable"] else "not stable")
         for s in data.stage1
     }
     pictures = []

@@ -162,7 +162,7 @@ def scorers_table(
 ) -> pd.DataFrame:
     """One row per dataset and scorer: its mask curve beside random orders, agreement and cost.
 
-    `area` is in nats, above random orders; the paper's method is the scorer `ila`.
+    Heights are in nats; the paper's method is the scorer `ila`.
     """
     import pandas as pd
 
@@ -188,11 +188,11 @@ def scorers_table(
                 {
                     "dataset": found["dataset"],
                     "scorer": name,
-                    "area": area.area,
+                    "above random": area.height,
                     "from": area.low,
                     "to": area.high,
                     "random beaten": f"{area.beaten} of {area.n_random}",
-                    "area in types": typed.area if typed else None,
+                    "above in types": typed.height if typed else None,
                     "in types from": typed.low if typed else None,
                     "in types to": typed.high if typed else None,
                     f"Jaccard with {search.scorer}": agreed.jaccard,
@@ -241,11 +241,11 @@ def search_table(
                 "seed": s["seed"],
                 "steps": s["steps"],
                 "planned": s["planned_steps"],
-                "stable": s["stable"],
+                "stable": s["stable_by"] or "no",
                 "first loss": s["losses"][0],
                 "last loss": s["losses"][-1],
                 "stage 1": s["seconds"],
-                "stage 2": second["seconds"],
+                "scores": second["seconds"],
                 "peak memory": max(memory, default=None),
             }
         )
@@ -312,10 +312,10 @@ _FORMATS: dict[str, Callable[[Any], str]] = {
     **dict.fromkeys(["Jaccard", "chance", "99th pct", "kappa"], "{:.3f}".format),
     **dict.fromkeys(["chance in types", "99th pct in types"], "{:.3f}".format),
     **dict.fromkeys(["difference", "low", "high"], "{:+.4f}".format),
-    **dict.fromkeys(["area", "from", "to"], "{:+.3f}".format),
-    **dict.fromkeys(["area in types", "in types from", "in types to"], "{:+.3f}".format),
+    **dict.fromkeys(["above random", "from", "to"], "{:+.3f}".format),
+    **dict.fromkeys(["above in types", "in types from", "in types to"], "{:+.3f}".format),
     **dict.fromkeys(["rho in types", "chance from", "chance to"], "{:+.2f}".format),
-    **dict.fromkeys(["time", "stage 1", "stage 2"], duration),
+    **dict.fromkeys(["time", "stage 1", "scores"], duration),
     "parameters apart": "{:+,}".format,
     "peak memory": memory,
 }

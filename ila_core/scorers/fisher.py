@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 class Fisher:
     needs: Needs = "rows"
+    version = 1
 
     def score(self, material: Material) -> ScoreResult:
         """Squared gradient of the loss by A and B, mean over batches, summed over a layer.

@@ -17,6 +17,7 @@ from ila_core.scoring import (
 
 class GateGradient:
     needs: Needs = "rows"
+    version = 1
 
     def score(self, material: Material) -> ScoreResult:
         """-dL/dgamma at gamma = 0.5 (s = 0), mean over batches, in nats per unit of gamma."""

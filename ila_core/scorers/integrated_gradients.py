@@ -26,6 +26,7 @@ from ila_core.scoring import (
 
 class IntegratedGradients:
     needs: Needs = "rows"
+    version = 1
 
     def score(self, material: Material) -> ScoreResult:
         """-dL/dgamma, mean over gamma = (i + 0.5) / batches, batch i at the i-th of them; in nats.

@@ -10,6 +10,7 @@ from ila_core.scoring import Material, Needs, ScoreResult, base_weight
 
 class Kappa:
     needs: Needs = "weights"
+    version = 1
 
     def score(self, material: Material) -> ScoreResult:
         """1 / kappa: smallest over largest singular value, in [0, 1]; 0 for a singular matrix.

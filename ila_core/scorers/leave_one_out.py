@@ -15,6 +15,7 @@ from ila_core.scoring import (
 
 class LeaveOneOut:
     needs: Needs = "rows"
+    version = 1
 
     def score(self, material: Material) -> ScoreResult:
         """Loss with the layer's adapter closed minus loss with all open, in nats per token."""

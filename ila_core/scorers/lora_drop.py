@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 class LoraDrop:
     needs: Needs = "rows"
+    version = 1
 
     def score(self, material: Material) -> ScoreResult:
         """Mean over tokens of ||beta B A x||_2, x the layer's own input.

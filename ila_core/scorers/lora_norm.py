@@ -9,6 +9,7 @@ from ila_core.scoring import Material, Needs, ScoreResult, adapted_layers
 
 class LoraNorm:
     needs: Needs = "adapter"
+    version = 1
 
     def score(self, material: Material) -> ScoreResult:
         """||beta B A||_F of each layer (the update of Eq. 4)."""

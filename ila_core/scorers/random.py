@@ -9,6 +9,7 @@ from ila_core.scoring import Material, Needs, ScoreResult
 
 class Random:
     needs: Needs = "shapes"
+    version = 1
 
     def score(self, material: Material) -> ScoreResult:
         """Uniform on [0, 1), by seed and layer name: other layers do not change it."""

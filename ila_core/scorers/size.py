@@ -14,6 +14,7 @@ from ila_core.scoring import Material, Needs, ScoreResult
 
 class Size:
     needs: Needs = "shapes"
+    version = 1
 
     def score(self, material: Material) -> ScoreResult:
         """Number of weights of each layer."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 class WeightSnr:
     needs: Needs = "weights"
+    version = 1
 
     def score(self, material: Material) -> ScoreResult:
         """Signal-to-noise ratio of each base weight; high is important, as Spectrum takes it."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from ila_core.config import SearchConfig
 from ila_core.scorers import ILA, SCORERS
 from tasks.step import Context, Step
+from tasks.steps import stage_two
 from tasks.steps.base import Base
 from tasks.steps.payload import write_json
 from tasks.steps.stage_one import adapter_folder
@@ -19,14 +20,15 @@ def control(
     base: Base, adapter: Step, data: Step, dataset: str, search: SearchConfig, seed: int, draw: int
 ) -> Step:
     """The AUC of one draw of corrupted layers; `seed` is the search's, as in its own scores."""
-    settings = search.stage2 if search.scorer == ILA else search.scoring
+    gates = search.scorer == ILA
     return Step(
         "control",
         label=f"control {dataset} seed {seed} draw {draw}",
         version=VERSION,
         identity=base.identify_training(
             scorer=search.scorer,
-            settings=settings,
+            version=stage_two.VERSION if gates else SCORERS[search.scorer].version,
+            settings=search.stage2 if gates else search.scoring,
             seed=seed,
             draw=draw,
             fraction=search.control.fraction,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from ila_core.benchmarks import BENCHMARKS
 from ila_core.config import EvidenceSettings, SearchConfig
-from ila_core.scorers import ILA
 from tasks.step import Context, Step
 from tasks.steps.base import Base
 from tasks.steps.payload import read_json, write_json
@@ -15,8 +15,9 @@ from tasks.steps.stage_one import adapter_folder
 VERSION = 1
 RESAMPLES, CONFIDENCE = 2000, 0.95
 """Of the interval of each area."""
-IN_NATS = (ILA, "integrated_gradients")
-"""Scorers whose order by score per weight is shown as well, where closed weights are counted."""
+IN_NATS = ("integrated_gradients",)
+"""Scorers whose order by score per weight is shown as well, where closed weights are counted: a
+share of the loss can be divided by a size, a gate's logit cannot."""
 
 
 def mask(
@@ -34,6 +35,7 @@ def mask(
         label=f"mask {dataset} seed {seed}",
         version=VERSION,
         identity=base.identify_training(
+            benchmark=BENCHMARKS["held_out_loss"].version,
             held_out=search.evidence.held_out,
             fractions=search.evidence.fractions,
             random_orders=search.evidence.random_orders,
@@ -80,6 +82,7 @@ def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) ->
         load_adapter(base.load(context.runtime), adapter_folder(inputs["adapter"], None)),
         [held_out[i] for i in chosen],
         eval_batch=context.runtime.eval_batch,
+        on_evaluation=lambda: context.on_metrics(masked.evaluations, {}),
     )
     curves = {
         by: mask_curves(

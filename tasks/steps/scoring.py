@@ -38,7 +38,11 @@ def score(
     if scorer == ILA:
         return stage2(base, adapter, data, dataset, search.stage2, seed, milestone)
     needs = SCORERS[scorer].needs
-    identity: dict[str, Any] = {"scorer": scorer, "layers": base.config.architecture}
+    identity: dict[str, Any] = {
+        "scorer": scorer,
+        "scorer version": SCORERS[scorer].version,
+        "layers": base.config.architecture,
+    }
     inputs = {}
     if scorer == "random" or needs == "rows":
         identity["seed"] = seed
@@ -66,7 +70,11 @@ def score(
 
 
 def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) -> None:
+    import torch
+
     from ila_core.data.prepared import Prepared
+    from ila_core.loading import resolve_device
+    from ila_core.measure import measured
     from ila_core.methods.lora import load_adapter
     from ila_core.scoring import Material
 
@@ -77,15 +85,19 @@ def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) ->
     if "adapter" in inputs:
         model = load_adapter(model, adapter_folder(inputs["adapter"], given["milestone"]))
     rows = Prepared.load(inputs["data"]).splits[given["settings"].rows] if "data" in inputs else []
-    result = scorer.score(
-        Material(
-            layers=base.layers,
-            model=model,
-            rows=rows,
-            settings=given["settings"],
-            seed=given["seed"],
-            micro_batch=context.runtime.micro_batch,
-        )
+    material = Material(
+        layers=base.layers,
+        model=model,
+        rows=rows,
+        settings=given["settings"],
+        seed=given["seed"],
+        micro_batch=context.runtime.micro_batch,
     )
+    # Without loading the model, as the gates' seconds are.
+    device = torch.device(resolve_device(context.runtime.device))
+    with measured(device) as spent:
+        result = scorer.score(material)
+    context.circumstance["seconds"] = spent.seconds
+    context.circumstance["peak_memory_bytes"] = spent.peak_memory_bytes
     end = stage1_end(inputs["adapter"]) if "adapter" in inputs else {}
     write_json(out / "score.json", result.model_dump(mode="json") | end)

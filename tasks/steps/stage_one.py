@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ila_core.config import Schedule, Stage1Settings
-from ila_core.errors import CheckError
+from ila_core.errors import CheckError, unknown_name
+from ila_core.scorers import SCORERS
 from tasks.step import Context, Step
 from tasks.steps.base import Base
 from tasks.steps.payload import read_json, write_result
@@ -18,11 +19,18 @@ def stage1(
     base: Base, data: Step, dataset: str, settings: Stage1Settings, schedule: Schedule, seed: int
 ) -> Step:
     """The adapter of one dataset and search seed."""
+    identity: dict[str, Any] = {"settings": settings, "schedule": schedule, "seed": seed}
+    if settings.ranking_stop is not None:
+        scorer = settings.ranking_stop.scorer
+        able = [name for name, known in SCORERS.items() if known.needs in ("adapter", "rows")]
+        if scorer not in able:
+            raise unknown_name("search.stage1.ranking_stop.scorer", scorer, able)
+        identity["scorer version"] = SCORERS[scorer].version
     return Step(
         "stage1",
         label=f"stage1 {dataset} seed {seed}",
         version=VERSION,
-        identity=base.identify_training(settings=settings, schedule=schedule, seed=seed),
+        identity=base.identify_training(**identity),
         inputs={"data": data},
         given={
             "base": base,

@@ -162,6 +162,7 @@ def make_data(
         stage1.append(
             common
             | {"steps": steps, "planned_steps": 240, "stable": i != 1, "stable_at": steps}
+            | {"stable_by": None if i == 1 else "loss"}
             | {"seconds": 63.0, "trainable_parameters": 40_000}
         )
         scored.append(common | own)

@@ -91,7 +91,7 @@ def test_a_good_order_beats_random_and_its_reverse_does_not(curves) -> None:
     areas = {(x.scorer, x.control, x.up_to): x for x in curves.areas}
     assert len(areas) == len(curves.areas) == 6
     for area in curves.areas:
-        assert area.low <= area.area <= area.high
+        assert area.low <= area.height <= area.high
         assert area.n_random == 6
     best = areas["ig", "random", 1.0]
     assert best.low > 0 and best.beaten == 6
@@ -188,13 +188,13 @@ def test_the_area_is_the_trapezoid_rule() -> None:
     assert trapezoid_weights(fractions, 0.2) @ losses == pytest.approx(0.3)
 
 
-def test_areas_are_those_between_the_drawn_curves(curves) -> None:
+def test_heights_are_those_between_the_drawn_curves(curves) -> None:
     for area in curves.areas:
         drawn = curves.random if area.control == "random" else curves.within_types[area.scorer]
-        weights = trapezoid_weights(drawn[0].fractions, area.up_to)
+        weights = trapezoid_weights(drawn[0].fractions, area.up_to) / area.up_to
         under = [weights @ curve.losses for curve in drawn]
         own = weights @ curves.orders[area.scorer].losses
-        assert area.area == pytest.approx(sum(under) / len(under) - own, abs=1e-9)
+        assert area.height == pytest.approx(sum(under) / len(under) - own, abs=1e-9)
         assert area.beaten == sum(u > own for u in under)
 
 

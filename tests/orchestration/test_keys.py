@@ -126,12 +126,14 @@ def test_every_milestone_and_seed_of_the_study_has_its_own_scores(home):
     own = {step.key for step in study.milestones.values()}
     assert len(own) == len(MILESTONES)
     assert len({step.inputs["adapter"].key for step in study.milestones.values()}) == 1
-    assert len({step.inputs["adapter"].key for step in study.gate_seeds.values()}) == 1
-    assert len({step.inputs["adapter"].key for step in study.search_seeds.values()}) == len(SEEDS)
-    first = SEEDS[0]
-    assert study.gate_seeds[first].key == study.search_seeds[first].key
-    assert study.gate_seeds[first].key == study.milestones[1.0].key
-    labels = {step.key: step.label for step in study.steps}
+    assert list(study.scores) == list(study.gate_seeds) == ["terse", "instruct", "dialogue"]
+    for dataset, of_seed in study.gate_seeds.items():
+        assert len({step.key for step in of_seed.values()}) == len(SEEDS)
+        adapters = {step.inputs["adapter"].key for step in of_seed.values()}
+        assert adapters == {study.adapters[dataset][0].key}
+        assert of_seed[0].key == study.scores[dataset][0].key
+    assert study.milestones[1.0].key == study.scores[study.dataset][0].key
+    labels = {step.key: step.label for steps in study.targets().values() for step in steps}
     assert len(set(labels.values())) == len(labels)
     assert own.isdisjoint(keys([], home).values())
 
