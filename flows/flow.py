@@ -55,11 +55,11 @@ def run_pipeline(
     steps = in_order(*pipeline.targets(until))
     store = Store(runtime, profile.model.name)
     runs: dict[str, PrefectFuture[StepRun]] = {}
-    for step in steps:
-        inputs = {name: runs[str(upstream.key)] for name, upstream in step.inputs.items()}
-        again = step.key in refresh
-        runs[str(step.key)] = submit(step, store, runtime, inputs, refresh=again)
     try:
+        for step in steps:
+            inputs = {name: runs[str(upstream.key)] for name, upstream in step.inputs.items()}
+            again = step.key in refresh
+            runs[str(step.key)] = submit(step, store, runtime, inputs, refresh=again)
         wait(list(runs.values()))
     except BaseException:  # Ctrl-C, or the worker's SIGTERM: leave only once no thread computes
         interruption.set()
