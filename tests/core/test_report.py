@@ -159,23 +159,30 @@ def test_the_scorers_table_holds_each_datasets_heights_and_agreement() -> None:
     table = tables.scorers_table(data.ranking, data.profile.search, data.scores, data.masks)
     assert list(table.columns) == [
         *("dataset", "scorer", "above random", "from", "to", "random beaten"),
-        *("above in types", "in types from", "in types to", "Jaccard with ila", "time"),
+        *("above random in types", "in types from", "in types to", "Jaccard with ila", "time"),
     ]
     assert list(table["scorer"]) == ["ila", *EVIDENCE] * 3
     for found, (_, rows) in zip(data.masks, table.groupby("dataset", sort=False), strict=True):
         areas = MaskCurves.model_validate(found["count"]).areas
         by_scorer = rows.set_index("scorer")
         for area in (x for x in areas if x.up_to == HALF):
-            column = "above random" if area.control == "random" else "above in types"
+            column = "above random" if area.control == "random" else "above random in types"
             assert by_scorer.at[area.scorer, column] == area.height
         ila, size = by_scorer.loc["ila"], by_scorer.loc["size"]
         assert ila["from"] > 0 and ila["random beaten"] == "3 of 3"
         assert ila["above random"] == by_scorer["above random"].max()
         assert ila["Jaccard with ila"] == 1 > size["Jaccard with ila"]
-        assert size["above in types"] != size["above in types"]  # controls of the ranking's scorer
+        assert (
+            size["above random in types"] != size["above random in types"]
+        )  # controls of the ranking's scorer
         assert (ila["time"], size["time"]) == (17.0, 0.5)
     text = tables.formatted(table)
-    assert list(text["above in types"] == "-") == [False, True, True] * 3
+    assert list(text["above random in types"] == "-") == [False, True, True] * 3
+
+
+def test_no_column_takes_another_tables_format() -> None:
+    table = tables.formatted(tables.agreement_table(make_data().agreements))
+    assert {*table["above"], *table["above in types"]} <= {"yes", "no"}
 
 
 def test_the_unsure_are_those_whose_seeds_disagree(page: str) -> None:
