@@ -1,5 +1,5 @@
-# make demo   the whole pipeline on the model and data that come with ILA (4 minutes on two cores, and 2 to install)
-# make test   everything that is checked before a change lands (6 minutes on two cores, and 2 to install)
+# make demo   the whole pipeline on the model and data that come with ILA (6 minutes on two cores, and 2 to install)
+# make test   everything that is checked before a change lands (9 minutes on two cores, and 2 to install)
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
