@@ -36,10 +36,9 @@ class Found:
     """The payloads of both searches."""
 
     def __init__(self, profile: str, overrides: list[str]) -> None:
-        self.planned: ProfilePlan = plan_profile(profile, overrides, online=True, until="search")
-        runs = finished(self.planned, "search")
-        both = plan_profile(profile, overrides, online=True, until="comparison")
-        self._runs: Mapping[str, StepRun] = runs | finished(both, "comparison")
+        until = "search+comparison"
+        self.planned: ProfilePlan = plan_profile(profile, overrides, online=True, until=until)
+        self._runs: Mapping[str, StepRun] = finished(self.planned, until)
 
     def folder(self, step: Step) -> Path:
         return fetch(self._runs[str(step.key)])
