@@ -4,8 +4,10 @@
 
 One Llama shape, random weights, float32, no checkpointing, 4 x 256 tokens without padding. Steps of
 all variants are interleaved, round by round; times are medians of paired ratios to ILA's own stage
-1 (PEFT's modules, ILA's loss, LoRA dropout 0). Bytes are all that is alive, parameters left out,
-when the gradient reaches the logits: what the body keeps for its backward, and the loss.
+1 (LoRA dropout 0). `stage1_by_peft` is that with PEFT's modules, `stock_peft` with the model's own
+loss too, and `floor` the base model alone, frozen, with a gradient for its input. Bytes are all
+that is alive, parameters left out, when the gradient reaches the logits: what the body keeps for
+its backward, and the loss.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from torch.utils._pytree import tree_leaves
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from ila_core.config import LoraSettings
+from ila_core.fused import fused_lora
 from ila_core.gates import Gates
 from ila_core.loss import TokenLoss
 from ila_core.methods.lora import Lora, lora_layers
@@ -74,13 +77,17 @@ def _is_tensor(leaf: Any) -> bool:
 
 
 class Variant:
-    """A model with a way to differentiate its loss; `gates` opens them around a step."""
+    """A model with a way to differentiate its loss, and the arithmetic of its layers."""
 
     def __init__(
-        self, model: Any, batch: dict[str, Tensor], *, gates: bool = False, own_loss: bool = False
+        self,
+        model: Any,
+        batch: dict[str, Tensor],
+        arithmetic: Callable[[Any], AbstractContextManager[Any]] = nullcontext,
+        *,
+        own_loss: bool = False,
     ) -> None:
-        self.model, self.batch = model.train(), batch
-        self.context: AbstractContextManager[Any] = Gates(model) if gates else nullcontext()
+        self.model, self.batch, self._arithmetic = model.train(), batch, arithmetic
         token_loss = TokenLoss(model)
         targets = batch["labels"][:, 1:].numel()
         self.backward: Callable[[], Any] = lambda: token_loss.backward(batch, targets)
@@ -90,11 +97,11 @@ class Variant:
 
     def seconds(self) -> float:
         """Of forward, backward and an optimizer step."""
-        with self.context:
+        with self._arithmetic(self.model):
             parameters = [p for p in self.model.parameters() if p.requires_grad]
             # Gates are new in every block; an adapter's AdamW keeps its moments.
             optimizer: torch.optim.Optimizer | None = None
-            if isinstance(self.context, Gates):
+            if self._arithmetic is Gates:
                 optimizer = torch.optim.SGD(parameters, lr=1.0)
             elif parameters:
                 optimizer = self._adamw.setdefault(
@@ -120,7 +127,7 @@ class Variant:
                 logits.register_hook(note)
 
         handle = self.model.get_output_embeddings().register_forward_hook(watch)
-        with self.context, Alive() as alive:
+        with self._arithmetic(self.model), Alive() as alive:
             self.backward()
         handle.remove()
         self.model.zero_grad()
@@ -149,10 +156,12 @@ def variants() -> dict[str, Variant]:
     floor = base().requires_grad_(False)
     floor.enable_input_require_grads()
     return {
-        "stage1": Variant(adapted(), batch),
-        "stage2": Variant(adapted(), batch, gates=True),
-        "stage1_dropout_0.1": Variant(adapted(0.1), batch),
-        "stock_peft_own_loss": Variant(adapted(), batch, own_loss=True),
+        "stage1": Variant(adapted(), batch, fused_lora),
+        "stage2": Variant(adapted(), batch, Gates),
+        "stage1_by_peft": Variant(adapted(), batch),
+        "stage1_dropout_0.1": Variant(adapted(0.1), batch, fused_lora),
+        "stage1_dropout_0.1_by_peft": Variant(adapted(0.1), batch),
+        "stock_peft": Variant(adapted(), batch, own_loss=True),
         "floor": Variant(floor, batch),
     }
 
@@ -210,11 +219,11 @@ def main() -> None:
     if args.json:
         print(json.dumps(result, indent=1))
         return
-    print(f"{'':22}{'ms':>7}  time / stage 1 (quartiles)  held MiB  bytes / stage 1")
+    print(f"{'':27}{'ms':>7}  time / stage 1 (quartiles)  held MiB  bytes / stage 1")
     for name, row in result["variants"].items():
         low, high = row["over_stage1_time_quartiles"]
         print(
-            f"{name:22}{row['ms_median']:7.0f}  {row['over_stage1_time']:5.3f} "
+            f"{name:27}{row['ms_median']:7.0f}  {row['over_stage1_time']:5.3f} "
             f"({low:.3f}-{high:.3f}){'':12}{row['held_mib']:8.1f}  {row['over_stage1_bytes']:.3f}"
         )
 

@@ -1,13 +1,15 @@
-"""The arithmetic of a stage-2 step: what trains is one number per layer, so little is kept for it.
+"""The arithmetic of a training step: a LoRA layer is one autograd node, gated or not.
 
-`gated` is a LoRA layer with its gate as one autograd node; `recompute_activations` keeps the input
-of an elementwise activation and not its output too.
+`fused_lora` does so with the layers of stage 1 and of fine-tuning, whose A and B train, and `gated`
+with those of stage 2, where what trains is one number per layer. `recompute_activations` keeps the
+input of an elementwise activation and not its output too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, cast
 from weakref import ReferenceType, ref
 
@@ -16,34 +18,92 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from transformers.activations import GELUActivation, GELUTanh, SiLUActivation
 
+from ila_core.methods.lora import lora_layers
+
 # Those whose own backward keeps their input, which then serves both.
 _ACTIVATIONS = (nn.SiLU, nn.GELU, SiLUActivation, GELUActivation, GELUTanh)
 
 
-def gated(layer: Any, score: Tensor, x: Tensor) -> Tensor:
-    """`base(x) + sigmoid(score) * beta * B A x`, differentiable in `x` and `score` only.
+@contextmanager
+def fused_lora(model: Any) -> Iterator[None]:
+    """The plain LoRA layers of `model`, if it has any, compute by `adapted` within the block.
+
+    Others (gated, DoRA, AdaLoRA) have arithmetic of their own and keep it.
+    """
+    layers = lora_layers(model).values() if hasattr(model, "get_base_model") else ()
+    plain = [
+        layer
+        for layer in layers
+        if "forward" not in vars(layer)
+        and not layer.lora_variant
+        and "default" in layer.lora_A
+        and isinstance(layer.lora_A["default"], nn.Linear)
+    ]
+    with replaced_forward((layer, partial(adapted, layer)) for layer in plain):
+        yield
+
+
+@contextmanager
+def replaced_forward(
+    forwards: Iterable[tuple[nn.Module, Callable[[Tensor], Tensor]]],
+) -> Iterator[None]:
+    """Each module computes by the function beside it; blocks may stand within one another."""
+    before = []
+    try:
+        for module, forward in forwards:
+            before.append((module, vars(module).get("forward")))
+            module.forward = forward
+        yield
+    finally:
+        for module, own in before:
+            del module.forward
+            if own is not None:
+                module.forward = own
+
+
+def adapted(layer: Any, x: Tensor) -> Tensor:
+    """`base(x) + beta * B A dropout(x)`, differentiable in `x`, A and B.
 
     Args:
-        layer: a LoRA layer of PEFT with the adapter `default`; its weights are frozen.
+        layer: a LoRA layer of PEFT with the adapter `default`.
+        x: (..., d_in).
+
+    Returns:
+        (..., d_out), in the dtype of the base layer's output.
+    """
+    beta = torch.full((1,), layer.scaling["default"], device=x.device)
+    dropout = layer.lora_dropout["default"]
+    return _lora(layer, beta, x, dropout.p if layer.training and hasattr(dropout, "p") else 0.0)
+
+
+def gated(layer: Any, score: Tensor, x: Tensor) -> Tensor:
+    """`base(x) + sigmoid(score) * beta * B A x`, differentiable in `x` and `score`.
+
+    Args:
+        layer: as for `adapted`; its weights are frozen.
         score: (1,).
         x: (..., d_in).
 
     Returns:
         (..., d_out), in the dtype of the base layer's output.
     """
+    return _lora(layer, torch.sigmoid(score) * layer.scaling["default"], x, 0.0)
+
+
+def _lora(layer: Any, scale: Tensor, x: Tensor, dropout: float) -> Tensor:
     base = layer.base_layer
-    gate = torch.sigmoid(score) * layer.scaling["default"]
     a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
     # A quantised base layer knows how to multiply by itself; only the branch is fused then.
     weight, start = (base.weight, base.bias) if type(base) is nn.Linear else (None, base(x))
-    return cast(Tensor, _Gated.apply(x, start, gate, weight, a, b))  # type: ignore[no-untyped-call]
+    return cast(Tensor, _Lora.apply(x, start, scale, weight, a, b, dropout))  # type: ignore[no-untyped-call]
 
 
-class _Gated(torch.autograd.Function):
-    """u = A x stays in the rank space: (tokens, r) is all that is kept, and x is not.
+class _Lora(torch.autograd.Function):
+    """u = A x and what its gradients need is all that is kept: x only where A trains.
 
     addmm adds the branch to the base's output and to its input gradient while it multiplies, where
-    PEFT's modules make a scaled copy and a sum of full width, each way.
+    PEFT's modules make a scaled copy and a sum of full width, each way; and layers that share their
+    input keep it once, with a mask of one byte a number each where there is dropout.
     """
 
     @staticmethod
@@ -51,40 +111,61 @@ class _Gated(torch.autograd.Function):
         ctx: Any,
         x: Tensor,
         start: Tensor | None,
-        gate: Tensor,
+        scale: Tensor,
         weight: Tensor | None,
         a: Tensor,
         b: Tensor,
+        dropout: float,
     ) -> Tensor:
         """`start`: the bias where `weight` is given, else the base layer's output."""
-        flat = x.flatten(0, -2)
-        # PEFT keeps an adapter in float32 on a bfloat16 base, with float32 matrix products; the
-        # frozen one is rounded to the base's precision instead, like all that surrounds it.
-        u = flat @ a.T.to(x.dtype)
-        branch, b_t = (u * gate).to(x.dtype), b.T.to(x.dtype)
+        flat = inner = x.flatten(0, -2)
+        mask = None
+        if dropout:
+            inner, mask = torch.native_dropout(flat, dropout, True)
+        # PEFT keeps an adapter in float32 on a bfloat16 base, with float32 matrix products; here
+        # they are in the base's precision, like all that surrounds them.
+        u = inner @ a.T.to(x.dtype)
+        branch, b_t = (u * scale).to(x.dtype), b.T.to(x.dtype)
         if weight is None:
             assert start is not None
             out = torch.addmm(start.flatten(0, -2), branch, b_t)
         else:
             out = nn.functional.linear(flat, weight, start).addmm_(branch, b_t)
-        ctx.save_for_backward(u, gate, weight, a, b)
+        kept = x if ctx.needs_input_grad[4] else None
+        ctx.save_for_backward(u, scale, weight, a, b, kept, mask)
+        ctx.rescale = 1 / (1 - dropout)
         return out.view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        u, gate, weight, a, b = ctx.saved_tensors
-        needs_x, needs_start, needs_gate, *_ = ctx.needs_input_grad
+        u, scale, weight, a, b, x, mask = ctx.saved_tensors
+        needs_x, needs_start, needs_scale, _, needs_a, needs_b, _ = ctx.needs_input_grad
         (g,) = gradients
         flat = g.flatten(0, -2)
         g_u = flat @ b.to(g.dtype)
-        g_gate = g_x = None
-        if needs_gate:
-            g_gate = torch.linalg.vecdot(g_u.to(gate.dtype), u.to(gate.dtype)).sum()[None]
+        g_scale = g_x = g_a = g_b = None
+        if needs_scale:
+            g_scale = torch.linalg.vecdot(g_u.to(scale.dtype), u.to(scale.dtype)).sum()[None]
+        g_u = (g_u * scale).to(g.dtype)
+        if needs_a:
+            inner = x.flatten(0, -2)
+            inner = inner if mask is None else inner * mask * ctx.rescale
+            g_a = (g_u.T @ inner).to(a.dtype)
+        if needs_b:
+            g_b = (flat.T @ (u * scale).to(g.dtype)).to(b.dtype)
         if needs_x:
-            branch, a = (g_u * gate).to(g.dtype), a.to(g.dtype)
-            g_x = branch @ a if weight is None else (flat @ weight).addmm_(branch, a)
+            g_x = _input_gradient(flat, weight, g_u, a.to(g.dtype), mask, ctx.rescale)
             g_x = g_x.view(*g.shape[:-1], -1)
-        return g_x, g if needs_start else None, g_gate, None, None, None
+        return g_x, g if needs_start else None, g_scale, None, g_a, g_b, None
+
+
+def _input_gradient(
+    g: Tensor, weight: Tensor | None, g_u: Tensor, a: Tensor, mask: Tensor | None, rescale: float
+) -> Tensor:
+    if mask is not None:
+        branch = (g_u @ a).mul_(mask).mul_(rescale)
+        return branch if weight is None else torch.addmm(branch, g, weight)
+    return g_u @ a if weight is None else (g @ weight).addmm_(g_u, a)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +22,7 @@ from transformers import TrainerCallback, TrainerState
 from ila_core.batches import Row
 from ila_core.config import OptimizerSettings, Schedule, Stage2Settings
 from ila_core.errors import CheckError, listed
-from ila_core.fused import gated, recompute_activations
+from ila_core.fused import gated, recompute_activations, replaced_forward
 from ila_core.methods.lora import load_adapter, lora_layers
 from ila_core.train import Circumstance, train
 
@@ -77,9 +78,14 @@ class Gates:
             score = nn.Parameter(torch.full((1,), self._initial, dtype=dtype, device=device))
             layer.register_parameter(_SCORE, score)
             self._scores[name] = score
-            layer.forward = partial(gated, layer, score)
-        self._recompute = recompute_activations(self._model)
-        self._recompute.__enter__()
+        self._arithmetic = ExitStack()
+        self._arithmetic.enter_context(
+            replaced_forward(
+                (layer, partial(gated, layer, self._scores[name]))
+                for name, layer in self._layers.items()
+            )
+        )
+        self._arithmetic.enter_context(recompute_activations(self._model))
         return self
 
     def __exit__(
@@ -88,9 +94,8 @@ class Gates:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._recompute.__exit__(kind, error, trace)
+        self._arithmetic.close()
         for layer in self._layers.values():
-            del layer.forward
             delattr(layer, _SCORE)
         for owner, attribute, p in self._dropouts:
             setattr(owner, attribute, p)

@@ -45,6 +45,7 @@ from ila_core.checkpoints import KEPT, CheckpointFolder, Resumable, seal
 from ila_core.config import OptimizerSettings, Schedule, StabilitySettings
 from ila_core.errors import CheckError, UserError
 from ila_core.fingerprint import digest_of
+from ila_core.fused import fused_lora
 from ila_core.loss import TokenLoss
 from ila_core.measure import measured
 from ila_core.reproducibility import seeded
@@ -129,6 +130,7 @@ def train(
     identity = digest_of([settings, rows_digest(rows), _shapes(model)])
     with (
         _kept(model),
+        fused_lora(model),
         seeded(seed),
         _checkpoints(here.checkpoints, identity) as (folder, checkpoint),
         measured(device) as cost,

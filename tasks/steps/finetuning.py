@@ -12,7 +12,7 @@ from tasks.steps.base import Base
 from tasks.steps.payload import write_result
 from tasks.steps.selection import load as load_selection
 
-VERSION = 3
+VERSION = 4
 
 
 def finetune(base: Base, selection: Step, data: Step, settings: FinetuneConfig, seed: int) -> Step:

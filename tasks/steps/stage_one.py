@@ -12,7 +12,7 @@ from tasks.step import Context, Step
 from tasks.steps.base import Base
 from tasks.steps.payload import read_json, write_result
 
-VERSION = 4
+VERSION = 5
 
 
 def stage1(

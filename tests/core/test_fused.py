@@ -1,0 +1,238 @@
+"""Our arithmetic of LoRA and gates against the plain one: PEFT's, a hook that scales A x."""
+
+import math
+from contextlib import nullcontext
+from weakref import ref
+
+import pytest
+import tiny
+import torch
+from peft import LoraConfig, get_peft_model
+
+from ila_core.batches import collate
+from ila_core.fused import adapted, fused_lora, gated
+from ila_core.gates import Gates
+from ila_core.loss import TokenLoss
+from ila_core.methods import METHODS
+from ila_core.methods.lora import lora_layers
+
+pytestmark = tiny.STRICT
+SCORES = [0.3 * math.sin(i) for i in range(15)]
+
+
+def trained(base=None, dropout=0.0):
+    base = base or tiny.model()
+    settings = tiny.LORA.model_copy(update={"dropout": dropout})
+    model = METHODS["lora"].attach(base, tiny.layers(base), settings, seed=0)
+    generator = torch.Generator().manual_seed(1)
+    for layer in lora_layers(model).values():
+        weight = layer.lora_B["default"].weight
+        weight.data = (torch.randn(weight.shape, generator=generator) * 0.1).to(weight)
+    return model.train()
+
+
+def batch_and_targets():
+    batch = collate([[row] for row in tiny.rows(8)])
+    return batch, int((batch["labels"][:, 1:] != -100).sum())
+
+
+def quantised():
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    base = tiny.model(hidden_size=64, head_dim=16)
+    for name, linear in list(base.named_modules()):
+        if isinstance(linear, torch.nn.Linear) and name != "lm_head":
+            packed = bitsandbytes.nn.Linear4bit(
+                linear.in_features,
+                linear.out_features,
+                bias=False,
+                compute_dtype=torch.float32,
+                quant_type="nf4",
+            )
+            packed.load_state_dict(linear.state_dict())
+            # 0.50.2: where a CPU has AVX512-BF16, one forward in eval mode turns the weight
+            # into a format that has no gradient, for good. CUDA has no such path.
+            packed.support_avx512bf16_for_cpu = False
+            base.set_submodule(name, packed.to("cpu"))
+    base.is_loaded_in_4bit = True
+    return base
+
+
+def lora_gradients(model, arithmetic=nullcontext):
+    """Loss, and the gradients of every A and B in a row."""
+    batch, targets = batch_and_targets()
+    torch.manual_seed(2)  # of dropout
+    with arithmetic(model):
+        loss = TokenLoss(model).backward(batch, targets).item()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    gradients = torch.cat([p.grad.flatten().float() for p in trained])
+    model.zero_grad()
+    return loss, gradients
+
+
+def gate_gradients(model):
+    batch, targets = batch_and_targets()
+    with Gates(model) as gates:
+        for value, score in zip(SCORES, gates.parameters.values(), strict=True):
+            torch.nn.init.constant_(score, value)
+        loss = TokenLoss(model).backward(batch, targets).item()
+        return loss, torch.cat([score.grad for score in gates.parameters.values()])
+
+
+def plain_gates(model):
+    batch, _ = batch_and_targets()
+    model.requires_grad_(False)
+    scores, hooks = [torch.nn.Parameter(torch.tensor([v])) for v in SCORES], []
+    for score, layer in zip(scores, lora_layers(model).values(), strict=True):
+
+        def scale(module, inputs, output, score=score):
+            return output * score.sigmoid().to(output.dtype)
+
+        hooks.append(layer.lora_A["default"].register_forward_hook(scale))
+    loss = model(**batch).loss
+    loss.backward()
+    for hook in hooks:
+        hook.remove()
+    return loss.item(), torch.cat([score.grad for score in scores])
+
+
+def relative(found, expected):
+    return ((found - expected).norm() / expected.norm()).item()
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("make", [tiny.model, quantised])
+def test_lora(make, dropout):
+    model = trained(make(), dropout)
+    (loss, expected), (ours, found) = lora_gradients(model), lora_gradients(model, fused_lora)
+    assert ours == pytest.approx(loss, abs=1e-6)
+    assert relative(found, expected) < 1e-5
+
+
+def test_lora_in_bfloat16_is_no_further_from_float32_than_the_plain_arithmetic():
+    _, exact = lora_gradients(trained())
+    for low in (lambda: trained().to(torch.bfloat16), lambda: trained(tiny.model().bfloat16())):
+        assert relative(lora_gradients(low())[1], exact) < 0.05
+        assert relative(lora_gradients(low(), fused_lora)[1], exact) < 0.05
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_gradient_checkpointing_draws_the_same_dropout_twice(reentrant):
+    _, expected = lora_gradients(trained(dropout=0.3), fused_lora)
+    model = trained(dropout=0.3)
+    model.enable_input_require_grads()
+    model.activation_checkpointing_enable({"use_reentrant": reentrant})
+    _, found = lora_gradients(model, fused_lora)
+    assert relative(found, expected) < 1e-6
+
+
+def test_layers_that_share_their_input_keep_it_once():
+    model = trained(dropout=0.3)
+    attention = model.get_base_model().model.layers[0].self_attn
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    x = torch.randn(3, 7, 32, requires_grad=True)
+    with fused_lora(model), torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        out = [p(x) for p in (attention.q_proj, attention.k_proj, attention.v_proj)]
+    tokens, width, rank, scale = 21, 32, 4, 1
+    assert len(out) == 3
+    assert sum(kept.values()) == tokens * (4 * width + 3 * width + 3 * 4 * rank) + 3 * 4 * scale
+
+
+def test_other_adapters_keep_their_arithmetic_and_a_model_comes_back_as_it_was():
+    base = tiny.model()
+    dora = get_peft_model(base, LoraConfig(r=4, target_modules=["q_proj"], use_dora=True))
+    for model, replaced in ((dora, 0), (tiny.model(), 0), (trained(), 15)):
+        with fused_lora(model):
+            assert sum("forward" in vars(m) for m in model.modules()) == replaced
+        assert not any("forward" in vars(m) for m in model.modules())
+
+
+def test_gates_opened_while_an_adapter_trains_leave_its_arithmetic_as_it_was():
+    model = trained(dropout=0.3)
+    _, expected = lora_gradients(model, fused_lora)
+    with fused_lora(model):
+        with Gates(model), fused_lora(model):
+            inner = {layer.forward.func for layer in lora_layers(model).values()}
+        outer = {layer.forward.func for layer in lora_layers(model).values()}
+        _, found = lora_gradients(model)
+    assert (inner, outer) == ({gated}, {adapted})
+    assert torch.equal(found, expected)
+
+
+def test_gates():
+    (loss, expected), (ours, found) = plain_gates(trained()), gate_gradients(trained())
+    assert ours == pytest.approx(loss, abs=1e-6)
+    assert relative(found, expected) < 1e-5
+
+
+def test_gates_in_bfloat16_are_no_further_from_float32_than_the_plain_arithmetic():
+    """Both adapters are there: all in bfloat16, and PEFT's own float32 on a bfloat16 base."""
+    _, exact = plain_gates(trained())
+    for low in (lambda: trained().to(torch.bfloat16), lambda: trained(tiny.model().bfloat16())):
+        assert relative(plain_gates(low())[1], exact) < 0.05
+        assert relative(gate_gradients(low())[1], exact) < 0.05
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_gradient_checkpointing_changes_no_gate(reentrant, dtype):
+    _, expected = gate_gradients(trained(tiny.model().to(dtype)))
+    model = trained(tiny.model().to(dtype))
+    model.enable_input_require_grads()  # as PEFT does for reentrant checkpoints
+    model.activation_checkpointing_enable({"use_reentrant": reentrant})
+    _, found = gate_gradients(model)
+    assert relative(found, expected) < 1e-6
+
+
+def test_gates_on_a_four_bit_base():
+    model = trained(quantised())
+    kinds = {type(layer.base_layer).__name__ for layer in lora_layers(model).values()}
+    assert kinds == {"Linear", "Linear4bit"}
+    (loss, expected), (ours, found) = plain_gates(model), gate_gradients(trained(quantised()))
+    assert ours == pytest.approx(loss, abs=1e-6)
+    assert relative(found, expected) < 1e-5
+
+
+def test_nothing_of_full_width_is_kept_by_a_gated_layer():
+    model = trained()
+    layer = lora_layers(model)["model.layers.0.mlp.down_proj"]
+    weights = {p.data_ptr() for p in model.parameters()}
+    kept = []
+
+    def keep(tensor):
+        kept.extend([tensor.shape] if tensor.data_ptr() not in weights else [])
+        return tensor
+
+    x = torch.randn(3, 7, 64, requires_grad=True)
+    with Gates(model), torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        layer(x).sum().backward()
+    assert x.grad is not None
+    assert (21, 4) in kept and all(math.prod(shape) <= 21 * 4 for shape in kept)
+
+
+def test_the_output_of_silu_is_made_again_instead_of_kept():
+    model = trained()
+    mlp = model.get_base_model().model.layers[0].mlp
+    given = torch.randn(1, 5, 32, requires_grad=True)
+    outputs = []
+
+    def note(module, inputs, output):
+        outputs.append(ref(output.untyped_storage()))
+
+    mlp.act_fn.register_forward_hook(note)
+    kept = mlp(given)
+    assert outputs[-1]() is not None  # the instrument works
+    (expected,) = torch.autograd.grad(kept.sum(), given)
+    with Gates(model) as gates:
+        gates.fill(math.inf)
+        made_again = mlp(given)
+        assert outputs[-1]() is None
+        (found,) = torch.autograd.grad(made_again.sum(), given)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
