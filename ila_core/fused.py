@@ -131,7 +131,8 @@ class _Lora(torch.autograd.Function):
             out = torch.addmm(start.flatten(0, -2), branch, b_t)
         else:
             out = nn.functional.linear(flat, weight, start).addmm_(branch, b_t)
-        kept = x if ctx.needs_input_grad[4] else None
+        _, _, _, needs_weight, needs_a, *_ = ctx.needs_input_grad
+        kept = x if needs_weight or needs_a else None
         ctx.save_for_backward(u, scale, weight, a, b, kept, mask)
         ctx.rescale = 1 / (1 - dropout)
         return out.view(*x.shape[:-1], -1)
@@ -139,14 +140,18 @@ class _Lora(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         u, scale, weight, a, b, x, mask = ctx.saved_tensors
-        needs_x, needs_start, needs_scale, _, needs_a, needs_b, _ = ctx.needs_input_grad
+        needs_x, needs_start, needs_scale, needs_weight, needs_a, needs_b, _ = ctx.needs_input_grad
         (g,) = gradients
         flat = g.flatten(0, -2)
         g_u = flat @ b.to(g.dtype)
-        g_scale = g_x = g_a = g_b = None
+        g_start = g_scale = g_weight = g_x = g_a = g_b = None
+        if needs_start:
+            g_start = g if weight is None else flat.sum(0)
         if needs_scale:
             g_scale = torch.linalg.vecdot(g_u.to(scale.dtype), u.to(scale.dtype)).sum()[None]
         g_u = (g_u * scale).to(g.dtype)
+        if needs_weight:
+            g_weight = flat.T @ x.flatten(0, -2)
         if needs_a:
             inner = x.flatten(0, -2)
             inner = inner if mask is None else inner * mask * ctx.rescale
@@ -156,7 +161,7 @@ class _Lora(torch.autograd.Function):
         if needs_x:
             g_x = _input_gradient(flat, weight, g_u, a.to(g.dtype), mask, ctx.rescale)
             g_x = g_x.view(*g.shape[:-1], -1)
-        return g_x, g if needs_start else None, g_scale, None, g_a, g_b, None
+        return g_x, g_start, g_scale, g_weight, g_a, g_b, None
 
 
 def _input_gradient(

@@ -108,6 +108,14 @@ def test_lora(make, dropout):
     assert relative(found, expected) < 1e-5
 
 
+def test_whatever_else_of_a_layer_trains_has_its_gradient():
+    def whole(arithmetic):
+        model = trained(tiny.model(attention_bias=True), dropout=0.3).requires_grad_(True)
+        return lora_gradients(model, arithmetic)[1]
+
+    assert relative(whole(fused_lora), whole(nullcontext)) < 1e-5
+
+
 def test_lora_in_bfloat16_is_no_further_from_float32_than_the_plain_arithmetic():
     _, exact = lora_gradients(trained())
     for low in (lambda: trained().to(torch.bfloat16), lambda: trained(tiny.model().bfloat16())):
