@@ -127,7 +127,7 @@ def cost(found: Found, scores: Step, seed: int) -> float:
     stage1 = found.json(adapter)
     data = Prepared.load(found.folder(adapter.inputs["data"])).splits
     total = sum(probe["cost_tokens"] for probe in stage1["probes"])
-    batch = adapter.given["settings"].optimizer.batch_size
+    batch = adapter.given["search"].stage1.optimizer.batch_size
     total += _tokens(data["train"], batch, stage1["steps"], seed)
     result = found.json(scores)
     if "cost_tokens" in result:

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -34,7 +35,8 @@ def examine() -> list[Check]:
     """All checks, each independent of the others' outcome."""
     runtime = RuntimeConfig.from_env()
     checks = [_python(), *map(_package, _REQUIRED), *map(_package, _OPTIONAL)]
-    return [*checks, _device(runtime), _home(runtime), _mlflow(runtime), _prefect(), _hub()]
+    here = (_device(runtime), _home(runtime), _checkpoints(runtime))
+    return [*checks, *here, _mlflow(runtime), _prefect(), _hub()]
 
 
 def _python() -> Check:
@@ -73,6 +75,24 @@ def _home(runtime: RuntimeConfig) -> Check:
     found = f"{runtime.home}, {free_gib:.0f} GiB free"
     return Check(
         "ILA_HOME", "ok" if writable else "failed", found, "" if writable else "not writable"
+    )
+
+
+def _checkpoints(runtime: RuntimeConfig) -> Check:
+    """Those of finished steps are gone; nobody but a person knows which others are still wanted."""
+    kept = sorted({file.parents[1] for file in runtime.checkpoints.glob("*/*/*")})
+    files = [file for folder in kept for file in folder.rglob("*") if file.is_file()]
+    if not files:
+        return Check("checkpoints", "ok", "none")
+    mib = sum(file.stat().st_size for file in files) / 2**20
+    days = (time.time() - min(file.stat().st_mtime for file in files)) / 86400
+    return Check(
+        "checkpoints",
+        "ok",
+        f"{len(kept)} unfinished training{'s' * (len(kept) > 1)}, {mib:.0f} MiB, the oldest "
+        f"{days:.0f} days old",
+        "the same command goes on from there; of a command that nobody will give again, delete the "
+        f"folder in {runtime.checkpoints}",
     )
 
 

@@ -71,8 +71,7 @@ def ila_pipeline(profile: Profile, lock: Lock) -> Pipeline:
     #    learned on the frozen update (Eq. 5-7), or another scorer's.
     adapters = {
         name: {
-            seed: stage1(base, data[name], name, search.stage1, schedule, seed)
-            for seed in search.seeds
+            seed: stage1(base, data[name], name, search, schedule, seed) for seed in search.seeds
         }
         for name, schedule in search.schedules.items()
     }

@@ -58,8 +58,7 @@ def study(profile: Profile, base: Base, data: Steps, own_scores: StepsOfSeeds) -
     )
     adapters = {
         name: {
-            seed: stage1(base, data[name], name, search.stage1, schedule, seed)
-            for seed in search.seeds
+            seed: stage1(base, data[name], name, search, schedule, seed) for seed in search.seeds
         }
         for name, schedule in search.schedules.items()
     }

@@ -334,6 +334,11 @@ class RuntimeConfig(BaseModel):
     """Least time between two checkpoints of a training; 0 writes one after every step."""
     progress: bool = True
 
+    @property
+    def checkpoints(self) -> Path:
+        """Private checkpoints of trainings that are not finished, a folder each."""
+        return self.home / "checkpoints"
+
     @field_validator("device")
     @classmethod
     def _without_number(cls, device: str) -> str:

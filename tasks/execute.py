@@ -111,7 +111,7 @@ def _compute(handle: Handle, run: StepRun, inputs: dict[str, Path]) -> StepRun:
     _quieten_libraries()
     journal = Journal(store.client, run.run_id, step.title)
     # By what went in as well: an input that was refreshed has the key of the one before.
-    checkpoints = runtime.home / "checkpoints" / f"{step.key}-{run.upstream[:12]}"
+    checkpoints = runtime.checkpoints / f"{step.key}-{run.upstream[:12]}"
 
     def on_metrics(number: int, metrics: dict[str, float]) -> None:
         _stop_if_interrupted()

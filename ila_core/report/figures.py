@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Stand-ins that matplotlib can write; `Drawing` turns them into the page's own colours.
-INK, FAINT, PAPER = "#010203", "#010204", "#010205"
+# As they are in a file, on white; in the page `Drawing` turns them into the page's own colours.
+INK, FAINT, PAPER = "#010203", "#9a9a9b", "#fffffe"
 # Okabe and Ito's palette, told apart by colour-blind readers; lines differ in their dashes as well.
 # The page has a lighter shade of each for dark mode.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", INK)
@@ -59,10 +59,7 @@ class Drawing(NamedTuple):
         folder.mkdir(parents=True, exist_ok=True)
         name = re.sub(r"[^\w.-]+", "-", self.name).strip("-")
         svg, png = folder / f"{name}.svg", folder / f"{name}.png"
-        text = self._svg(transparent=False)
-        for stand_in, colour in ((INK, "#000000"), (FAINT, "#9a9a9a"), (PAPER, "#ffffff")):
-            text = text.replace(stand_in, colour)
-        svg.write_text(text, encoding="utf-8")
+        svg.write_text(self._svg(transparent=False), encoding="utf-8")
         self.figure.savefig(png, dpi=160, metadata={"Software": None})
         return svg, png
 

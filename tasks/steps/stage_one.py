@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ila_core.config import Schedule, Stage1Settings
-from ila_core.errors import CheckError, unknown_name
-from ila_core.scorers import SCORERS
+from ila_core.config import (
+    Schedule,
+    ScorerSettings,
+    SearchConfig,
+    Stage1Settings,
+    Stage2Settings,
+)
+from ila_core.errors import CheckError, UserError, unknown_name
+from ila_core.scorers import ILA, SCORERS
 from tasks.step import Context, Step
 from tasks.steps.base import Base
 from tasks.steps.payload import read_json, write_result
@@ -16,9 +23,10 @@ VERSION = 5
 
 
 def stage1(
-    base: Base, data: Step, dataset: str, settings: Stage1Settings, schedule: Schedule, seed: int
+    base: Base, data: Step, dataset: str, search: SearchConfig, schedule: Schedule, seed: int
 ) -> Step:
     """The adapter of one dataset and search seed."""
+    settings = search.stage1
     identity: dict[str, Any] = {"settings": settings, "schedule": schedule, "seed": seed}
     if settings.ranking_stop is not None:
         scorer = settings.ranking_stop.scorer
@@ -34,7 +42,7 @@ def stage1(
         inputs={"data": data},
         given={
             "base": base,
-            "settings": settings,
+            "search": search,
             "schedule": schedule,
             "seed": seed,
             "names": {"dataset": dataset, "seed": seed},
@@ -50,8 +58,10 @@ def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) ->
 
     given = step.given
     base: Base = given["base"]
-    settings: Stage1Settings = given["settings"]
+    search: SearchConfig = given["search"]
+    settings: Stage1Settings = search.stage1
     splits = Prepared.load(inputs["data"]).splits
+    _check_rows_of_scores(splits, search)
     stop = None
     if settings.ranking_stop is not None:
         batch_size = settings.optimizer.batch_size
@@ -76,6 +86,26 @@ def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) ->
         circumstance=context.training(step.label),
     )
     write_result(out / "stage1.json", result, context)
+
+
+def _check_rows_of_scores(splits: Mapping[Any, Sequence[Any]], search: SearchConfig) -> None:
+    """Refuse now what the scores would refuse after hours of training.
+
+    Raises:
+        UserError: a split that they are to read is smaller than one of their batches.
+    """
+    for scorer in dict.fromkeys((search.scorer, *search.evidence.scorers)):
+        if scorer != ILA and SCORERS[scorer].needs != "rows":
+            continue
+        field = "stage2" if scorer == ILA else "scoring"
+        settings: Stage2Settings | ScorerSettings = getattr(search, field)
+        found = len(splits[settings.rows])
+        if found < settings.batch_size:
+            raise UserError(
+                f"{scorer} would read the split {settings.rows!r}, whose {found} conversations are "
+                f"fewer than one batch of search.{field}.batch_size {settings.batch_size}; give "
+                "more conversations (data.gate_fraction) or a smaller batch"
+            )
 
 
 def behind(adapter: Step, seed: int, milestone: float | None) -> str:

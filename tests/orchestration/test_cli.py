@@ -95,12 +95,15 @@ def test_a_malformed_row_is_named(ila, tmp_path):
     assert "prompt" in error
 
 
-def test_a_split_smaller_than_a_batch_is_named_with_its_step(ila, tmp_path):
+def test_a_split_too_small_for_the_gates_is_named_before_stage_1_trains(ila, tmp_path):
     data = tmp_path / "few.jsonl"
     rows = (ROOT / "ila_core/demo/data/terse.jsonl").read_text().splitlines()[:12]
     data.write_text("\n".join(rows))
     error = ila("search", "smoke", "--set", f"datasets.0.path={data}", expect=2)
-    assert "ila: stage2 terse seed 0: 1 rows are fewer than one batch of 4 conversations" in error
+    assert (
+        "ila: stage1 terse seed 0: ila would read the split 'gate', whose 1 conversations are "
+        "fewer than one batch of search.stage2.batch_size 4"
+    ) in error
     assert "Traceback" not in error
 
 

@@ -1,5 +1,6 @@
 """Ctrl-C and a worker's SIGTERM end a run at its next step, not at the end of a training."""
 
+import re
 import signal
 
 import pytest
@@ -34,3 +35,5 @@ def test_a_signal_ends_a_long_training(finished, ila):
         if number == signal.SIGINT:
             assert err.rstrip().endswith("interrupted; the same command goes on where it stopped")
         assert any(checkpoints.iterdir())
+        found = {check["name"]: check for check in ila.json("doctor")}["checkpoints"]
+        assert re.match(r"1 unfinished training, \d+ MiB, the oldest 0 days old", found["found"])
