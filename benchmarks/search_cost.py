@@ -133,7 +133,7 @@ def cost(found: Found, scores: Step, seed: int) -> float:
     if "cost_tokens" in result:
         return float(total + result["cost_tokens"])
     gates = scores.given["settings"]
-    return float(total + _tokens(data[gates.rows], gates.batch_size, gates.batches, seed))
+    return float(total + _tokens(data[gates.rows], gates.batch_size, result["batches"], seed))
 
 
 def _tokens(rows: Any, batch_size: int, steps: int, seed: int) -> int:

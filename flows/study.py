@@ -52,7 +52,9 @@ def study(profile: Profile, base: Base, data: Steps, own_scores: StepsOfSeeds) -
     search = profile.search.model_copy(
         update={
             "stage1": profile.search.stage1.model_copy(update=whole),
-            "stage2": profile.search.stage2.model_copy(update={"rows": "train"}),
+            "stage2": profile.search.stage2.model_copy(
+                update={"rows": "train", "ranking_stop": None}
+            ),
             "scorer": ILA,
         }
     )

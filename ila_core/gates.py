@@ -24,6 +24,7 @@ from ila_core.config import OptimizerSettings, Schedule, Stage2Settings
 from ila_core.errors import CheckError, listed
 from ila_core.fused import gated, recompute_activations, replaced_forward
 from ila_core.methods.lora import load_adapter, lora_layers
+from ila_core.ranking_stop import GateStop
 from ila_core.train import Circumstance, train
 
 HISTORY_POINTS = 20
@@ -42,6 +43,10 @@ class GateResult(BaseModel):
     losses: list[float]
     seconds: float
     peak_memory_bytes: int | None
+    batches: int
+    """Those learned on."""
+    looks: list[tuple[int, float | None]]
+    """Where `ranking_stop` asked for it: the Jaccard of the kept layers with the look before."""
     first_gradient: dict[str, float]
     """dLoss/ds at the initial score, before any step (after clipping, where there is any)."""
 
@@ -138,6 +143,9 @@ def learn_gates(
         check_trained(model)
         with Gates(model, settings.initial_score) as gates:
             watch = _Watch(gates, settings.batches)
+            stop = settings.ranking_stop and GateStop(
+                lambda: gates.scores, settings.ranking_stop, planned=settings.batches
+            )
             result = train(
                 model,
                 rows,
@@ -151,7 +159,7 @@ def learn_gates(
                 ),
                 seed=seed,
                 make_optimizer=lambda scores: _optimizer(settings, scores),
-                callbacks=[watch],
+                callbacks=[watch, *([stop] if stop else [])],
                 circumstance=circumstance,
             )
             watch.check()
@@ -162,6 +170,8 @@ def learn_gates(
         seed=seed,
         scores=scores,
         history=watch.history,
+        batches=result.steps,
+        looks=stop.looks if stop else [],
         first_gradient=watch.first_gradient,
         **result.model_dump(include={"losses", "seconds", "peak_memory_bytes"}),
     )
@@ -221,6 +231,10 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         if state.global_step in self._recorded:
+            self.history.append((state.global_step, self._gates.scores))
+
+    def on_train_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
+        if state.global_step not in self._recorded:  # stopped on the way
             self.history.append((state.global_step, self._gates.scores))
 
     def check(self) -> None:

@@ -51,6 +51,7 @@ def build_page(data: ReportData) -> str:
         search=tables.search_table(data.stage1, _ranking_scores(data)),
         masks=_masks(data),
         scorers=tables.scorers_table(data.ranking, profile.search, data.scores, data.masks),
+        nats=tables.nats_table(data.ranking, data.scores),
         **_curves(data),
         forest=_forest(data),
         arms=tables.arms_table(data.arms, data.selections),

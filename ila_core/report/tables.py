@@ -15,6 +15,7 @@ from ila_core.config import SearchConfig
 from ila_core.mask_curve import HALF, MaskCurves
 from ila_core.ranking import Layer, Ranking, kept_count, order
 from ila_core.report.comparison import ArmResult
+from ila_core.scorers import IN_NATS
 from ila_core.selection import Selection
 from ila_core.within_types import WithinTypes
 
@@ -200,6 +201,32 @@ def scorers_table(
                 }
             )
     return pd.DataFrame(rows)
+
+
+def nats_table(ranking: Ranking, scores: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """What each layer's update is worth, one column per dataset, means over the seeds that know.
+
+    Integrated gradients alone add up to what the whole update gains on the rows they read; what
+    they leave out stands in the second row. Empty where nobody asked for them.
+    """
+    import pandas as pd
+
+    columns: dict[str, dict[str, float]] = {}
+    for dataset in ranking.datasets:
+        found = [s for s in scores if s["dataset"] == dataset and s["scorer"] == IN_NATS]
+        if not found:
+            continue
+        means = {x.name: fmean(s["scores"][x.name] for s in found) for x in ranking.layers}
+        remainder = fmean(s["remainder"] for s in found)
+        columns[dataset] = {
+            "the whole update": sum(means.values()) + remainder,
+            "of it no layer's": remainder,
+            **means,
+        }
+    table = pd.DataFrame(columns)
+    whole, layers = table.iloc[:2], table.iloc[2:]
+    layers = layers.loc[layers.mean(axis=1).sort_values(ascending=False, kind="stable").index]
+    return pd.concat([whole, layers]).rename_axis("update of").reset_index()
 
 
 def prepared_table(prepared: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:

@@ -24,6 +24,9 @@ from ila_core.scoring import Scorer
 ILA = "ila"
 """The scores that gate learning finds (Eq. 7)."""
 
+IN_NATS = "integrated_gradients"
+"""The scores that add up to what the whole update gains."""
+
 SCORERS: dict[str, Scorer] = {
     "size": Size(),
     "random": Random(),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ila_core.benchmarks import BENCHMARKS
 from ila_core.config import EvidenceSettings, SearchConfig
+from ila_core.scorers import IN_NATS
 from tasks.step import Context, Step
 from tasks.steps.base import Base
 from tasks.steps.payload import read_json, write_json
@@ -15,9 +16,6 @@ from tasks.steps.stage_one import adapter_folder
 VERSION = 1
 RESAMPLES, CONFIDENCE = 2000, 0.95
 """Of the interval of each area."""
-IN_NATS = ("integrated_gradients",)
-"""Scorers whose order by score per weight is shown as well, where closed weights are counted: a
-share of the loss can be divided by a size, a gate's logit cannot."""
 
 
 def mask(
@@ -70,10 +68,12 @@ def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) ->
         for name, upstream in step.inputs.items()
         if name.startswith("scores ")
     }
+    # A share of the loss can be divided by a size, where closed weights are counted; a gate's logit
+    # cannot.
     by_weight = {
         f"{name} per weight": per_weight(scores[name], base.layers)
         for name in scores
-        if name in IN_NATS
+        if name == IN_NATS
     }
     held_out = Prepared.load(inputs["data"]).splits["held_out"]
     count = min(settings.held_out, len(held_out))

@@ -180,6 +180,32 @@ def test_the_scorers_table_holds_each_datasets_heights_and_agreement() -> None:
     assert list(text["above random in types"] == "-") == [False, True, True] * 3
 
 
+def test_what_an_update_is_worth_adds_up(page: str) -> None:
+    data = make_data()
+    names = [layer.name for layer in data.ranking.layers]
+    worth = [
+        {
+            "dataset": dataset,
+            "seed": seed,
+            "scorer": "integrated_gradients",
+            "scores": {name: 0.01 * i + shift for i, name in enumerate(names)},
+            "remainder": 0.5 + shift,
+        }
+        for dataset, seed, shift in (("terse", 0, 0.0), ("terse", 1, 0.2), ("dialogue", 0, 0.1))
+    ]
+    table = tables.nats_table(data.ranking, worth).set_index("update of")
+    assert list(table.columns) == ["terse", "dialogue"]
+    assert list(table.index) == ["the whole update", "of it no layer's", *reversed(names)]
+    assert table.at[names[3], "terse"] == pytest.approx(0.13)
+    assert table.at["of it no layer's", "terse"] == pytest.approx(0.6)
+    for column in table.columns:
+        assert table[column].iloc[1:].sum() == pytest.approx(table.at["the whole update", column])
+    assert tables.nats_table(data.ranking, data.scores).empty
+    assert ">update of</th>" not in page
+    shown = build_page(data.model_copy(update={"scores": (*data.scores, *worth)}))
+    assert ">update of</th>" in shown
+
+
 def test_no_column_takes_another_tables_format() -> None:
     table = tables.formatted(tables.agreement_table(make_data().agreements))
     assert {*table["above"], *table["above in types"]} <= {"yes", "no"}
