@@ -27,6 +27,7 @@ BASE = (
     "search.scorer=ila",
     "search.stage2.rows=train",
     "search.stage1.ranking_stop=null",
+    "search.stage2.ranking_stop=null",
     "search.evidence.scorers=[]",
 )
 VARIANTS: dict[str, tuple[str, ...]] = {
@@ -39,6 +40,9 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "gates by Adam, 0.05": ("search.stage2.optimizer=adam", "search.stage2.lr=0.05"),
     "8 gate batches": ("search.stage2.batches=8",),
     "128 gate batches": ("search.stage2.batches=128",),  # is the first row on stories3m-real
+    "gates until they rest": (
+        "search.stage2.ranking_stop={every: 0.05, keep: 0.75, agree: 0.93, patience: 2}",
+    ),
     "gates on rows held back": ("search.stage2.rows=gate",),
     "LoRA alpha / 4": ("search.stage1.lora.alpha=4",),
     "LoRA alpha x 4": ("search.stage1.lora.alpha=64",),
