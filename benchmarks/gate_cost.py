@@ -1,6 +1,6 @@
 """What a stage-2 step costs beside a stage-1 step: time, and bytes held for the backward pass.
 
-    python benchmarks/gate_cost.py [--rounds 15] [--threads 1] [--quick] [--json]
+    python benchmarks/gate_cost.py [--rounds 30] [--threads 1] [--quick] [--json]
 
 One Llama shape, random weights, float32, no checkpointing, 4 x 256 tokens without padding. Steps of
 all variants are interleaved, round by round; times are medians of paired ratios to ILA's own stage

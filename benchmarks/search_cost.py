@@ -23,7 +23,8 @@ from flows.run import ProfilePlan, finished, plan_profile
 from ila_core.agreement import Agreement, compare
 from ila_core.batches import plan_batches
 from ila_core.data.prepared import Prepared
-from ila_core.mask_curve import HALF
+from ila_core.mask_curve import MaskCurves
+from ila_core.scorers import ILA
 from tasks.lookup import StepRun
 from tasks.payloads import fetch
 from tasks.step import Step
@@ -100,10 +101,12 @@ def of_dataset(found: Found, dataset: str) -> dict[str, Any]:
         [found.json(step)["scores"] for step in of_seed[dataset].values()]
         for of_seed in (study.gate_seeds, study.scores)
     )
+    mask = found.json(study.masks[dataset])
     heights = {
-        a["scorer"]: a["height"]
-        for a in found.json(study.masks[dataset])["count"]["areas"]
-        if a["control"] == "random" and a["up_to"] == HALF
+        (by, name): area.height
+        for by in ("count", "share")
+        for name in ("own", ILA)
+        if (area := MaskCurves.model_validate(mask[by]).area(name))
     }
     return {
         "dataset": dataset,
@@ -116,8 +119,10 @@ def of_dataset(found: Found, dataset: str) -> dict[str, Any]:
         "kappa": fmean(x.kappa or 0.0 for x in agreed),
         "full, gate seeds": _mean_agreement(found, gate_seeds),
         "full, search seeds": _mean_agreement(found, search_seeds),
-        "above random": heights["own"],
-        "full, above random": heights["ila"],
+        "above random": heights["count", "own"],
+        "full, above random": heights["count", ILA],
+        "by weights": heights["share", "own"],
+        "full, by weights": heights["share", ILA],
     }
 
 
@@ -133,7 +138,7 @@ def cost(found: Found, scores: Step, seed: int) -> float:
     if "cost_tokens" in result:
         return float(total + result["cost_tokens"])
     gates = scores.given["settings"]
-    return float(total + _tokens(data[gates.rows], gates.batch_size, result["batches"], seed))
+    return float(total + _tokens(data[gates.rows], gates.batch_size, gates.batches, seed))
 
 
 def _tokens(rows: Any, batch_size: int, steps: int, seed: int) -> int:

@@ -18,7 +18,7 @@ from typing import Any
 
 from flows.run import finished, plan_profile
 from ila_core.agreement import agreements, compare
-from ila_core.mask_curve import HALF
+from ila_core.mask_curve import MaskCurves
 from ila_core.ranking import Ranking
 from tasks.payloads import fetch
 from tasks.steps.payload import read_json
@@ -27,7 +27,6 @@ BASE = (
     "search.scorer=ila",
     "search.stage2.rows=train",
     "search.stage1.ranking_stop=null",
-    "search.stage2.ranking_stop=null",
     "search.evidence.scorers=[]",
 )
 VARIANTS: dict[str, tuple[str, ...]] = {
@@ -39,10 +38,8 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "gate learning rate x 5": ("search.stage2.lr=25.0",),
     "gates by Adam, 0.05": ("search.stage2.optimizer=adam", "search.stage2.lr=0.05"),
     "8 gate batches": ("search.stage2.batches=8",),
-    "128 gate batches": ("search.stage2.batches=128",),  # is the first row on stories3m-real
-    "gates until they rest": (
-        "search.stage2.ranking_stop={every: 0.05, keep: 0.75, agree: 0.93, patience: 2}",
-    ),
+    "32 gate batches": ("search.stage2.batches=32",),
+    "128 gate batches": ("search.stage2.batches=128",),
     "gates on rows held back": ("search.stage2.rows=gate",),
     "LoRA alpha / 4": ("search.stage1.lora.alpha=4",),
     "LoRA alpha x 4": ("search.stage1.lora.alpha=64",),
@@ -82,13 +79,10 @@ def search(profile: str, overrides: list[str]) -> tuple[Ranking, list[float], fl
     planned = plan_profile(profile, overrides, online=True, until="evidence")
     runs = finished(planned, "evidence")
     scorer, keep = planned.profile.search.scorer, planned.profile.search.keep
-    heights = [
-        area["height"]
-        for step in planned.pipeline.evidence
-        if step.name == "mask"
-        for area in read_json(fetch(runs[str(step.key)]) / "mask.json")["count"]["heights"]
-        if (area["scorer"], area["control"], area["up_to"]) == (scorer, "random", HALF)
-    ]
+    masks = [step for step in planned.pipeline.evidence if step.name == "mask"]
+    found = [read_json(fetch(runs[str(step.key)]) / "mask.json")["count"] for step in masks]
+    areas = [MaskCurves.model_validate(curves).area(scorer) for curves in found]
+    heights = [area.height for area in areas if area is not None]
     ranking = Ranking.load(fetch(runs[str(planned.pipeline.ranking.key)]) / "ranking.json")
     return ranking, heights, keep
 

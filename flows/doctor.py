@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import shutil
@@ -80,19 +81,24 @@ def _home(runtime: RuntimeConfig) -> Check:
 
 def _checkpoints(runtime: RuntimeConfig) -> Check:
     """Those of finished steps are gone; nobody but a person knows which others are still wanted."""
-    kept = sorted({file.parents[1] for file in runtime.checkpoints.glob("*/*/*")})
-    files = [file for folder in kept for file in folder.rglob("*") if file.is_file()]
+    files: dict[str, list[os.stat_result]] = {}
+    for file in runtime.checkpoints.glob("*/*/*"):
+        with contextlib.suppress(FileNotFoundError):  # a training at work replaces its checkpoints
+            files.setdefault(file.parents[1].name, []).append(file.stat())
     if not files:
         return Check("checkpoints", "ok", "none")
-    mib = sum(file.stat().st_size for file in files) / 2**20
-    days = (time.time() - min(file.stat().st_mtime for file in files)) / 86400
+    mib = sum(found.st_size for of_folder in files.values() for found in of_folder) / 2**20
+    days = {
+        name: (time.time() - max(found.st_mtime for found in of_folder)) / 86400
+        for name, of_folder in files.items()
+    }
+    shown = ", ".join(f"{name} ({days[name]:.0f} days old)" for name in sorted(days))
     return Check(
         "checkpoints",
         "ok",
-        f"{len(kept)} unfinished training{'s' * (len(kept) > 1)}, {mib:.0f} MiB, the oldest "
-        f"{days:.0f} days old",
-        "the same command goes on from there; of a command that nobody will give again, delete the "
-        f"folder in {runtime.checkpoints}",
+        f"{len(files)} unfinished training{'s' * (len(files) > 1)}, {mib:.0f} MiB: {shown}",
+        "a name begins with its step's key, as `ila plan` prints it; the same command goes on from "
+        f"there, and of one that nobody will give again the folder in {runtime.checkpoints} can go",
     )
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from flows.evidence import Steps, StepsOfSeeds
 from ila_core.config import Profile
-from ila_core.paper import DATASET, MILESTONES, SEEDS
+from ila_core.paper import DATASET, GATE_BATCHES, MILESTONES, SEEDS
 from ila_core.scorers import ILA
 from tasks.step import Step
 from tasks.steps import Base, mask, score, stage1
@@ -53,7 +53,7 @@ def study(profile: Profile, base: Base, data: Steps, own_scores: StepsOfSeeds) -
         update={
             "stage1": profile.search.stage1.model_copy(update=whole),
             "stage2": profile.search.stage2.model_copy(
-                update={"rows": "train", "ranking_stop": None}
+                update={"rows": "train", "batches": GATE_BATCHES}
             ),
             "scorer": ILA,
         }

@@ -144,25 +144,20 @@ class ScorerSettings(Frozen):
     """Conversations per batch."""
 
 
-class RestSettings(Frozen):
-    """A training also stops once the ranking has stopped moving (`ila_core.ranking_stop`)."""
-
-    every: float = Field(gt=0, lt=1)
-    """Fraction of the planned steps between two looks at the ranking."""
-    keep: float = Field(gt=0, lt=1)
-    """Fraction of layers whose agreement counts."""
-    agree: float = Field(ge=0, le=1)
-    """Jaccard of the kept layers from one look to the next, at least."""
-    patience: int = Field(ge=1)
-    """Consecutive looks that must agree with the one before."""
-
-
-class RankingStopSettings(RestSettings):
-    """Of stage 1, which has no scores of its own: each look is a probe of the adapter."""
+class RankingStopSettings(Frozen):
+    """Stage 1 also stops once the ranking has stopped moving (`ila_core.ranking_stop`)."""
 
     scorer: str
     """An entry of `ila_core.scorers.SCORERS`: gate learning would cost too much on the way."""
     scoring: ScorerSettings
+    every: float = Field(gt=0, lt=1)
+    """Fraction of the planned steps between two probes."""
+    keep: float = Field(gt=0, lt=1)
+    """Fraction of layers whose agreement counts."""
+    agree: float = Field(ge=0, le=1)
+    """Jaccard of the kept layers from one probe to the next, at least."""
+    patience: int = Field(ge=1)
+    """Consecutive probes that must agree with the one before."""
 
 
 class Stage1Settings(Frozen):
@@ -180,7 +175,6 @@ class Stage2Settings(Frozen):
 
     rows: Literal["gate", "train"]
     batches: int = Field(ge=1)
-    """At most, where `ranking_stop` is set."""
     batch_size: int = Field(ge=1)
     initial_score: float
     """0 is half open. Started open (4), a ranking is near chance (docs/LOG.md)."""
@@ -189,8 +183,6 @@ class Stage2Settings(Frozen):
     weight_decay: float = Field(ge=0)
     schedule: Literal["constant", "linear", "cosine"]
     max_grad_norm: float = Field(ge=0)
-    ranking_stop: RestSettings | None = None
-    """`null`, as in the paper: all batches."""
 
 
 class EvidenceSettings(Frozen):

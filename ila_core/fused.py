@@ -28,19 +28,20 @@ _ACTIVATIONS = (nn.SiLU, nn.GELU, SiLUActivation, GELUActivation, GELUTanh)
 def fused_lora(model: Any) -> Iterator[None]:
     """The plain LoRA layers of `model`, if it has any, compute by `adapted` within the block.
 
-    Others (gated, DoRA, AdaLoRA) have arithmetic of their own and keep it.
+    Others (gated, DoRA, AdaLoRA, several adapters at once) keep the arithmetic they have.
     """
     layers = lora_layers(model).values() if hasattr(model, "get_base_model") else ()
-    plain = [
-        layer
-        for layer in layers
-        if "forward" not in vars(layer)
-        and not layer.lora_variant
-        and "default" in layer.lora_A
-        and isinstance(layer.lora_A["default"], nn.Linear)
-    ]
-    with replaced_forward((layer, partial(adapted, layer)) for layer in plain):
+    with replaced_forward((x, partial(adapted, x)) for x in layers if _is_plain(x)):
         yield
+
+
+def _is_plain(layer: Any) -> bool:
+    if "forward" in vars(layer) or layer.lora_variant or layer.merged:
+        return False
+    if layer.active_adapters != ["default"] or "default" not in layer.lora_A:
+        return False
+    both = layer.lora_A["default"], layer.lora_B["default"]
+    return all(isinstance(x, nn.Linear) and x.bias is None for x in both)
 
 
 @contextmanager
@@ -71,6 +72,8 @@ def adapted(layer: Any, x: Tensor) -> Tensor:
     Returns:
         (..., d_out), in the dtype of the base layer's output.
     """
+    if layer.disable_adapters:  # `with model.disable_adapter()`
+        return cast(Tensor, layer.base_layer(x))
     beta = torch.full((1,), layer.scaling["default"], device=x.device)
     dropout = layer.lora_dropout["default"]
     return _lora(layer, beta, x, dropout.p if layer.training and hasattr(dropout, "p") else 0.0)
@@ -118,31 +121,32 @@ class _Lora(torch.autograd.Function):
         dropout: float,
     ) -> Tensor:
         """`start`: the bias where `weight` is given, else the base layer's output."""
-        flat = inner = x.flatten(0, -2)
+        flat = inner = x.reshape(-1, x.shape[-1])
         mask = None
         if dropout:
             inner, mask = torch.native_dropout(flat, dropout, True)
         # PEFT keeps an adapter in float32 on a bfloat16 base, with float32 matrix products; here
         # they are in the base's precision, like all that surrounds them.
         u = inner @ a.T.to(x.dtype)
-        branch, b_t = (u * scale).to(x.dtype), b.T.to(x.dtype)
+        dtype = x.dtype if weight is not None or start is None else start.dtype
+        branch, b_t = (u * scale).to(dtype), b.T.to(dtype)
         if weight is None:
             assert start is not None
-            out = torch.addmm(start.flatten(0, -2), branch, b_t)
+            out = torch.addmm(start.reshape(-1, start.shape[-1]), branch, b_t)
         else:
             out = nn.functional.linear(flat, weight, start).addmm_(branch, b_t)
         _, _, _, needs_weight, needs_a, *_ = ctx.needs_input_grad
         kept = x if needs_weight or needs_a else None
         ctx.save_for_backward(u, scale, weight, a, b, kept, mask)
         ctx.rescale = 1 / (1 - dropout)
-        return out.view(*x.shape[:-1], -1)
+        return out.view(*x.shape[:-1], b.shape[0])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         u, scale, weight, a, b, x, mask = ctx.saved_tensors
         needs_x, needs_start, needs_scale, needs_weight, needs_a, needs_b, _ = ctx.needs_input_grad
         (g,) = gradients
-        flat = g.flatten(0, -2)
+        flat = g.reshape(-1, g.shape[-1])
         g_u = flat @ b.to(g.dtype)
         g_start = g_scale = g_weight = g_x = g_a = g_b = None
         if needs_start:
@@ -151,16 +155,16 @@ class _Lora(torch.autograd.Function):
             g_scale = torch.linalg.vecdot(g_u.to(scale.dtype), u.to(scale.dtype)).sum()[None]
         g_u = (g_u * scale).to(g.dtype)
         if needs_weight:
-            g_weight = flat.T @ x.flatten(0, -2)
+            g_weight = flat.T @ x.reshape(-1, x.shape[-1])
         if needs_a:
-            inner = x.flatten(0, -2)
+            inner = x.reshape(-1, x.shape[-1])
             inner = inner if mask is None else inner * mask * ctx.rescale
-            g_a = (g_u.T @ inner).to(a.dtype)
+            g_a = (g_u.T @ inner.to(g.dtype)).to(a.dtype)
         if needs_b:
             g_b = (flat.T @ (u * scale).to(g.dtype)).to(b.dtype)
         if needs_x:
             g_x = _input_gradient(flat, weight, g_u, a.to(g.dtype), mask, ctx.rescale)
-            g_x = g_x.view(*g.shape[:-1], -1)
+            g_x = g_x.view(*g.shape[:-1], a.shape[1])
         return g_x, g_start, g_scale, g_weight, g_a, g_b, None
 
 

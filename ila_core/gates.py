@@ -24,7 +24,6 @@ from ila_core.config import OptimizerSettings, Schedule, Stage2Settings
 from ila_core.errors import CheckError, listed
 from ila_core.fused import gated, recompute_activations, replaced_forward
 from ila_core.methods.lora import load_adapter, lora_layers
-from ila_core.ranking_stop import GateStop
 from ila_core.train import Circumstance, train
 
 HISTORY_POINTS = 20
@@ -43,10 +42,6 @@ class GateResult(BaseModel):
     losses: list[float]
     seconds: float
     peak_memory_bytes: int | None
-    batches: int
-    """Those learned on."""
-    looks: list[tuple[int, float | None]]
-    """Where `ranking_stop` asked for it: the Jaccard of the kept layers with the look before."""
     first_gradient: dict[str, float]
     """dLoss/ds at the initial score, before any step (after clipping, where there is any)."""
 
@@ -60,8 +55,8 @@ class Gates:
         with Gates(model, initial_score=0.0) as gates:
             gates.fill(math.inf)  # all open: the stage-1 model; -inf: exactly the base
 
-    Open gates may differ from stage 1 by rounding: the update is added to the base layer's output
-    inside the matrix product, not after it. On a CPU in float32, alpha / r = 2, they did not.
+    Open gates compute as stage 1 does; PEFT's own modules may differ by rounding, for they add the
+    update to the base layer's output after the matrix product, not inside it.
     """
 
     def __init__(self, model: Any, initial_score: float = 0.0) -> None:
@@ -143,9 +138,6 @@ def learn_gates(
         check_trained(model)
         with Gates(model, settings.initial_score) as gates:
             watch = _Watch(gates, settings.batches)
-            stop = settings.ranking_stop and GateStop(
-                lambda: gates.scores, settings.ranking_stop, planned=settings.batches
-            )
             result = train(
                 model,
                 rows,
@@ -159,7 +151,7 @@ def learn_gates(
                 ),
                 seed=seed,
                 make_optimizer=lambda scores: _optimizer(settings, scores),
-                callbacks=[watch, *([stop] if stop else [])],
+                callbacks=[watch],
                 circumstance=circumstance,
             )
             watch.check()
@@ -170,8 +162,6 @@ def learn_gates(
         seed=seed,
         scores=scores,
         history=watch.history,
-        batches=result.steps,
-        looks=stop.looks if stop else [],
         first_gradient=watch.first_gradient,
         **result.model_dump(include={"losses", "seconds", "peak_memory_bytes"}),
     )
@@ -231,10 +221,6 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         if state.global_step in self._recorded:
-            self.history.append((state.global_step, self._gates.scores))
-
-    def on_train_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
-        if state.global_step not in self._recorded:  # stopped on the way
             self.history.append((state.global_step, self._gates.scores))
 
     def check(self) -> None:

@@ -25,6 +25,9 @@ SEEDS = (0, 1, 2)
 FIGURE_3: dict[tuple[int, int], float] = {(0, 1): 0.92, (0, 2): 0.91, (1, 2): 0.91}
 """Llama 2-7B on LIMA: seeds of the gates alone, on one stage 1 (section 4.1)."""
 
+GATE_BATCHES = 128
+"""Section 4.4."""
+
 MILESTONES = (0.01, 0.25, 0.5, 0.75, 1.0)
 """Fractions of the planned steps of stage 1."""
 FIGURE_4: dict[tuple[float, float], float] = {

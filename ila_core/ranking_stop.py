@@ -1,41 +1,25 @@
-"""Either stage stopped when the ranking stops moving, whatever the loss still does.
+"""Stage 1 stopped when the ranking stops moving, whatever the loss still does.
 
-In stage 1 a scorer that needs a few batches looks at the adapter on the way; stage 2 has its scores
-at hand. Nothing of a training changes by that: the steps up to the last one are those of the whole
-schedule.
+A scorer that needs a few batches looks at the adapter on the way. Nothing of the training changes
+by that: the steps up to the last one are those of the whole schedule.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
+from ila_core.agreement import jaccard_of_kept
 from ila_core.batches import Row
-from ila_core.config import RankingStopSettings, RestSettings
-from ila_core.ranking import Layer, kept_count
+from ila_core.config import RankingStopSettings
+from ila_core.errors import UserError
+from ila_core.ranking import Layer, kept_count, least
 from ila_core.reproducibility import seeded
 from ila_core.scorers import SCORERS
 from ila_core.scoring import Material
-
-
-def kept_agreement(before: Mapping[str, float], after: Mapping[str, float], keep: float) -> float:
-    """Jaccard of the kept layers of two columns of scores, both in layer order."""
-    count = kept_count(keep, len(after))
-    a, b = (
-        set(sorted(scores, key=lambda name: -scores[name])[:count]) for scores in (before, after)
-    )
-    return len(a & b) / len(a | b) if a | b else 1.0
-
-
-def at_rest(jaccards: Sequence[float | None], settings: RestSettings) -> bool:
-    """Whether each of the last `patience` looks agreed with the one before it."""
-    recent = jaccards[-settings.patience :]
-    return len(recent) == settings.patience and all(
-        jaccard is not None and jaccard >= settings.agree for jaccard in recent
-    )
 
 
 class Probe(BaseModel):
@@ -61,6 +45,9 @@ class RankingStop(TrainerCallback):  # type: ignore[misc]
         planned: steps of the whole schedule.
         seed: of the scorer's rows: all probes see the same.
         micro_batch: most conversations per forward pass.
+
+    Raises:
+        UserError: `keep` rounds to all layers or none, which agree whatever their scores.
     """
 
     def __init__(
@@ -74,6 +61,12 @@ class RankingStop(TrainerCallback):  # type: ignore[misc]
         micro_batch: int,
     ) -> None:
         self._layers, self._rows, self._settings = layers, rows, settings
+        kept = kept_count(settings.keep, len(layers))
+        if not 0 < kept < len(layers):
+            raise UserError(
+                f"search.stage1.ranking_stop.keep {settings.keep:g} keeps {kept} of {len(layers)} "
+                "layers, on which every ranking agrees; give a fraction that leaves some out"
+            )
         # Not at the first step, whose learning rate is 0 in a warm-up: B = 0 has no ranking.
         self._every = max(2, round(settings.every * planned))
         self._seed, self._micro_batch = seed, micro_batch
@@ -98,9 +91,7 @@ class RankingStop(TrainerCallback):  # type: ignore[misc]
         )
         with seeded(self._seed):  # and the generators are put back: training goes on as it was
             found = SCORERS[settings.scorer].score(material)
-        jaccard = None
-        if self.probes:
-            jaccard = kept_agreement(self.probes[-1].scores, found.scores, settings.keep)
+        jaccard = self._agreement(found.scores)
         self.probes.append(
             Probe(
                 step=state.global_step,
@@ -109,45 +100,19 @@ class RankingStop(TrainerCallback):  # type: ignore[misc]
                 cost_tokens=found.cost_tokens,
             )
         )
-        self.settled = at_rest([probe.jaccard for probe in self.probes], settings)
+        recent = self.probes[-settings.patience :]
+        self.settled = len(self.probes) > settings.patience and all(
+            probe.jaccard is not None and probe.jaccard >= settings.agree for probe in recent
+        )
         control.should_training_stop |= self.settled
 
-
-class GateStop(TrainerCallback):  # type: ignore[misc]
-    """Looks at the scores that are learned every so often; stops once they rank the same layers.
-
-    Args:
-        scores: the scores as they are now, in layer order.
-        settings: how often, and what counts as agreement.
-        planned: gate batches of the whole schedule.
-    """
-
-    def __init__(
-        self, scores: Callable[[], dict[str, float]], settings: RestSettings, *, planned: int
-    ) -> None:
-        self._scores, self._settings = scores, settings
-        self._every = max(1, round(settings.every * planned))
-        self._last: dict[str, float] | None = None
-        self.looks: list[tuple[int, float | None]] = []
-        """Step, and the Jaccard of the kept layers with those of the look before."""
-
-    def state(self) -> dict[str, Any]:
-        return {"last": self._last, "looks": self.looks}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        self._last = state["last"]
-        self.looks = [(step, jaccard) for step, jaccard in state["looks"]]
-
-    def on_step_end(
-        self, args: Any, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        if state.global_step % self._every:
-            return
-        scores = self._scores()
-        jaccard = None
-        if self._last is not None:
-            jaccard = kept_agreement(self._last, scores, self._settings.keep)
-        self._last = scores
-        self.looks.append((state.global_step, jaccard))
-        jaccards = [jaccard for _, jaccard in self.looks]
-        control.should_training_stop |= at_rest(jaccards, self._settings)
+    def _agreement(self, scores: dict[str, float]) -> float | None:
+        if not self.probes:
+            return None
+        n = len(self._layers)
+        a, b = (
+            least(column, self._layers, 1 - self._settings.keep)
+            for column in (self.probes[-1].scores, scores)
+        )
+        frozen = n - kept_count(self._settings.keep, n)
+        return jaccard_of_kept(n, frozen, frozen, len(a & b))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ila_core.agreement import Agreement, compare
 from ila_core.certainty import unsure_layers
 from ila_core.config import SearchConfig
-from ila_core.mask_curve import HALF, MaskCurves
+from ila_core.mask_curve import MaskCurves
 from ila_core.ranking import Layer, Ranking, kept_count, order
 from ila_core.report.comparison import ArmResult
 from ila_core.scorers import IN_NATS
@@ -175,9 +175,9 @@ def scorers_table(
             for s in scores
             if (s["dataset"], s["seed"]) == (found["dataset"], found["seed"])
         }
-        areas = {(a.scorer, a.control): a for a in curves.areas if a.up_to == HALF}
         for name in curves.orders:
-            area, typed = areas[name, "random"], areas.get((name, "random within types"))
+            area, typed = curves.area(name), curves.area(name, "random within types")
+            assert area is not None, "every scorer is held against random orders"
             agreed = compare(
                 ranking.layers,
                 search.keep,
@@ -207,7 +207,8 @@ def nats_table(ranking: Ranking, scores: Sequence[Mapping[str, Any]]) -> pd.Data
     """What each layer's update is worth, one column per dataset, means over the seeds that know.
 
     Integrated gradients alone add up to what the whole update gains on the rows they read; what
-    they leave out stands in the second row. Empty where nobody asked for them.
+    they miss (the midpoint rule's error, and that each point has a batch of its own) stands in the
+    second row. Empty where nobody asked for them.
     """
     import pandas as pd
 
@@ -220,7 +221,7 @@ def nats_table(ranking: Ranking, scores: Sequence[Mapping[str, Any]]) -> pd.Data
         remainder = fmean(s["remainder"] for s in found)
         columns[dataset] = {
             "the whole update": sum(means.values()) + remainder,
-            "of it no layer's": remainder,
+            "not attributed": remainder,
             **means,
         }
     table = pd.DataFrame(columns)

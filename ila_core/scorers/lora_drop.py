@@ -45,9 +45,12 @@ class LoraDrop:
         by_length = sorted(rows, key=lambda row: -len(row.input_ids))
         counts = dict.fromkeys(layers, 0)
 
-        def watch(name: str, scaling: float) -> Callable[[Any, Any, Tensor], None]:
-            def add(module: Any, inputs: Any, output: Tensor) -> None:
-                norms = (output.float() * scaling).norm(dim=-1)
+        def watch(name: str) -> Callable[[Any, tuple[Tensor, ...]], None]:
+            # By the layer's input: a layer of a training does not call PEFT's modules for A and B.
+            def add(layer: Any, inputs: tuple[Tensor, ...]) -> None:
+                a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+                update = inputs[0].to(a.dtype) @ a.T @ b.T
+                norms = (update.float() * layer.scaling["default"]).norm(dim=-1)
                 mask = current["mask"]
                 if mask is not None and norms.shape == mask.shape:
                     norms = norms[mask]
@@ -58,10 +61,7 @@ class LoraDrop:
 
         with torch.no_grad(), eval_mode(model):
             loss = TokenLoss(model)
-            hooks = [
-                layer.lora_B["default"].register_forward_hook(watch(name, layer.scaling["default"]))
-                for name, layer in layers.items()
-            ]
+            hooks = [layer.register_forward_pre_hook(watch(name)) for name, layer in layers.items()]
             try:
                 for start in range(0, len(by_length), material.micro_batch):
                     part = by_length[start : start + material.micro_batch]

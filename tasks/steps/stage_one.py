@@ -61,7 +61,7 @@ def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) ->
     search: SearchConfig = given["search"]
     settings: Stage1Settings = search.stage1
     splits = Prepared.load(inputs["data"]).splits
-    _check_rows_of_scores(splits, search)
+    _check_rows(splits, search)
     stop = None
     if settings.ranking_stop is not None:
         batch_size = settings.optimizer.batch_size
@@ -88,23 +88,27 @@ def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) ->
     write_result(out / "stage1.json", result, context)
 
 
-def _check_rows_of_scores(splits: Mapping[Any, Sequence[Any]], search: SearchConfig) -> None:
-    """Refuse now what the scores would refuse after hours of training.
+def _check_rows(splits: Mapping[Any, Sequence[Any]], search: SearchConfig) -> None:
+    """Refuse now what the probes or the search's scores would refuse after hours of training.
 
     Raises:
         UserError: a split that they are to read is smaller than one of their batches.
     """
-    for scorer in dict.fromkeys((search.scorer, *search.evidence.scorers)):
-        if scorer != ILA and SCORERS[scorer].needs != "rows":
-            continue
-        field = "stage2" if scorer == ILA else "scoring"
-        settings: Stage2Settings | ScorerSettings = getattr(search, field)
+    readers: list[tuple[str, str, Stage2Settings | ScorerSettings]] = []
+    if search.scorer == ILA:
+        readers.append((ILA, "stage2", search.stage2))
+    elif SCORERS[search.scorer].needs == "rows":
+        readers.append((search.scorer, "scoring", search.scoring))
+    if (stop := search.stage1.ranking_stop) and SCORERS[stop.scorer].needs == "rows":
+        readers.append((stop.scorer, "stage1.ranking_stop.scoring", stop.scoring))
+    for scorer, field, settings in readers:
         found = len(splits[settings.rows])
         if found < settings.batch_size:
             raise UserError(
                 f"{scorer} would read the split {settings.rows!r}, whose {found} conversations are "
                 f"fewer than one batch of search.{field}.batch_size {settings.batch_size}; give "
-                "more conversations (data.gate_fraction) or a smaller batch"
+                "more conversations, or a smaller batch"
+                + (" (data.gate_fraction sets their share)" if settings.rows == "gate" else "")
             )
 
 

@@ -116,11 +116,12 @@ def test_whatever_else_of_a_layer_trains_has_its_gradient():
     assert relative(whole(fused_lora), whole(nullcontext)) < 1e-5
 
 
-def test_lora_in_bfloat16_is_no_further_from_float32_than_the_plain_arithmetic():
+def test_lora_in_bfloat16_is_about_as_far_from_float32_as_the_plain_arithmetic():
+    """1.3 times PEFT's float32 adapter on a bfloat16 base: A and B are rounded as well."""
     _, exact = lora_gradients(trained())
     for low in (lambda: trained().to(torch.bfloat16), lambda: trained(tiny.model().bfloat16())):
-        assert relative(lora_gradients(low())[1], exact) < 0.05
-        assert relative(lora_gradients(low(), fused_lora)[1], exact) < 0.05
+        plain = relative(lora_gradients(low())[1], exact)
+        assert 0.001 < relative(lora_gradients(low(), fused_lora)[1], exact) < 2 * plain < 0.1
 
 
 @pytest.mark.parametrize("reentrant", [True, False])
@@ -154,12 +155,55 @@ def test_layers_that_share_their_input_keep_it_once():
 
 
 def test_other_adapters_keep_their_arithmetic_and_a_model_comes_back_as_it_was():
-    base = tiny.model()
-    dora = get_peft_model(base, LoraConfig(r=4, target_modules=["q_proj"], use_dora=True))
-    for model, replaced in ((dora, 0), (tiny.model(), 0), (trained(), 15)):
+    def of_peft(**kind):
+        config = LoraConfig(r=4, target_modules=["q_proj"], **kind)
+        return get_peft_model(tiny.model(attention_bias=True), config)
+
+    others = [of_peft(use_dora=True), of_peft(lora_bias=True), tiny.model()]
+    for model, replaced in (*((model, 0) for model in others), (of_peft(), 2), (trained(), 15)):
         with fused_lora(model):
             assert sum("forward" in vars(m) for m in model.modules()) == replaced
         assert not any("forward" in vars(m) for m in model.modules())
+
+
+def several(model):
+    model.add_adapter("other", LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+    model.base_model.set_adapter(["default", "other"])
+
+
+@pytest.mark.parametrize(
+    "change", [several, lambda model: model.merge_adapter(), lambda model: model.set_adapter("b")]
+)
+def test_an_adapter_that_is_not_alone_and_open_is_left_to_peft(change):
+    model = trained()
+    model.add_adapter("b", LoraConfig(r=2, target_modules=["q_proj"]))
+    change(model)
+    x = torch.randn(2, 3, 32)
+    layer = model.get_base_model().model.layers[0].self_attn.q_proj
+    expected = layer(x)
+    with fused_lora(model):
+        assert torch.equal(layer(x), expected)
+
+
+def test_a_disabled_adapter_is_the_base():
+    model, x = trained(), torch.randn(2, 3, 32)
+    layer = model.get_base_model().model.layers[0].self_attn.q_proj
+    with fused_lora(model):
+        open_ = layer(x)
+        with model.disable_adapter():
+            assert torch.equal(layer(x), layer.base_layer(x))
+        assert torch.equal(layer(x), open_)
+
+
+@pytest.mark.parametrize("shape", [(32,), (0, 32), (2, 0, 32), (3, 2, 5, 32)])
+def test_any_shape_of_input(shape):
+    model, x = trained(), torch.randn(shape, requires_grad=True)
+    layer = model.get_base_model().model.layers[0].self_attn.q_proj
+    (expected,) = torch.autograd.grad(layer(x).sum(), x)
+    with fused_lora(model):
+        (found,) = torch.autograd.grad(layer(x).sum(), x)
+    assert found.shape == expected.shape
+    torch.testing.assert_close(found, expected)
 
 
 def test_gates_opened_while_an_adapter_trains_leave_its_arithmetic_as_it_was():
@@ -180,12 +224,12 @@ def test_gates():
     assert relative(found, expected) < 1e-5
 
 
-def test_gates_in_bfloat16_are_no_further_from_float32_than_the_plain_arithmetic():
+def test_gates_in_bfloat16_are_about_as_far_from_float32_as_the_plain_arithmetic():
     """Both adapters are there: all in bfloat16, and PEFT's own float32 on a bfloat16 base."""
     _, exact = plain_gates(trained())
     for low in (lambda: trained().to(torch.bfloat16), lambda: trained(tiny.model().bfloat16())):
-        assert relative(plain_gates(low())[1], exact) < 0.05
-        assert relative(gate_gradients(low())[1], exact) < 0.05
+        plain = relative(plain_gates(low())[1], exact)
+        assert 0.001 < relative(gate_gradients(low())[1], exact) < 2 * plain < 0.1
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

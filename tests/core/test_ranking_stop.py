@@ -1,4 +1,4 @@
-"""Looks at the ranking on the way: they change no step, and end a stage when the ranking rests."""
+"""Probes on the way through stage 1: they change no step, and end it when the ranking rests."""
 
 import shutil
 
@@ -6,17 +6,13 @@ import pytest
 import tiny
 
 from ila_core.checkpoints import CheckpointFolder
-from ila_core.config import (
-    RankingStopSettings,
-    RestSettings,
-    Schedule,
-    ScorerSettings,
-    Stage1Settings,
-    Stage2Settings,
-)
-from ila_core.gates import learn_gates
+from ila_core.config import RankingStopSettings, Schedule, ScorerSettings, Stage1Settings
+from ila_core.errors import UserError
 from ila_core.layers import layers_of
-from ila_core.ranking_stop import RankingStop, at_rest, kept_agreement
+from ila_core.methods.lora import load_adapter
+from ila_core.ranking_stop import RankingStop
+from ila_core.scorers import SCORERS
+from ila_core.scoring import Material
 from ila_core.stage1 import learn_adapter
 from ila_core.train import Circumstance
 
@@ -96,74 +92,24 @@ def test_resumed_between_probes_it_stops_where_it_would_have(tmp_path):
     assert weights(tmp_path / "first") == weights(tmp_path / "undisturbed")
 
 
-@pytest.mark.parametrize("scorer", ["integrated_gradients", "gate_gradient", "fisher"])
-def test_every_scorer_that_needs_gradients_can_look_on(tmp_path, scorer):
+@pytest.mark.parametrize(
+    "scorer", [n for n, x in SCORERS.items() if x.needs in ("adapter", "rows")]
+)
+def test_a_scorer_sees_on_the_way_what_it_sees_afterwards(tmp_path, scorer):
     probed = run(tmp_path / scorer, settings(scorer=scorer, every=0.5))
     assert probed.losses == run(tmp_path / "plain").losses
+    model = load_adapter(tiny.model(), tmp_path / scorer / "adapter")
+    scoring = settings().scoring
+    material = Material(layers_of(tiny.model()), model, tiny.rows(40), scoring, 0, 8)
+    afterwards = SCORERS[scorer].score(material).scores
+    assert len(set(afterwards.values())) == 15
+    assert probed.probes[-1].step == STEPS
+    assert probed.probes[-1].scores == pytest.approx(afterwards, rel=1e-3, abs=1e-6)
 
 
-STAGE2 = Stage2Settings(
-    rows="train",
-    batches=20,
-    batch_size=8,
-    initial_score=0.0,
-    optimizer="sgd",
-    lr=5.0,
-    weight_decay=0.0,
-    schedule="cosine",
-    max_grad_norm=0.0,
-)
-
-
-def gates(folder, **stop):
-    rest = RestSettings(**{"every": 0.1, "keep": 0.75, "agree": 0.0, "patience": 3, **stop})
-    settings = STAGE2.model_copy(update={"ranking_stop": rest if stop else None})
-    return learn_gates(tiny.model(), folder / "adapter", tiny.rows(40), settings, seed=0)
-
-
-def test_gates_whose_ranking_rests_are_learned_no_further(tmp_path):
-    run(tmp_path)
-    whole, stopped = gates(tmp_path), gates(tmp_path, agree=0.0)
-    assert (whole.batches, whole.looks) == (20, [])
-    assert stopped.batches == 8  # the fourth look is the third that agrees with the one before
-    assert [step for step, _ in stopped.looks] == [2, 4, 6, 8]
-    assert stopped.losses == whole.losses[:8]
-    assert stopped.history == whole.history[:8]
-    assert stopped.history[-1] == (8, stopped.scores)
-    assert gates(tmp_path, patience=100).scores == whole.scores
-
-
-def test_the_scores_of_an_early_stop_are_the_last_of_the_history(tmp_path):
-    run(tmp_path)
-    long = STAGE2.model_copy(
-        update={
-            "batches": 50,  # of which every second or third is in the history
-            "ranking_stop": RestSettings(every=0.02, keep=0.75, agree=0.0, patience=3),
-        }
-    )
-    result = learn_gates(tiny.model(), tmp_path / "adapter", tiny.rows(40), long, seed=0)
-    assert [step for step, _ in result.history] == [2, 4]
-    assert result.history[-1] == (result.batches, result.scores)
-
-
-def test_agreement_is_of_the_kept_layers_and_ties_go_by_layer_order():
-    before = {"a": 3.0, "b": 2.0, "c": 1.0, "d": 0.0}
-    assert kept_agreement(before, {"a": 0.5, "b": 0.5, "c": 0.0, "d": 0.0}, 0.5) == 1.0
-    assert kept_agreement(before, {"a": 9.0, "b": 0.0, "c": 9.0, "d": 0.0}, 0.5) == 1 / 3
-    assert kept_agreement(before, {"a": 0.0, "b": 0.0, "c": 9.0, "d": 9.0}, 0.5) == 0.0
-    assert kept_agreement({"a": 1.0}, {"a": 1.0}, 0.3) == 1.0  # nothing is kept
-
-
-@pytest.mark.parametrize(
-    ("jaccards", "rests"),
-    [
-        ([None], False),
-        ([None, 1.0], False),
-        ([None, 1.0, 0.93], True),
-        ([None, 1.0, 0.92, 1.0], False),
-        ([None, 0.2, 1.0, 1.0], True),
-    ],
-)
-def test_rest_is_several_agreements_in_a_row(jaccards, rests):
-    rest = RestSettings(every=0.1, keep=0.75, agree=0.93, patience=2)
-    assert at_rest(jaccards, rest) is rests
+@pytest.mark.parametrize("keep", [0.01, 0.99])
+def test_a_rule_that_keeps_all_layers_or_none_is_refused(keep):
+    with pytest.raises(UserError, match=r"ranking_stop.keep 0.\d+ keeps (0|15) of 15 layers"):
+        RankingStop(
+            layers_of(tiny.model()), [], settings(keep=keep), planned=9, seed=0, micro_batch=8
+        )

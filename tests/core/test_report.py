@@ -195,9 +195,9 @@ def test_what_an_update_is_worth_adds_up(page: str) -> None:
     ]
     table = tables.nats_table(data.ranking, worth).set_index("update of")
     assert list(table.columns) == ["terse", "dialogue"]
-    assert list(table.index) == ["the whole update", "of it no layer's", *reversed(names)]
+    assert list(table.index) == ["the whole update", "not attributed", *reversed(names)]
     assert table.at[names[3], "terse"] == pytest.approx(0.13)
-    assert table.at["of it no layer's", "terse"] == pytest.approx(0.6)
+    assert table.at["not attributed", "terse"] == pytest.approx(0.6)
     for column in table.columns:
         assert table[column].iloc[1:].sum() == pytest.approx(table.at["the whole update", column])
     assert tables.nats_table(data.ranking, data.scores).empty

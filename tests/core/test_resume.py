@@ -17,7 +17,7 @@ import tiny
 import torch
 
 from ila_core.checkpoints import CheckpointFolder
-from ila_core.config import LoraSettings, RestSettings, Schedule, Stage1Settings, Stage2Settings
+from ila_core.config import LoraSettings, Schedule, Stage1Settings, Stage2Settings
 from ila_core.errors import CheckError
 from ila_core.gates import learn_gates
 from ila_core.stage1 import learn_adapter
@@ -39,7 +39,6 @@ STAGE2 = Stage2Settings(
     weight_decay=0.0,
     schedule="linear",
     max_grad_norm=1.0,
-    ranking_stop=RestSettings(every=0.1, keep=0.75, agree=1.0, patience=100),  # looks, never stops
 )
 KILLED_AFTER = (1, 2, 3, 1, 2, 3, 1, 2, 3, 1)
 """Reported steps before each kill of a stage: 19 at most of its 25."""

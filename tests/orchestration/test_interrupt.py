@@ -36,4 +36,6 @@ def test_a_signal_ends_a_long_training(finished, ila):
             assert err.rstrip().endswith("interrupted; the same command goes on where it stopped")
         assert any(checkpoints.iterdir())
         found = {check["name"]: check for check in ila.json("doctor")}["checkpoints"]
-        assert re.match(r"1 unfinished training, \d+ MiB, the oldest 0 days old", found["found"])
+        folder = next(checkpoints.glob("*/checkpoint-*")).parent.name
+        expected = rf"1 unfinished training, \d+ MiB: {folder} \(0 days old\)"
+        assert re.fullmatch(expected, found["found"])

@@ -26,6 +26,8 @@ CASES = {
     "search.stage1.optimizer.beta2=0.95": SEARCHED,
     "search.stage1.stability.epsilon=0.4": SEARCHED,
     "search.stage1.milestones=[0.5]": SEARCHED,
+    "search.stage1.ranking_stop.every=0.5": SEARCHED,
+    "search.stage1.ranking_stop=null": SEARCHED,
     "search.schedules.terse.lr=1.0e-3": SEARCHED,
     "search.stage2.initial_score=1": {"stage2", "mask", *RANKED},
     "search.stage2.lr=1": {"stage2", "mask", *RANKED},
@@ -168,3 +170,14 @@ def test_equal_in_processes_with_other_hash_seeds(home):
         for seed in ("0", "1")
     }
     assert outputs == {f"{sorted(keys([], home).items())}\n"}
+
+
+def test_the_study_is_the_papers_whole_recipe_whatever_the_profiles_search_does(home):
+    quick = ["search.scorer=gate_gradient", "search.stage2.batches=2", "search.stage2.rows=gate"]
+    study = pipeline(quick, home).study
+    for of_seed in study.scores.values():
+        stage2 = of_seed[0].given["settings"]
+        assert (stage2.rows, stage2.batches) == ("train", 128)
+        stage1 = of_seed[0].inputs["adapter"].given["search"].stage1
+        assert stage1.ranking_stop is None
+        assert (stage1.stability.floor, stage1.stability.ceiling) == (1.0, 1.0)
