@@ -74,7 +74,9 @@ def _run_flow(profile: Profile, until: str, refresh: Sequence[str]) -> dict[str,
     os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", "ila")
     from flows.flow import run_pipeline
 
-    logging.getLogger("ila").addHandler(logging.StreamHandler(sys.stderr))
+    log = logging.getLogger("ila")
+    if not log.handlers:  # a program may start several runs
+        log.addHandler(logging.StreamHandler(sys.stderr))
     try:
         return run_pipeline(profile, until, refresh)
     except KeyboardInterrupt:
