@@ -13,16 +13,17 @@ import argparse
 import json
 from typing import Any
 
+from torch import nn
 from transformers import TrainerCallback, TrainerState
 
-from flows.run import finished, plan_profile
 from ila_core.batches import planned_steps
-from ila_core.config import RuntimeConfig
-from ila_core.data.prepared import Prepared
+from ila_core.data import load_dataset
+from ila_core.data.prepare import prepare
+from ila_core.loading import load_base, load_tokenizer
 from ila_core.methods import METHODS
+from ila_core.profiles import load_profile
 from ila_core.theorem import Snapshot, check_theorem, snapshot
 from ila_core.train import train
-from tasks.payloads import fetch
 
 PLACES = (0.02, 0.1, 0.25, 0.5, 0.75, 0.98)
 """Fractions of the schedule."""
@@ -49,17 +50,21 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     given = parser.parse_args()
     name, dataset = ("demo", "instruct") if given.quick else ("stories3m-real", "dolly")
-    planned = plan_profile(name, [], online=True, until="search")
-    base, search = planned.pipeline.base, planned.profile.search
-    prepared = planned.pipeline.scores[dataset][search.seeds[0]].inputs["data"]
-    rows = Prepared.load(fetch(finished(planned, "search")[str(prepared.key)])).splits
-    schedule, settings = search.schedules[dataset], search.stage1
+    profile = load_profile(name)
+    schedule, settings = profile.search.schedules[dataset], profile.search.stage1
+    rows = prepare(
+        load_dataset(profile.dataset(dataset), None),
+        load_tokenizer(profile.model),
+        profile.model.template,
+        profile.data,
+        dataset=dataset,
+    ).splits
+    base = load_base(profile.model, "cpu")
+    linears = [name for name, module in base.named_modules() if isinstance(module, nn.Linear)]
     total = planned_steps(schedule, len(rows["train"]), settings.optimizer.batch_size)
     at = [max(2, min(total - 1, round(place * total))) for place in PLACES]
     watch = Pairs(rows["train"][:ROWS], at)
-    model = METHODS["lora"].attach(
-        base.load(RuntimeConfig.from_env()), [x.name for x in base.layers], settings.lora, seed=0
-    )
+    model = METHODS["lora"].attach(base, linears, settings.lora, seed=0)
     train(
         model, rows["train"], schedule=schedule, optimizer=settings.optimizer, seed=0,
         callbacks=[watch],
