@@ -18,6 +18,9 @@ from tasks.lookup import StepRun, open_lookup
 from tasks.plan import Planned, plan
 from tasks.step import Step, in_order
 
+_STDERR = logging.StreamHandler()
+"""One for all runs of a program: a logger takes the same handler once."""
+
 
 @dataclass(frozen=True)
 class ProfilePlan:
@@ -74,9 +77,7 @@ def _run_flow(profile: Profile, until: str, refresh: Sequence[str]) -> dict[str,
     os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", "ila")
     from flows.flow import run_pipeline
 
-    log = logging.getLogger("ila")
-    if not log.handlers:  # a program may start several runs
-        log.addHandler(logging.StreamHandler(sys.stderr))
+    logging.getLogger("ila").addHandler(_STDERR)
     try:
         return run_pipeline(profile, until, refresh)
     except KeyboardInterrupt:
