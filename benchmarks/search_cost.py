@@ -103,10 +103,9 @@ def of_dataset(found: Found, dataset: str) -> dict[str, Any]:
     )
     mask = found.json(study.masks[dataset])
     heights = {
-        (by, name): area.height
+        (by, name): MaskCurves.model_validate(mask[by]).area(name).height
         for by in ("count", "share")
         for name in ("own", ILA)
-        if (area := MaskCurves.model_validate(mask[by]).area(name))
     }
     return {
         "dataset": dataset,

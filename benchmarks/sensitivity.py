@@ -81,8 +81,7 @@ def search(profile: str, overrides: list[str]) -> tuple[Ranking, list[float], fl
     scorer, keep = planned.profile.search.scorer, planned.profile.search.keep
     masks = [step for step in planned.pipeline.evidence if step.name == "mask"]
     found = [read_json(fetch(runs[str(step.key)]) / "mask.json")["count"] for step in masks]
-    areas = [MaskCurves.model_validate(curves).area(scorer) for curves in found]
-    heights = [area.height for area in areas if area is not None]
+    heights = [MaskCurves.model_validate(curves).area(scorer).height for curves in found]
     ranking = Ranking.load(fetch(runs[str(planned.pipeline.ranking.key)]) / "ranking.json")
     return ranking, heights, keep
 

@@ -128,13 +128,14 @@ class _Lora(torch.autograd.Function):
         # PEFT keeps an adapter in float32 on a bfloat16 base, with float32 matrix products; here
         # they are in the base's precision, like all that surrounds them.
         u = inner @ a.T.to(x.dtype)
-        dtype = x.dtype if weight is not None or start is None else start.dtype
-        branch, b_t = (u * scale).to(dtype), b.T.to(dtype)
+        branch = u * scale
         if weight is None:
             assert start is not None
-            out = torch.addmm(start.reshape(-1, start.shape[-1]), branch, b_t)
+            before = start.reshape(-1, start.shape[-1])
+            out = torch.addmm(before, branch.to(before.dtype), b.T.to(before.dtype))
         else:
-            out = nn.functional.linear(flat, weight, start).addmm_(branch, b_t)
+            out = nn.functional.linear(flat, weight, start)
+            out.addmm_(branch.to(out.dtype), b.T.to(out.dtype))
         _, _, _, needs_weight, needs_a, *_ = ctx.needs_input_grad
         kept = x if needs_weight or needs_a else None
         ctx.save_for_backward(u, scale, weight, a, b, kept, mask)

@@ -66,14 +66,11 @@ class MaskCurves(Frozen):
     """Every scorer against random, then against random within types where there is such, each up
     to everything closed and up to a half."""
 
-    def area(
-        self, scorer: str, control: Control = "random", up_to: float = HALF
-    ) -> AreaBetween | None:
-        """`None`: that control was not drawn for this scorer."""
-        found = (
-            x for x in self.areas if (x.scorer, x.control, x.up_to) == (scorer, control, up_to)
-        )
-        return next(found, None)
+    def area(self, scorer: str, control: Control = "random") -> AreaBetween:
+        """Up to a half; within types only for the scorers in `within_types`."""
+        wanted = (scorer, control, HALF)
+        (found,) = (x for x in self.areas if (x.scorer, x.control, x.up_to) == wanted)
+        return found
 
 
 def mask_curves(
