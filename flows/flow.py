@@ -73,6 +73,6 @@ def run_profile(profile: ProfileName, overrides: list[str] | None = None) -> Non
 
     Args:
         profile: a run profile that comes with ILA.
-        overrides: fields to change, each `a.b=c`, e.g. `finetune.lr=2.0e-4`.
+        overrides: fields to change, each `a.b=c`, e.g. `finetune.lora.lr=2.0e-4`.
     """
     run_pipeline(load_profile(profile.value, overrides or []))

@@ -210,6 +210,15 @@ def intersection(ranking: Ranking, fraction: float) -> Intersection:
     )
 
 
+def outvoted(ranking: Ranking, fraction: float, votes: int) -> frozenset[str]:
+    """Layers that at least `votes` datasets put among their least important `fraction`."""
+    layers = ranking.layers
+    found = Counter(
+        name for d in ranking.datasets for name in least(ranking.scores(d), layers, fraction)
+    )
+    return frozenset(name for name, n in found.items() if n >= votes)
+
+
 def _by_type(layers: Sequence[Layer], *sets: Collection[str]) -> list[tuple[int, ...]]:
     """Per layer type: how many there are, and how many of them each set has."""
     counts = [Counter(layer.type for layer in layers)]

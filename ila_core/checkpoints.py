@@ -87,7 +87,10 @@ class CheckpointFolder:
 
 
 class Resumable(Protocol):
-    """A callback of a training with a memory of its own."""
+    """A callback of a training with a memory of its own.
+
+    One that remembers tensors has `tensors()` and `restore_tensors(tensors)` as well.
+    """
 
     def state(self) -> dict[str, Any]:
         """As JSON."""

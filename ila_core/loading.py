@@ -14,7 +14,7 @@ from typing import Any
 
 from ila_core import hub
 from ila_core.config import ModelConfig
-from ila_core.errors import UserError, first_line
+from ila_core.errors import CheckError, UserError, first_line, listed
 from ila_core.fingerprint import digest_of, file_digest
 from ila_core.layers import architecture_config
 
@@ -101,12 +101,17 @@ def load_tokenizer(config: ModelConfig) -> Any:
     return tokenizer
 
 
-def load_base(config: ModelConfig, device: str) -> Any:
+def load_base(config: ModelConfig, device: str, *, four_bit: bool = False) -> Any:
     """The base model in its profile's dtype on `device`, `lm_head` untied where that says so.
 
+    Args:
+        config: which model.
+        device: as `resolve_device` gives it.
+        four_bit: linear weights but that of `lm_head` in NF4 with double quantisation (QLoRA).
+
     Raises:
-        UserError: files that are missing or unreadable, or an architecture that is not the
-            profile's.
+        UserError: files that are missing or unreadable, an architecture that is not the profile's,
+            or a device or an environment that cannot hold weights in 4 bits.
     """
     import torch
     from safetensors import SafetensorError
@@ -114,9 +119,11 @@ def load_base(config: ModelConfig, device: str) -> Any:
 
     check_architecture(config, _published(config))  # before gigabytes are downloaded
     folder = _folder(config, (CONFIG, *WEIGHT_FILES))
+    quantised = _four_bit(getattr(torch, config.dtype), device) if four_bit else {}
     try:
         model, found = AutoModelForCausalLM.from_pretrained(
             folder,
+            **quantised,
             dtype=getattr(torch, config.dtype),
             attn_implementation="sdpa",
             use_safetensors=True,
@@ -135,7 +142,58 @@ def load_base(config: ModelConfig, device: str) -> Any:
     model.config.use_cache = False  # training never continues a text
     if config.lm_head == "untie":
         untie(model)
+    if four_bit:
+        _check_four_bit(model, config)
+        return model
     return model.to(device)
+
+
+def _four_bit(dtype: Any, device: str) -> dict[str, Any]:
+    """What `from_pretrained` needs to quantise while it loads."""
+    from importlib.util import find_spec
+
+    from transformers import BitsAndBytesConfig
+
+    if find_spec("bitsandbytes") is None:
+        raise UserError(
+            "weights in 4 bits (qlora) need bitsandbytes, which is not installed: "
+            'pip install "ila[quant]". Nothing falls back to 16 bits'
+        )
+    if device not in ("cpu", "cuda", "xpu"):
+        raise UserError(
+            f"bitsandbytes keeps no weights in 4 bits on {device}; allowed are cuda, xpu and cpu "
+            "(ILA_DEVICE), or another method"
+        )
+    return {
+        "device_map": {"": device},
+        "quantization_config": BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+            llm_int8_skip_modules=["lm_head"],
+        ),
+    }
+
+
+def _check_four_bit(model: Any, config: ModelConfig) -> None:
+    """Every linear layer but the head is in 4 bits, and stays differentiable."""
+    from bitsandbytes.nn.modules import Linear4bit
+    from torch.nn import Linear
+
+    head = model.get_output_embeddings()
+    plain = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, Linear) and not isinstance(module, Linear4bit) and module is not head
+    ]
+    if plain:
+        raise CheckError(f"model {config.name}: {listed(plain)} were not quantised")
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            # 0.50.2: where a CPU has AVX512-BF16, one forward in eval mode turns the weight into a
+            # format that has no gradient, for good. CUDA has no such path.
+            module.support_avx512bf16_for_cpu = False
 
 
 def untie(model: Any) -> None:

@@ -1,6 +1,6 @@
 """YAML to `Profile`: names or paths, `${VAR:-default}`, dotted overrides, errors naming the field.
 
->>> load_profile("demo", ["finetune.lr=2.0e-3"]).finetune.lr
+>>> load_profile("demo", ["finetune.lora.lr=2.0e-3"]).finetune.lora.lr
 0.002
 """
 

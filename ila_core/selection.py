@@ -1,26 +1,23 @@
 """Which layers to train: a policy turns a ranking into a `Selection`.
 
-A new policy is one function and one line in `POLICIES`. A selection depends on nothing but the
-scores its policy reads, so the ranking it is given may hold just those columns:
+A selection depends on nothing but the scores its policy reads, so the ranking it is given may hold
+just those columns:
 
     required_datasets(ArmConfig(name="baseline", policy="all"), ("lima", "dolly"))  # ()
 """
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
-from ila_core import agreement
-from ila_core.config import ArmConfig, Frozen, SearchConfig
+from ila_core.config import ArmConfig, Frozen, MethodSettings, SearchConfig
 from ila_core.errors import UserError, unknown_name
-from ila_core.ranking import Layer, Ranking, kept_count, order
+from ila_core.policies import POLICIES, Details, Request
+from ila_core.ranking import Layer, Ranking, order
 
-RANDOM_DRAWS = 1000
-
-Details = dict[str, int | float | str]
+if TYPE_CHECKING:
+    from ila_core.forecast import Forecast
 
 
 class Selection(Frozen):
@@ -32,59 +29,57 @@ class Selection(Frozen):
     train: tuple[str, ...]
     frozen: tuple[str, ...]
     trainable_parameters: int
-    """Under LoRA at the rank asked for."""
+    """In these layers, under the arm's method."""
+    ranks: dict[str, int] | None = None
+    """LoRA's rank by layer, where a policy set it; `None` is the method's everywhere."""
+    rates: dict[str, float] | None = None
+    """Factor on the learning rate by layer, where a policy set it."""
     details: Details
     """What the policy has to say about its choice, e.g. how far from equal parameters it is."""
 
 
-@dataclass(frozen=True)
-class Request:
-    """Everything a policy may look at."""
-
-    arm: ArmConfig
-    ranking: Ranking
-    search: SearchConfig
-    lora_r: int
-    like: Selection | None
-
-
-@dataclass(frozen=True)
-class Policy:
-    freeze: Callable[[Request], tuple[Collection[str], Details]]
-    """Names to freeze, in any order, and details."""
-    reads: Literal["nothing", "source", "all"]
-    """Whose scores it reads: none, those of `arm.source`, or those of every dataset."""
-    settings: tuple[str, ...] = ()
-    """Fields of `SearchConfig` that it reads: a change of another leaves its selection alone."""
-    needs_like: bool = False
-    """Whether it matches another arm's selection."""
-
-
 def select(
-    arm: ArmConfig, ranking: Ranking, search: SearchConfig, lora_r: int, like: Selection | None
+    arm: ArmConfig,
+    ranking: Ranking,
+    search: SearchConfig,
+    method: MethodSettings,
+    like: Selection | None,
+    forecast: Forecast | None = None,
 ) -> Selection:
     """Apply the arm's policy.
+
+    Args:
+        method: how the arm trains, which is what its parameters are counted by.
+        like: the selection of the arm that `arm.like` names.
+        forecast: of this method, where `arm.memory` or `arm.seconds` is the limit.
 
     Raises:
         UserError: for an unknown policy or source, or when what the policy needs is missing.
     """
     required_datasets(arm, ranking.datasets)
     policy = POLICIES[arm.policy]
-    chosen, details = policy.freeze(Request(arm, ranking, search, lora_r, like))
-    frozen = frozenset(chosen)
-    train = [layer for layer in ranking.layers if layer.name not in frozen]
+    choice = policy.choose(Request(arm, ranking, search, method, like, forecast))
+    chosen = frozenset(choice.train)
+    train = [layer for layer in ranking.layers if layer.name in chosen]
     if not train:
         raise UserError(
-            f"arm {arm.name!r}: policy {arm.policy!r} freezes all {len(frozen)} layers, so nothing "
-            "would train; raise `search.keep` or lower `search.least`"
+            f"arm {arm.name!r}: policy {arm.policy!r} freezes all {len(ranking.layers)} layers, so "
+            "nothing would train; raise `search.keep` or lower `search.least`"
         )
+    ranks = {x.name: choice.ranks[x.name] for x in train} if choice.ranks else None
     return Selection(
         policy=arm.policy,
         source=arm.source if policy.reads == "source" else None,
         train=tuple(layer.name for layer in train),
-        frozen=tuple(layer.name for layer in ranking.layers if layer.name in frozen),
-        trainable_parameters=lora_parameters(train, lora_r),
-        details=details,
+        frozen=tuple(layer.name for layer in ranking.layers if layer.name not in chosen),
+        trainable_parameters=(
+            sum(ranks[layer.name] * sum(layer.shape) for layer in train)
+            if ranks
+            else sum(method.parameters(layer.shape) for layer in train)
+        ),
+        ranks=ranks,
+        rates={x.name: choice.rates[x.name] for x in train} if choice.rates else None,
+        details=choice.details,
     )
 
 
@@ -92,20 +87,21 @@ def required_datasets(arm: ArmConfig, datasets: Sequence[str]) -> tuple[str, ...
     """Datasets, of those searched, whose scores the arm's selection depends on.
 
     Raises:
-        UserError: for an unknown policy, a source that is missing or was not searched, or a
-            missing `like:`.
+        UserError: for an unknown policy, a source that is missing or was not searched, a limit
+            that the policy does not heed, or a missing `like:`.
     """
     if arm.policy not in POLICIES:
         raise unknown_name("policy", arm.policy, POLICIES)
-    if POLICIES[arm.policy].needs_like and arm.like is None:
+    policy = POLICIES[arm.policy]
+    _check_limit(arm)
+    if policy.needs_like and arm.like is None:
         raise UserError(
-            f"arm {arm.name!r}: policy {arm.policy!r} matches another arm's trainable parameters; "
-            "name that arm, one listed before it, in `like:`"
+            f"arm {arm.name!r}: policy {arm.policy!r} matches another arm; name that arm, one "
+            "listed before it, in `like:`"
         )
-    reads = POLICIES[arm.policy].reads
-    if reads == "nothing":
+    if policy.reads == "nothing":
         return ()
-    if reads == "all":
+    if policy.reads == "all":
         return tuple(datasets)
     if arm.source is None:
         raise UserError(
@@ -117,81 +113,43 @@ def required_datasets(arm: ArmConfig, datasets: Sequence[str]) -> tuple[str, ...
     return (arm.source,)
 
 
+def reads_keep(arm: ArmConfig) -> bool:
+    """Whether the selection depends on `search.keep`."""
+    return not arm.limits and POLICIES[arm.policy].limits[:1] == ("keep",)
+
+
+def why(layer: str, selection: Selection, ranking: Ranking) -> str:
+    """One line: the reason that a layer trains, or that it does not."""
+    verb = "trains" if layer in selection.train else "is frozen"
+    rule = selection.policy
+    if selection.source is None:
+        return f"{layer} {verb}: policy {rule} reads no single dataset's scores"
+    by_score = order(ranking.scores(selection.source), ranking.layers)
+    place = by_score.index(layer) + 1
+    score = ranking.scores(selection.source)[layer]
+    return (
+        f"{layer} {verb}: score {score:.4g} on {selection.source}, place {place} of "
+        f"{len(by_score)}; {rule} trains {len(selection.train)}"
+    )
+
+
 def lora_parameters(layers: Iterable[Layer], r: int) -> int:
     """Trainable parameters of LoRA at rank r: A is r x in, B is out x r."""
     return sum(r * sum(layer.shape) for layer in layers)
 
 
-def freeze_nothing(request: Request) -> tuple[Collection[str], Details]:
-    """The baseline: every layer trains."""
-    return (), {}
-
-
-def freeze_least_of_source(request: Request) -> tuple[Collection[str], Details]:
-    """ILA: the top fraction of one dataset's ranking trains (Eq. 3)."""
-    assert request.arm.source is not None
-    layers = request.ranking.layers
-    kept = kept_count(request.search.keep, len(layers))
-    by_score = order(request.ranking.scores(request.arm.source), layers)
-    return by_score[kept:], {"keep": request.search.keep}
-
-
-def freeze_intersection(request: Request) -> tuple[Collection[str], Details]:
-    """Freezes what every dataset puts among its least important (Table 9)."""
-    found = agreement.intersection(request.ranking, request.search.least)
-    return found.frozen, {"least": request.search.least, "size": len(found.frozen)}
-
-
-def freeze_random(request: Request) -> tuple[Collection[str], Details]:
-    """The control (RL in Table 8) at equal parameters: the nearest of many seeded random draws.
-
-    Each draw shuffles the layers and freezes from the front while that brings the number of
-    trainable parameters nearer. The matched selection itself is never taken.
-    """
-    like = request.like
-    assert like is not None
-    cost = {
-        layer.name: lora_parameters([layer], request.lora_r) for layer in request.ranking.layers
-    }
-    to_freeze = sum(cost.values()) - like.trainable_parameters
-    rng = random.Random(request.arm.seed)
-    draws = (
-        _freeze_up_to(to_freeze, rng.sample(list(cost), len(cost)), cost)
-        for _ in range(RANDOM_DRAWS)
-    )
-    others = [draw for draw in draws if sorted(draw) != sorted(like.frozen)]
-    if not others:
+def _check_limit(arm: ArmConfig) -> None:
+    heeded = POLICIES[arm.policy].limits
+    if arm.policy == "per_cost" and arm.like is None and not arm.limits:
         raise UserError(
-            f"arm {request.arm.name!r}: {len(cost)} layers leave no selection other than that of "
-            f"{request.arm.like!r}; leave this arm out"
+            f"arm {arm.name!r}: per_cost needs a limit: {', '.join(heeded)}, or `like:`, an arm "
+            "with as many parameters"
         )
-    reached, draw = min(
-        ((sum(cost.values()) - sum(cost[name] for name in draw), draw) for draw in others),
-        key=lambda found: abs(found[0] - like.trainable_parameters),
-    )
-    wanted = like.trainable_parameters
-    return draw, {
-        "wanted_parameters": wanted,
-        "reached_parameters": reached,
-        "difference": reached - wanted,
-    }
-
-
-def _freeze_up_to(budget: int, shuffled: Sequence[str], cost: dict[str, int]) -> list[str]:
-    """The longest front of `shuffled`, at least one and never all, that nears the budget."""
-    frozen = [shuffled[0]]
-    spent = cost[shuffled[0]]
-    for name in shuffled[1:-1]:
-        if abs(spent + cost[name] - budget) >= abs(spent - budget):
-            break
-        frozen.append(name)
-        spent += cost[name]
-    return frozen
-
-
-POLICIES: dict[str, Policy] = {
-    "all": Policy(freeze_nothing, reads="nothing"),
-    "ila": Policy(freeze_least_of_source, reads="source", settings=("keep",)),
-    "intersection": Policy(freeze_intersection, reads="all", settings=("least",)),
-    "freeze_random": Policy(freeze_random, reads="nothing", needs_like=True),
-}
+    for field in arm.limits:
+        if field not in heeded:
+            able = [name for name, policy in POLICIES.items() if field in policy.limits]
+            raise UserError(
+                f"arm {arm.name!r}: policy {arm.policy!r} does not heed `{field}`"
+                + (f", only {', '.join(heeded)}" if heeded else ": what it trains is its own rule")
+                + f"; those that heed it are {', '.join(able)}"
+            )

@@ -12,7 +12,7 @@ from transformers import TrainerCallback, TrainerState
 
 from ila_core.batches import Row, planned_steps
 from ila_core.config import Schedule, Stage1Settings
-from ila_core.finetune import train_adapter
+from ila_core.finetune import train_selected
 from ila_core.methods.lora import save_adapter
 from ila_core.ranking_stop import Probe, RankingStop
 from ila_core.train import Circumstance
@@ -69,18 +69,18 @@ def learn_adapter(
         (kept.path if kept else adapter_folder.parent) / "milestones",
         base_name,
     )
-    result, verification = train_adapter(
+    result, verification, _ = train_selected(
         base,
         layers,
         rows,
         method="lora",
-        lora=settings.lora,
+        settings=settings.lora,
         schedule=schedule,
         optimizer=settings.optimizer,
         stability=settings.stability,
         callbacks=[milestones, *([ranking_stop] if ranking_stop else [])],
         seed=seed,
-        adapter_folder=adapter_folder,
+        folder=adapter_folder,
         base_name=base_name,
         circumstance=circumstance,
     )

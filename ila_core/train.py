@@ -41,22 +41,21 @@ from ila_core.batches import (
     planned_steps,
     rows_digest,
 )
-from ila_core.checkpoints import KEPT, CheckpointFolder, Resumable, seal
+from ila_core.checkpoints import KEPT, CheckpointFolder, seal
 from ila_core.config import OptimizerSettings, Schedule, StabilitySettings
 from ila_core.errors import CheckError, UserError
 from ila_core.fingerprint import digest_of
 from ila_core.fused import fused_lora
 from ila_core.loss import TokenLoss
 from ila_core.measure import measured
+from ila_core.optimizer import MakeOptimizer, adamw
 from ila_core.reproducibility import seeded
 from ila_core.stability import ceiling_steps, is_stable
 
 # Plain `constant` of transformers leaves out the warm-up without a word.
 _SHAPES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 
-_TRAINED, _CALLBACKS = "trained.safetensors", "callbacks.json"
-
-MakeOptimizer = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+_TRAINED, _CALLBACKS, _TENSORS = "trained.safetensors", "callbacks.json", "callbacks.safetensors"
 
 
 @dataclass(frozen=True)
@@ -100,6 +99,8 @@ def train(
     stability: StabilitySettings | None = None,
     make_optimizer: MakeOptimizer | None = None,
     callbacks: Sequence[TrainerCallback] = (),
+    penalty: Callable[[], Tensor] | None = None,
+    autocast: torch.dtype | None = None,
     circumstance: Circumstance | None = None,
 ) -> TrainResult:
     """Train whatever in `model` requires a gradient, in place.
@@ -114,6 +115,8 @@ def train(
         make_optimizer: something other than AdamW over the trainable parameters.
         callbacks: `TrainerCallback`s that look on; gradients are there in `on_pre_optimizer_step`.
             One that remembers anything is `Resumable`.
+        penalty: added to the loss once a step, 0-d; the losses reported are without it.
+        autocast: what a step computes in, where that is not the weights' dtype.
         circumstance: micro-batch, progress, checkpoints.
 
     Raises:
@@ -131,12 +134,14 @@ def train(
     with (
         _kept(model),
         fused_lora(model),
+        # Its cache of cast weights would outlive the optimizer's steps.
+        torch.autocast(device.type, autocast, autocast is not None, cache_enabled=False),
         seeded(seed),
         _checkpoints(here.checkpoints, identity) as (folder, checkpoint),
         measured(device) as cost,
     ):
         parameters = [p for p in model.parameters() if p.requires_grad]
-        optim = (make_optimizer or _adamw(schedule.lr, optimizer))(parameters)
+        optim = (make_optimizer or adamw(schedule.lr, optimizer))(parameters)
         shape = get_scheduler(
             _SHAPES[optimizer.schedule],
             optim,
@@ -165,6 +170,7 @@ def train(
             optimizers=(optim, shape),
             micro_batches=MicroBatches(rows, batches, here.micro_batch),
             identity=identity,
+            penalty=penalty,
         )
         journal = _Journal(trainer, batches, stability, here)
         trainer.remove_callback(PrinterCallback)
@@ -218,9 +224,17 @@ def _shapes(model: Any) -> list[list[Any]]:
 class _Trainer(Trainer):  # type: ignore[misc]
     """Trainer with our loss, and checkpoints that hold no more than what trains."""
 
-    def __init__(self, *, micro_batches: MicroBatches, identity: str, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        micro_batches: MicroBatches,
+        identity: str,
+        penalty: Callable[[], Tensor] | None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self._micro_batches, self._identity = micro_batches, identity
+        self._penalty = penalty
         self._token_loss = TokenLoss(self.model)
         self._token_loss.check_packing()
         self.step_loss = torch.zeros(())
@@ -237,6 +251,8 @@ class _Trainer(Trainer):  # type: ignore[misc]
             self._token_loss.backward(batch, inputs["step_tokens"])
             for batch in inputs["micro_batches"]
         ]
+        if self._penalty is not None:
+            self._penalty().backward()  # type: ignore[no-untyped-call]
         self.step_loss = torch.stack(losses).sum()
         return self.step_loss
 
@@ -247,6 +263,13 @@ class _Trainer(Trainer):  # type: ignore[misc]
         save_file(trained, folder / _TRAINED)
         states = [callback.state() for callback in self._remembering]
         (folder / _CALLBACKS).write_text(json.dumps(states), encoding="ascii")
+        tensors = {
+            f"{i}/{name}": tensor
+            for i, callback in enumerate(self._remembering)
+            for name, tensor in getattr(callback, "tensors", dict)().items()
+        }
+        if tensors:
+            save_file(tensors, folder / _TENSORS)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         folder = Path(resume_from_checkpoint)
@@ -257,13 +280,20 @@ class _Trainer(Trainer):  # type: ignore[misc]
         states = json.loads((folder / _CALLBACKS).read_bytes())
         for callback, state in zip(self._remembering, states, strict=True):
             callback.restore(state)
+        if (folder / _TENSORS).exists():
+            device = next(self.model.parameters()).device
+            tensors = load_file(folder / _TENSORS, device=str(device))
+            for i, callback in enumerate(self._remembering):
+                own = {n.partition("/")[2]: t for n, t in tensors.items() if n.startswith(f"{i}/")}
+                if own:
+                    callback.restore_tensors(own)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
         seal(Path(self.args.output_dir, f"checkpoint-{self.state.global_step}"), self._identity)
 
     @property
-    def _remembering(self) -> list[Resumable]:
+    def _remembering(self) -> list[Any]:
         return [c for c in self.callback_handler.callbacks if hasattr(c, "restore")]
 
 
@@ -341,19 +371,3 @@ class _Journal(TrainerCallback):  # type: ignore[misc]
 
     def close(self) -> None:
         self._bar.close()
-
-
-def _adamw(lr: float, settings: OptimizerSettings) -> MakeOptimizer:
-    """Weight decay on matrices only: biases and norms of a full fine-tuning have none."""
-
-    def make(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-        groups = [
-            {
-                "params": [p for p in parameters if p.dim() > 1],
-                "weight_decay": settings.weight_decay,
-            },
-            {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
-        ]
-        return torch.optim.AdamW(groups, lr=lr, betas=(settings.beta1, settings.beta2))
-
-    return make

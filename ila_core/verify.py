@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -47,17 +47,25 @@ class SelectionContract(TrainerCallback):  # type: ignore[misc]
         model: with the method attached, before training.
         layers: full names of the layers to train.
         expected_parameters: what the method should make trainable, from the shapes alone.
+        also: parameters outside the layers that train as well, by the base model's names.
 
     Raises:
         CheckError: names the layers in breach.
     """
 
-    def __init__(self, model: Any, layers: Sequence[str], *, expected_parameters: int) -> None:
+    def __init__(
+        self,
+        model: Any,
+        layers: Sequence[str],
+        *,
+        expected_parameters: int,
+        also: Collection[str] = (),
+    ) -> None:
         self._layers, self._expected = list(layers), expected_parameters
         _refuse("requested more than once", [n for n, k in Counter(layers).items() if k > 1])
-        tensors = dict(_base_names(model))
+        tensors = dict(base_parameters(model))
         self._trainable = {n: t for n, t in tensors.items() if t.requires_grad}
-        owners = {name: _owner(name, set(layers)) for name in self._trainable}
+        owners = {n: owner_of(n, set(layers)) for n in self._trainable if n not in set(also)}
         matched = set(owners.values())
         _refuse("requested, but nothing in it trains", [n for n in layers if n not in matched])
         _refuse("trains without having been requested", [n for n, o in owners.items() if o is None])
@@ -77,7 +85,7 @@ class SelectionContract(TrainerCallback):  # type: ignore[misc]
         if not self._without_gradient or state.global_step >= GRADIENT_STEPS:
             return
         for name, tensor in self._trainable.items():
-            owner = self._owners[name]
+            owner = self._owners.get(name)
             if owner in self._without_gradient and tensor.grad is not None and tensor.grad.any():
                 self._without_gradient.discard(owner)
         if state.global_step == GRADIENT_STEPS - 1:
@@ -115,14 +123,14 @@ def tensor_digest(tensor: Tensor) -> str:
     return hashlib.sha256(flat.numpy().data).hexdigest()
 
 
-def _base_names(model: Any) -> Iterable[tuple[str, Tensor]]:
+def base_parameters(model: Any) -> Iterable[tuple[str, Tensor]]:
     """Parameters by the base model's own names; `.base_layer` is PEFT's wrapping."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     for name, tensor in base.named_parameters():
         yield name.replace(".base_layer.", "."), tensor
 
 
-def _owner(parameter: str, layers: set[str]) -> str | None:
+def owner_of(parameter: str, layers: Collection[str]) -> str | None:
     """The requested layer that a parameter belongs to: its longest dotted prefix among them."""
     parts = parameter.split(".")
     prefixes = (".".join(parts[:n]) for n in range(len(parts) - 1, 0, -1))

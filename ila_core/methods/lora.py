@@ -8,36 +8,75 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ila_core.config import LoraSettings
 from ila_core.errors import CheckError, UserError, unknown_name
+from ila_core.trainable import Trainable
 
 
 class Lora:
     """`y = W x + (alpha / r) B A x` (Eq. 4); B starts at 0, A from the seed."""
 
-    def attach(self, model: Any, layers: Sequence[str], settings: LoraSettings, seed: int) -> Any:
+    four_bit = False
+    folder = "adapter"
+
+    def check(self, settings: LoraSettings, steps: int) -> None:
+        """Any number of steps will do."""
+
+    def prepare(
+        self,
+        model: Any,
+        layers: Sequence[str],
+        settings: LoraSettings,
+        *,
+        seed: int,
+        steps: int,
+        ranks: Mapping[str, int] | None = None,
+    ) -> Trainable:
+        linears = zip(layers, linear_layers(model, layers), strict=True)
+        expected = sum(
+            (ranks[name] if ranks else settings.r) * (x.in_features + x.out_features)
+            for name, x in linears
+        )
+        return Trainable(self.attach(model, layers, settings, seed, ranks), expected)
+
+    def attach(
+        self,
+        model: Any,
+        layers: Sequence[str],
+        settings: LoraSettings,
+        seed: int,
+        ranks: Mapping[str, int] | None = None,
+    ) -> Any:
+        """The `PeftModel`; alpha / r is the same at every rank."""
         from peft import LoraConfig, get_peft_model
 
-        _linears(model, layers)
+        linear_layers(model, layers)
         config = LoraConfig(
             r=settings.r,
             lora_alpha=settings.alpha,
             lora_dropout=settings.dropout,
             target_modules=list(layers),  # a list is matched by full name, never as an expression
+            rank_pattern=dict(ranks or {}),
+            alpha_pattern={n: settings.alpha * r / settings.r for n, r in (ranks or {}).items()},
             task_type="CAUSAL_LM",
         )
         adapted = get_peft_model(model, config)
         for name, layer in lora_layers(adapted).items():
-            _initialise(layer.lora_A["default"].weight, f"{seed}/{name}")
+            initialise(layer.lora_A["default"].weight, f"{seed}/{name}")
         return adapted
 
-    def parameters(self, model: Any, layers: Sequence[str], settings: LoraSettings) -> int:
-        linears = _linears(model, layers)
-        return sum(settings.r * (x.in_features + x.out_features) for x in linears)
+    def save(self, model: Any, folder: Path, base_name: str | None) -> None:
+        save_adapter(model, folder, base_name)
+
+    def load(self, base: Any, folder: Path) -> Any:
+        return load_adapter(base, folder)
+
+    def detach(self, model: Any) -> None:
+        model.unload()
 
 
 def lora_layers(model: Any) -> dict[str, Any]:
@@ -84,7 +123,10 @@ def load_adapter(base: Any, folder: Path, trainable: bool = False) -> Any:
             f"{folder} is no PEFT adapter (adapter_config.json, adapter_model.safetensors)"
         )
     with safe_open(str(weights), framework="pt") as file:
-        stored = {re.sub(r"^base_model\.model\.|\.lora_[AB]\.weight$", "", k) for k in file.keys()}  # noqa: SIM118
+        stored = {
+            re.sub(r"^base_model\.model\.|\.lora_[ABE](\.weight)?$", "", k)
+            for k in file.keys()  # noqa: SIM118
+        }
     missing = sorted(stored - {name for name, _ in base.named_modules()})
     if missing:
         raise CheckError(
@@ -97,13 +139,22 @@ def load_adapter(base: Any, folder: Path, trainable: bool = False) -> Any:
     return model
 
 
-def _initialise(weight: Any, seed: str) -> None:
-    """PEFT's initial A, drawn by layer name: the same in every selection, on every device."""
+def initialise(weight: Any, seed: str, std: float | None = None) -> None:
+    """PEFT's initial A, drawn by layer name: the same in every selection, on every device.
+
+    Args:
+        weight: filled in place.
+        seed: whatever it is to depend on.
+        std: of a normal distribution; `None` is Kaiming's uniform one.
+    """
     import torch
 
     drawn = torch.empty(weight.shape)
     generator = torch.Generator().manual_seed(_number(seed))
-    torch.nn.init.kaiming_uniform_(drawn, a=math.sqrt(5), generator=generator)
+    if std is None:
+        torch.nn.init.kaiming_uniform_(drawn, a=math.sqrt(5), generator=generator)
+    else:
+        torch.nn.init.normal_(drawn, std=std, generator=generator)
     weight.data.copy_(drawn)
 
 
@@ -111,7 +162,12 @@ def _number(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
-def _linears(model: Any, layers: Sequence[str]) -> list[Any]:
+def linear_layers(model: Any, layers: Sequence[str]) -> list[Any]:
+    """The modules called `layers`.
+
+    Raises:
+        UserError: a name that is no linear module of the model.
+    """
     from torch import nn
 
     linear = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear)}

@@ -37,7 +37,7 @@ class Base:
         settings = {field: getattr(self.config, field) for field in model_fields}
         return {"model": {"files": self.files, **settings}, **identity}
 
-    def load(self, runtime: RuntimeConfig) -> Any:
+    def load(self, runtime: RuntimeConfig, *, four_bit: bool = False) -> Any:
         """The model on its device, from the files that the keys stand for.
 
         Raises:
@@ -51,7 +51,7 @@ class Base:
                 f"the base model in {self.config.source} changed while the run was under way; run "
                 "the same command again"
             )
-        return load_base(self.pinned, resolve_device(runtime.device))
+        return load_base(self.pinned, resolve_device(runtime.device), four_bit=four_bit)
 
     @property
     def pinned(self) -> ModelConfig:

@@ -11,6 +11,7 @@ from ila_core.config import BASE, EvaluateConfig
 from ila_core.errors import unknown_name
 from tasks.step import Context, Step
 from tasks.steps.base import Base
+from tasks.steps.finetuning import load_tuned
 from tasks.steps.payload import write_json
 
 
@@ -46,12 +47,10 @@ def _evaluation(
 
 def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) -> None:
     from ila_core.data.prepared import Prepared
-    from ila_core.methods.lora import load_adapter
 
     base: Base = step.given["base"]
-    model = base.load(context.runtime)
-    if "adapter" in inputs:
-        model = load_adapter(model, inputs["adapter"] / "adapter")
+    tuned = step.inputs.get("adapter")
+    model = load_tuned(tuned, inputs["adapter"], context) if tuned else base.load(context.runtime)
     result = BENCHMARKS[step.given["benchmark"]].run(
         model,
         Prepared.load(inputs["data"]).splits["held_out"],

@@ -4,36 +4,39 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ila_core.config import FinetuneConfig
-from ila_core.errors import unknown_name
+from ila_core.config import FinetuneConfig, MethodSettings
 from ila_core.methods import METHODS
 from tasks.step import Context, Step
 from tasks.steps.base import Base
 from tasks.steps.payload import write_result
 from tasks.steps.selection import load as load_selection
 
-VERSION = 4
+VERSION = 5
 
 
 def finetune(base: Base, selection: Step, data: Step, settings: FinetuneConfig, seed: int) -> Step:
-    """The adapter of one arm and seed."""
+    """What one arm trains, under one seed."""
     arm = selection.given["arm"]
-    if settings.method not in METHODS:
-        raise unknown_name("method", settings.method, METHODS)
+    method, how = settings.method_of(arm), settings.settings_of(arm)
+    if how.steps is not None:  # else only the prepared data tell
+        METHODS[method].check(how, how.steps)
     return Step(
         "finetune",
         label=f"finetune {arm.name} seed {seed}",
         version=VERSION,
         identity=base.identify_training(
-            settings=settings.model_dump(
-                exclude={"dataset", "seeds", "arms"}, exclude_defaults=True
-            ),
+            method=method,
+            settings=how.model_dump(exclude_defaults=True),
+            optimizer=settings.optimizer,
+            watch=settings.watch,
             seed=seed,
         ),
         inputs={"selection": selection, "data": data},
         given={
             "base": base,
+            "method": method,
             "settings": settings,
+            "how": how,
             "seed": seed,
             "names": {"arm": arm.name, "policy": arm.policy, "seed": seed},
         },
@@ -41,19 +44,42 @@ def finetune(base: Base, selection: Step, data: Step, settings: FinetuneConfig, 
 
 
 def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) -> None:
+    from ila_core.batches import planned_steps
     from ila_core.data.prepared import Prepared
-    from ila_core.finetune import finetune as train_selected
+    from ila_core.finetune import finetune as train_arm
+    from ila_core.watch import HeldOutWatch
 
     given = step.given
     base: Base = given["base"]
-    result = train_selected(
-        base.load(context.runtime),
-        load_selection(inputs["selection"]).train,
-        Prepared.load(inputs["data"]).splits["train"],
-        given["settings"],
+    settings: FinetuneConfig = given["settings"]
+    how: MethodSettings = given["how"]
+    method = METHODS[given["method"]]
+    splits = Prepared.load(inputs["data"]).splits
+    planned = planned_steps(how, len(splits["train"]), settings.optimizer.batch_size)
+    method.check(how, planned)
+    result = train_arm(
+        base.load(context.runtime, four_bit=method.four_bit),
+        load_selection(inputs["selection"]),
+        splits["train"],
+        given["method"],
+        how,
+        settings.optimizer,
         seed=given["seed"],
-        adapter_folder=out / "adapter",
+        folder=out,
+        watch=HeldOutWatch(
+            splits["held_out"],
+            settings.watch,
+            planned=planned,
+            eval_batch=context.runtime.eval_batch,
+        ),
         base_name=base.address,
         circumstance=context.training(step.label),
     )
     write_result(out / "finetune.json", result, context)
+
+
+def load_tuned(step: Step, payload: Path, context: Context) -> object:
+    """The base of a fine-tuning step with what it trained, ready for evaluation."""
+    method = METHODS[step.given["method"]]
+    base = step.given["base"].load(context.runtime, four_bit=method.four_bit)
+    return method.load(base, payload / method.folder)

@@ -79,8 +79,8 @@ def make_profile(
                 },
                 "control": {"seeds": [0], "fraction": 0.25, "factor": 3},
             },
-            "finetune": schedule
-            | {"dataset": datasets[0], "method": "lora", "lora": LORA, "optimizer": OPTIMIZER}
+            "finetune": {"dataset": datasets[0], "method": "lora", "lora": schedule | LORA}
+            | {"optimizer": OPTIMIZER}
             | {"seeds": seeds, "arms": arms},
             "evaluate": {
                 "benchmarks": ["held_out_loss"], "against": "all", "resamples": 500,
@@ -146,7 +146,9 @@ def make_data(
     selections: dict[str, Selection] = {}
     for arm in profile.finetune.arms:
         like = selections.get(arm.like or "")
-        selections[arm.name] = select(arm, ranking, profile.search, 4, like)
+        selections[arm.name] = select(
+            arm, ranking, profile.search, profile.finetune.settings_of(arm), like
+        )
     stage1, scored = [], []
     for i, (d, seed) in enumerate((d, s) for d in names for s in seeds):
         steps = 150 + 17 * i

@@ -6,12 +6,13 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 
-from ila_core.config import FinetuneConfig, LoraSettings, Stage1Settings, Stage2Settings
+from ila_core.config import LoraMethod, LoraSettings, Stage1Settings, Stage2Settings
 from ila_core.errors import CheckError, UserError
 from ila_core.finetune import finetune
 from ila_core.gates import learn_gates
 from ila_core.methods import METHODS
 from ila_core.methods.lora import load_adapter, lora_layers, save_adapter
+from ila_core.selection import Selection
 from ila_core.stage1 import learn_adapter
 from ila_core.train import train
 from ila_core.verify import SelectionContract
@@ -19,13 +20,13 @@ from ila_core.verify import SelectionContract
 pytestmark = tiny.STRICT
 LORA = METHODS["lora"]
 SOME = ["model.layers.0.self_attn.q_proj", "model.layers.1.mlp.up_proj", "lm_head"]
-FINETUNE = FinetuneConfig.model_validate(
-    {
-        **{"dataset": "d", "method": "lora", "lr": 1e-2, "steps": 5, "seeds": [0]},
-        **{"lora": tiny.LORA, "optimizer": tiny.OPTIMIZER},
-        "arms": [{"name": "all", "policy": "all"}],
-    }
-)
+FINETUNE = ("lora", LoraMethod(lr=1e-2, steps=5, r=4, alpha=8, dropout=0.0), tiny.OPTIMIZER)
+
+
+def chosen(layers):
+    return Selection(
+        policy="all", source=None, train=layers, frozen=(), trainable_parameters=0, details={}
+    )
 
 
 def logits(model):
@@ -47,10 +48,12 @@ def assert_same(before, model):
 def test_adapts_exactly_the_selected_layers(chosen):
     base = tiny.model()
     chosen = chosen or tiny.layers(base)
-    expected = LORA.parameters(base, chosen, tiny.LORA)
-    model = LORA.attach(base, chosen, tiny.LORA, seed=0)
+    ready = LORA.prepare(base, chosen, tiny.LORA, seed=0, steps=1)
+    model = ready.model
     assert sorted(lora_layers(model)) == sorted(chosen)
-    assert expected == sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert ready.expected_parameters == sum(
+        p.numel() for p in model.parameters() if p.requires_grad
+    )
 
 
 def test_a_misspelt_layer_is_refused_before_and_after():
@@ -143,34 +146,35 @@ def test_loading_another_models_adapter_is_refused(tmp_path):
 def test_finetune_moves_the_selection_alone(tmp_path):
     base = tiny.model()
     before = snapshot(base)
-    result = finetune(base, SOME, tiny.rows(), FINETUNE, seed=3, adapter_folder=tmp_path)
+    result = finetune(base, chosen(SOME), tiny.rows(), *FINETUNE, seed=3, folder=tmp_path)
     assert_same(before, base)
     assert (result.seed, result.steps, len(result.losses)) == (3, 5, 5)
     assert result.verification.requested == result.verification.gradient_seen == 3
     assert result.trainable_parameters == 4 * ((32 + 32) + (32 + 64) + (32 + 64))
     with pytest.raises(UserError, match="no layer is selected"):
-        finetune(base, [], tiny.rows(), FINETUNE, seed=3, adapter_folder=tmp_path)
+        finetune(base, chosen([]), tiny.rows(), *FINETUNE, seed=3, folder=tmp_path)
 
 
 def test_half_precision_base_has_a_float32_adapter(tmp_path):
     base = tiny.model().to(torch.bfloat16)
-    result = finetune(base, SOME, tiny.rows(), FINETUNE, seed=0, adapter_folder=tmp_path)
+    result = finetune(base, chosen(SOME), tiny.rows(), *FINETUNE, seed=0, folder=tmp_path)
     assert result.losses[-1] < result.losses[0]
-    stored = load_file(tmp_path / "adapter_model.safetensors")
+    stored = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
     assert {tensor.dtype for tensor in stored.values()} == {torch.float32}
     gates = Stage2Settings(
         **{"rows": "train", "batches": 2, "batch_size": 4, "initial_score": 0.0},
         **{"optimizer": "sgd", "lr": 1.0, "weight_decay": 0.0, "schedule": "constant"},
         max_grad_norm=0.0,
     )
-    assert list(learn_gates(base, tmp_path, tiny.rows(), gates, seed=0).scores) == SOME
+    assert list(learn_gates(base, tmp_path / "adapter", tiny.rows(), gates, seed=0).scores) == SOME
 
 
 def contract(chosen=SOME, settings=tiny.LORA):
     base = tiny.model()
-    expected = LORA.parameters(base, chosen, settings)
-    model = LORA.attach(base, chosen, settings, seed=0)
-    return model, lambda names=chosen: SelectionContract(model, names, expected_parameters=expected)
+    ready = LORA.prepare(base, chosen, settings, seed=0, steps=1)
+    return ready.model, lambda names=chosen: SelectionContract(
+        ready.model, names, expected_parameters=ready.expected_parameters
+    )
 
 
 def fit(model, *callbacks):

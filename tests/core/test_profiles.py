@@ -63,18 +63,18 @@ def test_appendix_b():
     for model, schedules in published.items():
         for dataset, (lr, epochs) in schedules.items():
             profile = load_profile(f"{model}-{dataset}")
-            assert (profile.finetune.lr, profile.finetune.epochs) == (lr, epochs)
+            assert (profile.finetune.lora.lr, profile.finetune.lora.epochs) == (lr, epochs)
             searched = profile.search.schedules
             assert {d: (s.lr, s.epochs) for d, s in searched.items()} == schedules
-    flagged = load_profile("mistral-7b-alpaca_gpt4").sources["finetune.epochs"]
+    flagged = load_profile("mistral-7b-alpaca_gpt4").sources["finetune.lora.epochs"]
     assert "outside its own grid" in flagged
 
 
 def test_overrides_reach_nested_fields_and_list_items():
     profile = load_profile(
-        "smoke", ["finetune.lr=1e-4", "search.seeds=[3, 4]", "finetune.arms.3.seed=7"]
+        "smoke", ["finetune.lora.lr=1e-4", "search.seeds=[3, 4]", "finetune.arms.3.seed=7"]
     )
-    assert profile.finetune.lr == 1e-4
+    assert profile.finetune.lora.lr == 1e-4
     assert profile.search.seeds == (3, 4)
     assert profile.finetune.arms[3].seed == 7
     assert load_profile("smoke", ["model=stories3m"]).model.name == "stories3m"
@@ -83,12 +83,12 @@ def test_overrides_reach_nested_fields_and_list_items():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("finetune.lrr=1", "unknown field 'finetune.lrr': did you mean 'finetune.lr'"),
+        ("finetune.lora.lrr=1", "'finetune.lora.lrr': did you mean 'finetune.lora.lr'"),
         ("fintune.lr=1", "unknown field 'fintune': did you mean 'finetune'"),
-        ("finetune.lr=high", r"finetune.lr: .*number.*given 'high'"),
+        ("finetune.lora.lr=high", r"finetune.lora.lr: .*number.*given 'high'"),
         ("finetune.arms.9.seed=1", "the list has items 0 to 3"),
-        ("finetune.lr", "write field.subfield=value"),
-        ("finetune.epochs=2", "exactly one of `epochs` and `steps`"),
+        ("finetune.lora.lr", "write field.subfield=value"),
+        ("finetune.lora.epochs=2", "exactly one of `epochs` and `steps`"),
         ("finetune.dataset=limo", "'limo' is not one of"),
         ("data.gate_fraction=0", "hold rows back"),
         ("finetune.arms.3.like=random", "'random' is not one of"),

@@ -12,6 +12,7 @@ from ila_core.config import (
     ArmConfig,
     ControlSettings,
     EvidenceSettings,
+    LoraMethod,
     LoraSettings,
     OptimizerSettings,
     Schedule,
@@ -22,10 +23,17 @@ from ila_core.config import (
     Stage2Settings,
 )
 from ila_core.errors import UserError
+from ila_core.policies import POLICIES
 from ila_core.ranking import LayerScores, Ranking
-from ila_core.selection import POLICIES, Selection, lora_parameters, required_datasets, select
+from ila_core.selection import Selection, lora_parameters, required_datasets, select
 
-SHAPES = {"q_proj": (64, 64), "k_proj": (16, 64), "up_proj": (160, 64), "down_proj": (64, 160)}
+SHAPES = {
+    "self_attn.q_proj": (64, 64),
+    "self_attn.k_proj": (16, 64),
+    "mlp.up_proj": (160, 64),
+    "mlp.down_proj": (64, 160),
+}
+LORA = LoraMethod(lr=1e-3, steps=10, r=8, alpha=16, dropout=0)
 SEARCH = SearchConfig(
     schedules={"lima": Schedule(lr=1e-3, steps=10), "dolly": Schedule(lr=1e-3, steps=10)},
     seeds=(0,),
@@ -55,7 +63,7 @@ def ranking(blocks: int = 8) -> Ranking:
         LayerScores(
             name=f"model.layers.{i // 4}.{kinds[i % 4][0]}",
             block=i // 4,
-            type=kinds[i % 4][0],
+            type=kinds[i % 4][0].partition(".")[2],
             shape=kinds[i % 4][1],
             scores={"lima": {"0": float(i * 7 % 32)}, "dolly": {"0": float(i * 7 % 32 + i % 5)}},
         )
@@ -72,19 +80,25 @@ def ranking(blocks: int = 8) -> Ranking:
 def choose(policy: str, like: Selection | None = None, **arm: object) -> Selection:
     matched = {"like": "other"} if like is not None else {}
     config = ArmConfig.model_validate({"name": "arm", "policy": policy, **matched, **arm})
-    return select(config, ranking(), SEARCH, 8, like)
+    return select(config, ranking(), SEARCH, LORA, like)
 
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_every_policy_splits_the_layers_in_layer_order(policy: str) -> None:
     like = choose("ila", source="lima")
-    selection = choose(policy, like, source="lima")
+    reads_like = POLICIES[policy].needs_like or policy == "per_cost"
+    selection = choose(policy, like if reads_like else None, source="lima")
     names = [layer.name for layer in ranking().layers]
     assert [n for n in names if n in selection.train] == list(selection.train)
     assert [n for n in names if n in selection.frozen] == list(selection.frozen)
     assert sorted(selection.train + selection.frozen) == sorted(names)
     trained = [layer for layer in ranking().layers if layer.name in selection.train]
-    assert selection.trainable_parameters == lora_parameters(trained, 8)
+    if selection.ranks is None:
+        assert selection.trainable_parameters == lora_parameters(trained, 8)
+    else:
+        assert selection.trainable_parameters == sum(
+            selection.ranks[x.name] * sum(x.shape) for x in trained
+        )
     assert Selection.model_validate_json(selection.model_dump_json()) == selection
 
 
@@ -93,7 +107,7 @@ def test_ila_freezes_the_lowest_quarter_of_its_source() -> None:
     selection = choose("ila", source="lima")
     assert len(selection.frozen) == 8
     assert max(scores[n] for n in selection.frozen) < min(scores[n] for n in selection.train)
-    assert (selection.source, selection.details) == ("lima", {"keep": 0.75})
+    assert (selection.source, selection.details) == ("lima", {"layers": 24})
 
 
 def test_intersection_freezes_what_both_freeze() -> None:
@@ -134,7 +148,7 @@ def test_one_layer_is_too_few_for_another_random_selection() -> None:
         trainable_parameters=0, details={},
     )  # fmt: skip
     with pytest.raises(UserError, match=r"leave no selection other than that of 'ila'"):
-        select(arm, one, SEARCH, 8, like)
+        select(arm, one, SEARCH, LORA, like)
 
 
 def test_the_same_control_in_every_process() -> None:
@@ -169,7 +183,7 @@ def test_a_selection_needs_only_the_scores_its_policy_reads() -> None:
     bare = Ranking.model_validate(document)
     arm = ArmConfig(name="baseline", policy="all")
     assert required_datasets(arm, ("lima", "dolly")) == ()
-    assert select(arm, bare, SEARCH, 8, None) == choose("all")
+    assert select(arm, bare, SEARCH, LORA, None) == choose("all")
     assert required_datasets(ArmConfig(name="i", policy="intersection"), ("lima", "dolly")) == (
         "lima",
         "dolly",

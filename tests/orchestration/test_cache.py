@@ -63,7 +63,7 @@ finally:
 
 
 def test_a_plan_names_the_field_that_differs(finished):
-    plan = finished.json("plan", "smoke", "--set", "finetune.lr=1.0e-3")
+    plan = finished.json("plan", "smoke", "--set", "finetune.lora.lr=1.0e-3")
     missed = {step["step"]: step["reason"] for step in plan["steps"] if step["state"] == "MISS"}
     assert {name.split()[0] for name in missed} == {"finetune", "held_out_loss", "report"}
     assert missed["finetune all seed 0"] == "settings.lr: 0.002 -> 0.001"

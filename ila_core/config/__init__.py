@@ -1,0 +1,61 @@
+"""What a run is (`Profile`, frozen, hashed) and where it happens (`RuntimeConfig`, never hashed).
+
+Identity and circumstance are two types on purpose: no key function accepts a `RuntimeConfig`, so a
+device or a path cannot change a key. Every field is required unless its default is a real
+default; a run profile is complete by itself and inherits from nothing.
+"""
+
+from __future__ import annotations
+
+from ila_core.config.common import Frozen, LoraSettings, OptimizerSettings, Schedule
+from ila_core.config.finetuning import (
+    BASE,
+    AdaLoraMethod,
+    ArmConfig,
+    EvaluateConfig,
+    FinetuneConfig,
+    FullMethod,
+    LoraMethod,
+    MethodSettings,
+)
+from ila_core.config.inputs import DataConfig, DatasetConfig, ModelConfig
+from ila_core.config.profile import Profile
+from ila_core.config.runtime import RuntimeConfig
+from ila_core.config.search import (
+    ControlSettings,
+    EvidenceSettings,
+    RankingStopSettings,
+    ScorerSettings,
+    SearchConfig,
+    StabilitySettings,
+    Stage1Settings,
+    Stage2Settings,
+)
+
+__all__ = [
+    "BASE",
+    "AdaLoraMethod",
+    "ArmConfig",
+    "ControlSettings",
+    "DataConfig",
+    "DatasetConfig",
+    "EvaluateConfig",
+    "EvidenceSettings",
+    "FinetuneConfig",
+    "Frozen",
+    "FullMethod",
+    "LoraMethod",
+    "LoraSettings",
+    "MethodSettings",
+    "ModelConfig",
+    "OptimizerSettings",
+    "Profile",
+    "RankingStopSettings",
+    "RuntimeConfig",
+    "Schedule",
+    "ScorerSettings",
+    "SearchConfig",
+    "StabilitySettings",
+    "Stage1Settings",
+    "Stage2Settings",
+]

@@ -1,0 +1,65 @@
+"""What the parts of a profile have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+Name = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]*$", max_length=80)
+
+
+class Frozen(BaseModel):
+    """Base of everything that is hashed: immutable, and a misspelt field is an error."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False
+    )
+
+
+class LoraSettings(Frozen):
+    r: int = Field(ge=1)
+    alpha: float = Field(gt=0)
+    dropout: float = Field(ge=0, lt=1)
+
+
+class Schedule(Frozen):
+    """Peak learning rate and length of one training, in epochs or in optimizer steps."""
+
+    lr: float = Field(gt=0)
+    epochs: float | None = Field(default=None, gt=0)
+    steps: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError("give exactly one of `epochs` and `steps`")
+        return self
+
+
+class OptimizerSettings(Frozen):
+    """AdamW as in Appendix B. `batch_size` counts conversations per optimizer step."""
+
+    batch_size: int = Field(ge=1)
+    beta1: float = 0.9
+    beta2: float = 0.99
+    weight_decay: float = Field(ge=0)
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_ratio: float = Field(ge=0, lt=1)
+    max_grad_norm: float = Field(ge=0)
+    """0 switches clipping off."""
+
+
+def refuse_repeats(field: str, given: Sequence[str | int]) -> None:
+    repeated = dict.fromkeys(str(x) for x in given if given.count(x) > 1)
+    if repeated:
+        raise ValueError(f"{field}: {', '.join(repeated)} given more than once")
+
+
+def must_be_in(field: str, given: str, allowed: list[str]) -> None:
+    if given not in allowed:
+        raise ValueError(
+            f"{field}: {given!r} is not one of {', '.join(map(repr, allowed)) or 'none'}"
+        )

@@ -1,0 +1,162 @@
+"""Methods, arms, and what they are compared by."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from ila_core.config.common import (
+    Frozen,
+    LoraSettings,
+    Name,
+    OptimizerSettings,
+    Schedule,
+    Seeds,
+    must_be_in,
+)
+
+BASE = "base"
+"""Stands where an arm's name does for the model before any fine-tuning."""
+
+
+class ArmConfig(Frozen):
+    """One fine-tuning arm: a policy, how much it may train, and by which method."""
+
+    name: str = Name
+    method: str | None = None
+    """An entry of `ila_core.methods.METHODS`; `null` is the run's own (`finetune.method`)."""
+    policy: str
+    """An entry of `ila_core.selection.POLICIES`."""
+    source: str | None = None
+    """The dataset whose scores decide, for policies that read one dataset's."""
+    like: str | None = None
+    """`freeze_random`: the arm that it is a control of."""
+    match: Literal["parameters", "layers"] = "parameters"
+    """`freeze_random`: what it has in common with that arm."""
+    seed: int = 0
+    """`freeze_random`: the draw."""
+    votes: int = Field(default=2, ge=1)
+    """`vote`: datasets that must agree."""
+    keep: float | None = Field(default=None, gt=0, le=1)
+    """Fraction of layers that train; without any limit it is `search.keep`."""
+    layers: int | None = Field(default=None, ge=1)
+    """Number of layers that train."""
+    parameters: int | None = Field(default=None, ge=1)
+    """Most parameters that train, under the arm's method."""
+    memory: int | None = Field(default=None, ge=1)
+    """Most bytes that the training may take (`ila_core.forecast`)."""
+    seconds: float | None = Field(default=None, gt=0)
+    """Most time that the training may take, by the speed of trainings that finished here."""
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """The limit that was given, if one was, by its field."""
+        given = {f: getattr(self, f) for f in ("keep", "layers", "parameters", "memory", "seconds")}
+        return {field: limit for field, limit in given.items() if limit is not None}
+
+    @model_validator(mode="after")
+    def _one_limit(self) -> Self:
+        if len(self.limits) > 1:
+            raise ValueError(f"give one of {', '.join(self.limits)}, not several")
+        return self
+
+
+class LoraMethod(LoraSettings, Schedule):
+    """LoRA and QLoRA."""
+
+    def parameters(self, shape: tuple[int, int]) -> int:
+        """What training a layer of this shape trains: A is r x in, B is out x r."""
+        return self.r * sum(shape)
+
+
+class AdaLoraMethod(LoraMethod):
+    """AdaLoRA: `r` is the average rank that remains, the paper's t_r."""
+
+    initial_r: int = Field(ge=1)
+    """Rank of every layer until ranks begin to fall."""
+    warmup: float = Field(ge=0, lt=1)
+    """Fraction of the steps before ranks begin to fall."""
+    final: float = Field(ge=0, lt=1)
+    """Fraction of the steps, the last ones, with the ranks that remain."""
+    every: int = Field(ge=1)
+    """Steps from one allocation of ranks to the next."""
+    beta1: float = Field(gt=0, lt=1)
+    beta2: float = Field(gt=0, lt=1)
+    """How slowly the sensitivity of the singular values, and its uncertainty, are averaged."""
+    orthogonality: float = Field(gt=0)
+    """Weight of the penalty that keeps P and Q orthogonal."""
+
+    def parameters(self, shape: tuple[int, int]) -> int:
+        """At the start, with a singular value for each rank."""
+        return self.initial_r * (sum(shape) + 1)
+
+    @model_validator(mode="after")
+    def _ranks_fall(self) -> Self:
+        if self.initial_r < self.r:
+            raise ValueError(f"initial_r {self.initial_r} is below r {self.r}, which has to remain")
+        if self.warmup + self.final >= 1:
+            raise ValueError("warmup and final leave no step in which ranks could fall")
+        return self
+
+
+class FullMethod(Schedule):
+    """The selected weights themselves, with the embeddings and norms."""
+
+    def parameters(self, shape: tuple[int, int]) -> int:
+        """Of the layer's weight."""
+        return shape[0] * shape[1]
+
+
+MethodSettings = LoraMethod | FullMethod
+
+
+class FinetuneConfig(Frozen):
+    dataset: str
+    other_datasets: tuple[str, ...] = ()
+    """Datasets that the settings below are as good for: tables of the paper ask for several."""
+    method: str
+    """An entry of `ila_core.methods.METHODS`: how arms that name none are trained."""
+    lora: LoraMethod | None = None
+    qlora: LoraMethod | None = None
+    adalora: AdaLoraMethod | None = None
+    full: FullMethod | None = None
+    optimizer: OptimizerSettings
+    seeds: Seeds
+    watch: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
+    """Fractions of the steps at which held-out loss is taken on the way."""
+    arms: tuple[ArmConfig, ...] = Field(min_length=1)
+
+    def method_of(self, arm: ArmConfig) -> str:
+        return arm.method or self.method
+
+    def settings_of(self, arm: ArmConfig) -> MethodSettings:
+        """How the arm is trained; validation has proved it to be given."""
+        settings: MethodSettings = getattr(self, self.method_of(arm))
+        return settings
+
+    @model_validator(mode="after")
+    def _methods_are_given(self) -> Self:
+        known = ("lora", "qlora", "adalora", "full")
+        given = [method for method in known if getattr(self, method) is not None]
+        for arm in self.arms:
+            method = self.method_of(arm)
+            if method not in known:
+                must_be_in("method", method, list(known))
+            if method not in given:
+                raise ValueError(
+                    f"arm {arm.name!r} is trained by {method}, whose settings "
+                    f"(finetune.{method}) are not given; given are {', '.join(given) or 'none'}"
+                )
+        return self
+
+
+class EvaluateConfig(Frozen):
+    benchmarks: tuple[str, ...] = Field(min_length=1)
+    """Entries of `ila_core.benchmarks.BENCHMARKS`."""
+    against: str
+    """The arm every other arm is compared with."""
+    resamples: int = Field(ge=100)
+    """Paired bootstrap resamples over conversations."""
+    confidence: float = Field(gt=0, lt=1)
+    seed: int = 0

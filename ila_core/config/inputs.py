@@ -1,0 +1,59 @@
+"""The base model, the datasets, and how conversations become token rows."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from ila_core.config.common import Frozen, Name
+
+
+class ModelConfig(Frozen):
+    """One base model (`profiles/models/*.yaml`)."""
+
+    name: str = Name
+    source: str
+    """Hub id (`mistralai/Mistral-7B-v0.1`) or local folder (starts with `.`, `/` or `${`)."""
+    revision: str | None = None
+    """Hub commit. `null`: not looked up yet; the first online run resolves and locks it."""
+    architecture: dict[str, Any]
+    """Published configuration fields that the meta device needs, `model_type` among them."""
+    dtype: Literal["float32", "bfloat16", "float16"]
+    template: str | None = None
+    """Jinja chat template; `null` uses the tokenizer's own; it is an error when both lack one."""
+    pad_token: str | None = None
+    """`null` uses the tokenizer's own, and it is an error when both lack one."""
+    lm_head: Literal["adapt", "untie", "exclude"]
+    """`adapt`: a layer like the others; `untie`: cloned from the embedding; `exclude`: no layer."""
+    notes: str = ""
+
+    @property
+    def local(self) -> bool:
+        """Whether `source` is a folder rather than a hub id."""
+        return self.source.startswith((".", "/", "~"))
+
+
+class DatasetConfig(Frozen):
+    """One alignment dataset: which loader reads it, and from where."""
+
+    name: str = Name
+    loader: str
+    """An entry of `ila_core.data.DATASETS`."""
+    path: str | None = None
+    """Local file; `null` reads from the hub. Never hashed: the content is."""
+    revision: str | None = None
+    """Hub commit; `null` is resolved and locked by the first online run."""
+    stands_for: str | None = None
+    """A dataset of the paper, in whose place it is shown beside the paper's numbers."""
+
+
+class DataConfig(Frozen):
+    """How conversations become token rows and splits."""
+
+    max_length: int = Field(ge=8)
+    """Tokens per conversation; longer ones are cut at the end."""
+    held_out_fraction: float = Field(gt=0, lt=1)
+    gate_fraction: float = Field(ge=0, lt=1)
+    """Rows kept from stage 1 for the gates; 0 when the gates use the training rows."""
+    split_seed: int = 0

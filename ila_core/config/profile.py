@@ -1,0 +1,68 @@
+"""One complete run."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import Field, field_validator, model_validator
+
+from ila_core.config.common import Frozen, Name, must_be_in, refuse_repeats
+from ila_core.config.finetuning import BASE, EvaluateConfig, FinetuneConfig
+from ila_core.config.inputs import DataConfig, DatasetConfig, ModelConfig
+from ila_core.config.search import SearchConfig
+
+
+class Profile(Frozen):
+    """One complete run (`profiles/runs/*.yaml`)."""
+
+    name: str = Name
+    description: str
+    model: ModelConfig
+    datasets: tuple[DatasetConfig, ...] = Field(min_length=1)
+    data: DataConfig
+    search: SearchConfig
+    finetune: FinetuneConfig
+    evaluate: EvaluateConfig
+    sources: dict[str, str] = {}  # noqa: RUF012  # pydantic copies it
+    """Dotted field to where its value comes from: `paper, Appendix B.1` or `ours: reason`."""
+
+    @field_validator("datasets")
+    @classmethod
+    def _unique_datasets(cls, datasets: tuple[DatasetConfig, ...]) -> tuple[DatasetConfig, ...]:
+        refuse_repeats("datasets", [d.name for d in datasets])
+        return datasets
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> Self:
+        datasets = [d.name for d in self.datasets]
+        for name in self.search.schedules:
+            must_be_in("search.schedules", name, datasets)
+        for name in (self.finetune.dataset, *self.finetune.other_datasets):
+            must_be_in("finetune.dataset", name, datasets)
+        arms = [arm.name for arm in self.finetune.arms]
+        refuse_repeats("finetune.arms", arms)
+        refuse_repeats("search.seeds", self.search.seeds)
+        refuse_repeats("finetune.seeds", self.finetune.seeds)
+        if BASE in arms:
+            raise ValueError(f"finetune.arms: {BASE!r} is what the untrained model is called")
+        must_be_in("evaluate.against", self.evaluate.against, arms)
+        for i, arm in enumerate(self.finetune.arms):
+            if arm.source is not None:
+                must_be_in(f"finetune.arms.{i}.source", arm.source, list(self.search.schedules))
+            if arm.like is not None:
+                must_be_in(f"finetune.arms.{i}.like", arm.like, arms[:i])
+        search = self.search
+        rows = {"search.stage2": search.stage2.rows, "search.scoring": search.scoring.rows}
+        if search.stage1.ranking_stop is not None:
+            rows["search.stage1.ranking_stop.scoring"] = search.stage1.ranking_stop.scoring.rows
+        for part, split in rows.items():
+            if split == "gate" and self.data.gate_fraction == 0:
+                raise ValueError(
+                    f"{part}.rows is 'gate' but data.gate_fraction is 0: hold rows back "
+                    f"(data.gate_fraction > 0) or use the training rows ({part}.rows: train)"
+                )
+        return self
+
+    def dataset(self, name: str) -> DatasetConfig:
+        """The dataset called `name`, which validation has proved to exist."""
+        return next(d for d in self.datasets if d.name == name)
