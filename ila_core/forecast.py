@@ -21,7 +21,7 @@ from ila_core.errors import UserError
 from ila_core.ranking import Layer
 
 VERSION = 1
-"""Raised when the same selection would get another forecast: part of the key of those it decides."""
+"""Raised when the same selection would get another forecast: in the keys of what it decides."""
 
 _NF4 = 0.5 + (1 + 4 / 256) / 64
 """Bytes a weight: 4 bits, a byte for 64 of them, and a float for 256 of these bytes."""
@@ -258,7 +258,7 @@ def budget_table(
     """What the first of `ordered` cost, by the fraction of layers that they are."""
     from ila_core.ranking import kept_count
 
-    rows = []
+    rows: list[Mapping[str, Any]] = []
     for fraction in fractions:
         names = ordered[: max(1, kept_count(fraction, len(ordered)))]
         chosen = [layer for layer in forecast.layers if layer.name in set(names)]

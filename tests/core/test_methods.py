@@ -207,7 +207,7 @@ def test_adalora_penalty_and_gradients_are_those_of_stock_peft():
 
 
 def test_adalora_needs_steps_for_its_schedule():
-    with pytest.raises(UserError, match="of 4 steps, 2 are left .*every: 5"):
+    with pytest.raises(UserError, match=r"of 4 steps, 2 are left .*every: 5"):
         METHODS["adalora"].check(ADALORA.model_copy(update={"every": 5}), 4)
 
 
