@@ -115,6 +115,63 @@ def reproduce(
     run_reproduce(profile, what or [], overrides or [], refresh or [], as_json=as_json)
 
 
+Policy = Annotated[str | None, typer.Option(help="How layers are chosen: ila, per_cost, all ...")]
+Source = Annotated[str | None, typer.Option(help="The dataset whose scores decide.")]
+Method = Annotated[str | None, typer.Option(help="lora, qlora, adalora or full.")]
+RankingReference = Annotated[
+    str | None,
+    typer.Option("--ranking", metavar="REF", help="key:<12 hex> or a .json file; else the search."),
+]
+
+
+@app.command()
+def finetune(
+    profile: ProfileArgument,
+    ranking: RankingReference = None,
+    policy: Policy = None,
+    source: Source = None,
+    keep: Annotated[float | None, typer.Option(help="Fraction of the layers to train.")] = None,
+    layers: Annotated[int | None, typer.Option(help="Number of layers to train.")] = None,
+    parameters: Annotated[
+        int | None, typer.Option("--params", help="Most parameters to train.")
+    ] = None,
+    fit: Annotated[
+        str | None,
+        typer.Option(metavar="WHAT=N", help="What fits: memory=24GiB, params=20M or time=2h."),
+    ] = None,
+    method: Method = None,
+    out: Annotated[Path | None, typer.Option(help="Copy what was trained to this folder.")] = None,
+    overrides: Overrides = None,
+    refresh: Refresh = None,
+    as_json: Json = False,
+) -> None:
+    """Train with a ranking: yours, a colleague's file, or the profile's own search."""
+    from flows.finetuning import arm_of, run_finetune
+
+    limits = {"keep": keep, "layers": layers, "parameters": parameters}
+    arm = arm_of(policy=policy, source=source, method=method, limits=limits, fit=fit)
+    run_finetune(
+        profile, overrides or [], arm, ranking=ranking, refresh=refresh or [], out=out,
+        as_json=as_json,
+    )  # fmt: skip
+
+
+@app.command()
+def forecast(
+    profile: ProfileArgument,
+    ranking: RankingReference = None,
+    source: Source = None,
+    method: Method = None,
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """Say what each share of the layers costs: parameters, memory, time. Nothing is trained."""
+    from flows.finetuning import arm_of, run_forecast
+
+    arm = arm_of(policy="ila", source=source, method=method, limits={}, fit=None)
+    run_forecast(profile, overrides or [], arm, ranking=ranking, as_json=as_json)
+
+
 @app.command()
 def report(
     reference: Annotated[

@@ -11,6 +11,7 @@ from prefect.futures import PrefectFuture, wait
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.pipeline import ila_pipeline
+from flows.stored import find_ranking
 from ila_core.config import Profile, RuntimeConfig
 from ila_core.lock import Lock
 from ila_core.profiles import load_profile, shipped
@@ -32,7 +33,10 @@ ProfileName = StrEnum("ProfileName", {n: n for n in shipped("runs")})  # type: i
     validate_parameters=False,
 )
 def run_pipeline(
-    profile: Profile, until: str = "report", refresh: Sequence[str] = ()
+    profile: Profile,
+    until: str = "report",
+    refresh: Sequence[str] = (),
+    ranking: str | None = None,
 ) -> dict[str, StepRun]:
     """Compute what is not cached yet, up to the search or to the report.
 
@@ -43,6 +47,7 @@ def run_pipeline(
         profile: the run.
         until: which steps to finish (`Pipeline.targets`).
         refresh: keys of steps to compute although they are cached.
+        ranking: reference of the one that fine-tuning reads in place of the search's own.
 
     Returns:
         The finished MLflow run of each step, by the step's key.
@@ -51,7 +56,8 @@ def run_pipeline(
     logging.getLogger("ila").setLevel(logging.INFO)
     interruption.clear()
     runtime = RuntimeConfig.from_env()
-    pipeline = ila_pipeline(profile, Lock(runtime.home, online=True))
+    found = find_ranking(ranking) if ranking else None
+    pipeline = ila_pipeline(profile, Lock(runtime.home, online=True), found)
     steps = in_order(*pipeline.targets(until))
     store = Store(runtime, profile.model.name)
     runs: dict[str, PrefectFuture[StepRun]] = {}

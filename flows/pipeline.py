@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from flows.evidence import StepsOfSeeds, controls, evidence
@@ -9,6 +10,7 @@ from flows.study import Study, study
 from ila_core.config import Profile
 from ila_core.errors import unknown_name
 from ila_core.lock import Lock
+from ila_core.ranking import Ranking
 from tasks.step import Step
 from tasks.steps import (
     Base,
@@ -29,10 +31,18 @@ class Pipeline(NamedTuple):
 
     base: Base
     scores: StepsOfSeeds
+    data: Mapping[str, Step]
+    """Prepared conversations by dataset."""
+    adapters: StepsOfSeeds
     ranking: Step
     agreement: Step
     evidence: tuple[Step, ...]
     """Every scorer's scores and their mask curves."""
+    selections: Mapping[str, Step]
+    """By arm."""
+    tuned: StepsOfSeeds
+    """Fine-tunings, by arm and seed."""
+    evaluated: tuple[Step, ...]
     report: Step
     controls: tuple[Step, ...]
     """Beside the main path: noise planted in each dataset's adapter, to be found by the search."""
@@ -49,6 +59,7 @@ class Pipeline(NamedTuple):
         ends = {
             "report": (*search, self.report),
             "search": search,
+            "finetune": (*self.selections.values(), *_flat(self.tuned), *self.evaluated),
             "evidence": (*search, *self.evidence),
             "control": self.controls,
             **self.study.targets(),
@@ -59,8 +70,14 @@ class Pipeline(NamedTuple):
         return tuple(step for name in until.split("+") for step in ends[name])
 
 
-def ila_pipeline(profile: Profile, lock: Lock) -> Pipeline:
-    """Find the layers that matter for alignment, then train only those."""
+def ila_pipeline(profile: Profile, lock: Lock, given: Ranking | None = None) -> Pipeline:
+    """Find the layers that matter for alignment, then train only those.
+
+    Args:
+        profile: the run.
+        lock: what its names resolve to.
+        given: a ranking that was made elsewhere; fine-tuning reads it in place of the search's.
+    """
     base = Base.resolve(profile.model, lock)
     search, finetuning = profile.search, profile.finetune
 
@@ -93,10 +110,11 @@ def ila_pipeline(profile: Profile, lock: Lock) -> Pipeline:
     selections: dict[str, Step] = {}
     tuned: dict[str, dict[int, Step]] = {}
     for arm in finetuning.arms:
-        selections[arm.name] = select(base, arm, scores, selections, search, finetuning)
+        own = data[finetuning.dataset]
+        selection = select(base, arm, given or scores, selections, search, finetuning, own)
+        selections[arm.name] = selection
         tuned[arm.name] = {
-            seed: finetune(base, selections[arm.name], data[finetuning.dataset], finetuning, seed)
-            for seed in finetuning.seeds
+            seed: finetune(base, selection, own, finetuning, seed) for seed in finetuning.seeds
         }
 
     # 5. Held-out evaluation of the base and of every arm, and the page that says what came out.
@@ -117,7 +135,21 @@ def ila_pipeline(profile: Profile, lock: Lock) -> Pipeline:
     )
     planted = controls(base, data, adapters, search)
     whole = study(profile, base, data, scores)
-    return Pipeline(base, scores, ranking, agreement, tuple(shown), page, planted, whole)
+    return Pipeline(
+        base=base,
+        scores=scores,
+        data=data,
+        adapters=adapters,
+        ranking=ranking,
+        agreement=agreement,
+        evidence=tuple(shown),
+        selections=selections,
+        tuned=tuned,
+        evaluated=tuple(evaluated),
+        report=page,
+        controls=planted,
+        study=whole,
+    )
 
 
 def _flat(steps: StepsOfSeeds) -> list[Step]:

@@ -29,6 +29,8 @@ class ProfilePlan:
     profile: Profile
     pipeline: Pipeline
     steps: list[Planned]
+    ranking: str | None = None
+    """Reference of the ranking that fine-tuning reads, where it is not the search's own."""
 
 
 def plan_profile(
@@ -36,11 +38,22 @@ def plan_profile(
     until: str = "report",
 ) -> ProfilePlan:  # fmt: skip
     """What `ila run` would do with the profile; `online` resolves what the hub alone knows."""
-    profile = load_profile(given, overrides)
+    return plan_of(load_profile(given, overrides), until=until, rehash=rehash, online=online)
+
+
+def plan_of(
+    profile: Profile, *, until: str, ranking: str | None = None, rehash: bool = False,
+    online: bool = True,
+) -> ProfilePlan:  # fmt: skip
+    """The same for a profile in hand, and a ranking that was made elsewhere (`find_ranking`)."""
+    from flows.stored import find_ranking
+
     runtime = RuntimeConfig.from_env()
-    pipeline = ila_pipeline(profile, Lock(runtime.home, online=online, rehash=rehash))
+    found = find_ranking(ranking) if ranking else None
+    pipeline = ila_pipeline(profile, Lock(runtime.home, online=online, rehash=rehash), found)
     steps = in_order(*pipeline.targets(until))
-    return ProfilePlan(profile, pipeline, plan(steps, open_lookup(runtime, profile.model.name)))
+    known = plan(steps, open_lookup(runtime, profile.model.name))
+    return ProfilePlan(profile, pipeline, known, ranking)
 
 
 def run_until(
@@ -62,10 +75,10 @@ def finished(planned: ProfilePlan, until: str, refresh: Sequence[str] = ()) -> d
     cached = {str(p.step.key): p.run for p in planned.steps if p.run is not None}
     if len(cached) == len(planned.steps) and not again and "PREFECT_API_URL" not in os.environ:
         return cached
-    return _run_flow(planned.profile, until, again)
+    return _run_flow(planned, until, again)
 
 
-def _run_flow(profile: Profile, until: str, refresh: Sequence[str]) -> dict[str, StepRun]:
+def _run_flow(planned: ProfilePlan, until: str, refresh: Sequence[str]) -> dict[str, StepRun]:
     # The embedded Prefect keeps its database beside the embedded MLflow, where `ila ui` finds it.
     os.environ.setdefault("PREFECT_HOME", str(RuntimeConfig.from_env().home / "prefect"))
     # A person follows the steps; Prefect's own log, whole in its UI, would bury them.
@@ -79,7 +92,7 @@ def _run_flow(profile: Profile, until: str, refresh: Sequence[str]) -> dict[str,
 
     logging.getLogger("ila").addHandler(_STDERR)
     try:
-        return run_pipeline(profile, until, refresh)
+        return run_pipeline(planned.profile, until, refresh, planned.ranking)
     except KeyboardInterrupt:
         print("ila: interrupted; the same command goes on where it stopped", file=sys.stderr)
         sys.exit(130)

@@ -42,6 +42,7 @@ class FinetuneResult(BaseModel):
     """What is left of each layer's rank, where training decides it (AdaLoRA)."""
     seconds: float
     peak_memory_bytes: int | None
+    peak_allocated_bytes: int | None
     trainable_parameters: int
     verification: Verification
 
@@ -88,7 +89,9 @@ def finetune(
         ranks=dict(ranks) if ranks else None,
         verification=verification,
         trainable_parameters=verification.trainable_parameters,
-        **result.model_dump(include={"steps", "losses", "seconds", "peak_memory_bytes"}),
+        **result.model_dump(
+            include={"steps", "losses", "seconds", "peak_memory_bytes", "peak_allocated_bytes"}
+        ),
     )
 
 

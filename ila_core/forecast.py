@@ -12,12 +12,12 @@ layers (attention, norms, activations) all that comes after its first one, where
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from ila_core.config import FullMethod, MethodSettings, ModelConfig
-from ila_core.errors import UserError
 from ila_core.ranking import Layer
 
 VERSION = 1
@@ -53,8 +53,8 @@ class Forecast:
     """Bytes of a step that no selection changes: hidden states, logits, temporaries."""
     tokens: int
     """Of the whole training, padding included; 0 where nobody said."""
-    seconds_per_flop: float | None
-    """Of a training that finished here."""
+    flops_per_second: float | None
+    """Of a training that was measured."""
 
     @classmethod
     def of(
@@ -68,12 +68,14 @@ class Forecast:
         length: int,
     ) -> Forecast:
         """Count one forward pass of `rows` x `length` tokens; seconds are unknown yet."""
-        kept, weights, extra, fixed = _counted(config, layers, method, settings, rows, length)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of PEFT, about a model that is never trained
+            kept, weights, extra, fixed = _counted(config, layers, method, settings, rows, length)
         return cls(tuple(layers), settings, weights, extra, tuple(kept), fixed, 0, None)
 
-    def timed(self, tokens: int, seconds_per_flop: float) -> Forecast:
+    def timed(self, tokens: int, flops_per_second: float) -> Forecast:
         """The same, for a training of so many tokens at a measured speed."""
-        return replace(self, tokens=tokens, seconds_per_flop=seconds_per_flop)
+        return replace(self, tokens=tokens, flops_per_second=flops_per_second)
 
     def parts(self, names: Sequence[str]) -> dict[str, int]:
         """Bytes at the peak of a step when `names` train, by what they are for."""
@@ -121,18 +123,9 @@ class Forecast:
         return total
 
     def seconds(self, names: Sequence[str]) -> float:
-        """Of the whole training when `names` train.
-
-        Raises:
-            UserError: nobody has measured how fast this model trains here.
-        """
-        if self.seconds_per_flop is None:
-            raise UserError(
-                "time cannot be forecast: no training of this base model has finished in this "
-                "cache, so its speed here is unknown; run one arm first, or give a limit in "
-                "memory or parameters"
-            )
-        return self.tokens * self.flops(names) * self.seconds_per_flop
+        """Of the whole training when `names` train, at the speed that `timed` was told."""
+        assert self.flops_per_second is not None
+        return self.tokens * self.flops(names) / self.flops_per_second
 
 
 def _counted(
@@ -224,7 +217,7 @@ def _weight_bytes(model: Any, four_bit: bool, dtype: Any) -> int:
         if four_bit and isinstance(x, nn.Linear) and x is not head
     }
     plain = sum(p.numel() for p in model.parameters() if id(p) not in packed)
-    return plain * dtype.itemsize + round(_NF4 * sum(packed.values()))
+    return int(plain * dtype.itemsize) + round(_NF4 * sum(packed.values()))
 
 
 def _attention() -> str:
@@ -268,7 +261,7 @@ def budget_table(
                 "layers": len(names),
                 "trainable": sum(forecast.method.parameters(x.shape) for x in chosen),
                 "memory": forecast.memory(names),
-                "time": forecast.seconds(names) if forecast.seconds_per_flop else None,
+                "time": forecast.seconds(names) if forecast.flops_per_second else None,
             }
         )
     return rows

@@ -6,9 +6,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,32 @@ def measured(device: torch.device) -> Iterator[Cost]:
         torch.cuda.synchronize(device)
     cost.seconds = time.perf_counter() - started
     cost.peak_memory_bytes = _peak(device) if known else None
+
+
+class Allocations:
+    """Most bytes that tensors hold at a time during a block of CPU work; 0 before there was one.
+
+    Of the whole process, `Cost.peak_memory_bytes` holds libraries and what the allocator keeps as
+    well; this is what `torch.cuda.max_memory_allocated` is on a GPU.
+    """
+
+    def __init__(self) -> None:
+        self.peak = 0
+
+    @contextmanager
+    def watched(self, held: Iterable[torch.Tensor]) -> Iterator[None]:
+        """Follow what the block allocates, on top of `held`, which is there already."""
+        storages = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in held}
+        now = most = sum(storages.values())
+        os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # else it says that it starts and stops
+        activities = [torch.profiler.ProfilerActivity.CPU]
+        with torch.profiler.profile(activities=activities, profile_memory=True) as profiler:
+            yield
+        events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+        for event in sorted(events, key=lambda e: e.start_ns()):
+            now += event.nbytes()
+            most = max(most, now)
+        self.peak = max(self.peak, most)
 
 
 def _reset_peak(device: torch.device) -> bool:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from ila_core.config import ArmConfig, Frozen, MethodSettings, SearchConfig
 from ila_core.errors import UserError, unknown_name
 from ila_core.policies import POLICIES, Details, Request
-from ila_core.ranking import Layer, Ranking, order
+from ila_core.ranking import Layer, Ranking
 
 if TYPE_CHECKING:
     from ila_core.forecast import Forecast
@@ -118,19 +118,20 @@ def reads_keep(arm: ArmConfig) -> bool:
     return not arm.limits and POLICIES[arm.policy].limits[:1] == ("keep",)
 
 
-def why(layer: str, selection: Selection, ranking: Ranking) -> str:
-    """One line: the reason that a layer trains, or that it does not."""
-    verb = "trains" if layer in selection.train else "is frozen"
-    rule = selection.policy
-    if selection.source is None:
-        return f"{layer} {verb}: policy {rule} reads no single dataset's scores"
-    by_score = order(ranking.scores(selection.source), ranking.layers)
-    place = by_score.index(layer) + 1
-    score = ranking.scores(selection.source)[layer]
-    return (
-        f"{layer} {verb}: score {score:.4g} on {selection.source}, place {place} of "
-        f"{len(by_score)}; {rule} trains {len(selection.train)}"
-    )
+def reason(selection: Selection, ranking: Ranking) -> str:
+    """Why these layers train and no others, in one line."""
+    n, of = len(selection.train), len(ranking.layers)
+    source = selection.source
+    if source is None:
+        return f"{n} of {of} layers train: policy {selection.policy}"
+    scores = ranking.scores(source)
+    lowest = min(selection.train, key=scores.__getitem__)
+    line = f"{n} of {of} layers train by policy {selection.policy}, scores of {source}: "
+    line += f"the lowest that trains is {lowest} ({scores[lowest]:.4g})"
+    if selection.frozen:
+        highest = max(selection.frozen, key=scores.__getitem__)
+        line += f", the highest that is frozen {highest} ({scores[highest]:.4g})"
+    return line
 
 
 def lora_parameters(layers: Iterable[Layer], r: int) -> int:

@@ -95,7 +95,7 @@ def learn_adapter(
         probes=ranking_stop.probes if ranking_stop else [],
         verification=verification,
         trainable_parameters=verification.trainable_parameters,
-        **result.model_dump(exclude={"stable", "stable_at"}),
+        **result.model_dump(exclude={"stable", "stable_at", "peak_allocated_bytes"}),
     )
 
 

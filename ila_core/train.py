@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ from ila_core.errors import CheckError, UserError
 from ila_core.fingerprint import digest_of
 from ila_core.fused import fused_lora
 from ila_core.loss import TokenLoss
-from ila_core.measure import measured
+from ila_core.measure import Allocations, measured
 from ila_core.optimizer import MakeOptimizer, adamw
 from ila_core.reproducibility import seeded
 from ila_core.stability import ceiling_steps, is_stable
@@ -69,6 +69,8 @@ class Circumstance:
     label: str = "train"
     progress: bool = False
     """A progress bar, if standard error is a terminal."""
+    count_allocations: bool = False
+    """On a CPU, follow what one step allocates; a GPU counts by itself."""
     checkpoints: CheckpointFolder | None = None
     """Where an interrupted training goes on from; `None` starts anew."""
 
@@ -87,6 +89,8 @@ class TrainResult(BaseModel):
     """Those of an interrupted training up to its last checkpoint included."""
     peak_memory_bytes: int | None
     """Since the last start."""
+    peak_allocated_bytes: int | None
+    """Held by tensors: what a forecast of memory is held to; `None` where nobody counted."""
 
 
 def train(
@@ -171,6 +175,7 @@ def train(
             micro_batches=MicroBatches(rows, batches, here.micro_batch),
             identity=identity,
             penalty=penalty,
+            count_allocations=here.count_allocations and device.type == "cpu",
         )
         journal = _Journal(trainer, batches, stability, here)
         trainer.remove_callback(PrinterCallback)
@@ -189,6 +194,9 @@ def train(
         stable_at=len(journal.losses) if journal.stable else None,
         seconds=journal.seconds_before + cost.seconds,
         peak_memory_bytes=cost.peak_memory_bytes,
+        peak_allocated_bytes=(
+            cost.peak_memory_bytes if device.type == "cuda" else trainer.allocations.peak or None
+        ),
     )
 
 
@@ -230,11 +238,13 @@ class _Trainer(Trainer):  # type: ignore[misc]
         micro_batches: MicroBatches,
         identity: str,
         penalty: Callable[[], Tensor] | None,
+        count_allocations: bool,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self._micro_batches, self._identity = micro_batches, identity
-        self._penalty = penalty
+        self._penalty, self._count_allocations = penalty, count_allocations
+        self.allocations = Allocations()
         self._token_loss = TokenLoss(self.model)
         self._token_loss.check_packing()
         self.step_loss = torch.zeros(())
@@ -247,14 +257,23 @@ class _Trainer(Trainer):  # type: ignore[misc]
         """A whole optimizer step: its micro-batches differ in number, which Trainer cannot have."""
         model.train()
         inputs = self._prepare_inputs(inputs)
-        losses = [
-            self._token_loss.backward(batch, inputs["step_tokens"])
-            for batch in inputs["micro_batches"]
-        ]
-        if self._penalty is not None:
-            self._penalty().backward()  # type: ignore[no-untyped-call]
+        with self._counting():
+            losses = [
+                self._token_loss.backward(batch, inputs["step_tokens"])
+                for batch in inputs["micro_batches"]
+            ]
+            if self._penalty is not None:
+                self._penalty().backward()  # type: ignore[no-untyped-call]
         self.step_loss = torch.stack(losses).sum()
         return self.step_loss
+
+    def _counting(self) -> AbstractContextManager[None]:
+        """Of one step alone, from the second one on: the first has no optimizer state yet."""
+        if not self._count_allocations or self.allocations.peak or not self.optimizer.state:
+            return nullcontext()
+        states = (value for state in self.optimizer.state.values() for value in state.values())
+        held = [*self.model.parameters(), *self.model.buffers()]
+        return self.allocations.watched(held + [x for x in states if isinstance(x, Tensor)])
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         folder = Path(str(output_dir))

@@ -46,8 +46,12 @@ class ArmConfig(Frozen):
     """Most parameters that train, under the arm's method."""
     memory: int | None = Field(default=None, ge=1)
     """Most bytes that the training may take (`ila_core.forecast`)."""
+    rows: int = Field(default=8, ge=1)
+    """`memory`: conversations per forward pass that it is counted for, `ILA_MICRO_BATCH`."""
     seconds: float | None = Field(default=None, gt=0)
-    """Most time that the training may take, by the speed of trainings that finished here."""
+    """Most time that the training may take."""
+    flops_per_second: float | None = Field(default=None, gt=0)
+    """`seconds`: how fast the machine trains this model; `ila forecast` measures it."""
 
     @property
     def limits(self) -> dict[str, float]:
@@ -59,6 +63,11 @@ class ArmConfig(Frozen):
     def _one_limit(self) -> Self:
         if len(self.limits) > 1:
             raise ValueError(f"give one of {', '.join(self.limits)}, not several")
+        if self.seconds is not None and self.flops_per_second is None:
+            raise ValueError(
+                "seconds needs flops_per_second, the speed of this model's training on the machine "
+                "that is meant; `ila forecast PROFILE` prints that of this one"
+            )
         return self
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from ila_core.config import FinetuneConfig, MethodSettings
@@ -73,7 +74,7 @@ def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) ->
             eval_batch=context.runtime.eval_batch,
         ),
         base_name=base.address,
-        circumstance=context.training(step.label),
+        circumstance=replace(context.training(step.label), count_allocations=True),
     )
     write_result(out / "finetune.json", result, context)
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from tasks.step import Context
 
-MEASURED = {"seconds", "peak_memory_bytes"}
+MEASURED = {"seconds", "peak_memory_bytes", "peak_allocated_bytes"}
 """Fields that differ from run to run: circumstance, so that equal results are equal files."""
 
 

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ila_core.config import ArmConfig, FinetuneConfig, FullMethod, MethodSettings, SearchConfig
+from ila_core.fingerprint import digest_of
+from ila_core.forecast import VERSION as FORECAST_VERSION
+from ila_core.forecast import Forecast
 from ila_core.policies import POLICIES
+from ila_core.ranking import Ranking
 from ila_core.selection import Selection, reads_keep, required_datasets
 from ila_core.selection import select as apply_policy
 from tasks.step import Context, Step
 from tasks.steps.base import Base
-from tasks.steps.payload import write_json
+from tasks.steps.payload import read_json, write_json
 from tasks.steps.ranking import Scores, gather, score_inputs
 
 VERSION = 2
@@ -20,17 +25,40 @@ VERSION = 2
 def select(
     base: Base,
     arm: ArmConfig,
-    scores: Scores,
+    scores: Scores | Ranking,
     earlier: Mapping[str, Step],
     search: SearchConfig,
     finetuning: FinetuneConfig,
+    data: Step,
 ) -> Step:
-    """The selection of one arm; a dataset that its policy does not read cannot change it."""
-    inputs = score_inputs(scores, list(required_datasets(arm, list(scores))))
-    method = finetuning.settings_of(arm)
-    read = [*POLICIES[arm.policy].settings, *(["keep"] if reads_keep(arm) else [])]
+    """The selection of one arm; a dataset that its policy does not read cannot change it.
+
+    Args:
+        scores: the search's own, or a ranking that was made elsewhere and fits the model.
+        earlier: selections of the arms before it, by name.
+        data: what the arm trains on; read for a limit in seconds alone.
+    """
+    given: dict[str, Any] = {}
+    identity: dict[str, Any] = {}
+    if isinstance(scores, Ranking):
+        read = required_datasets(arm, scores.datasets)
+        inputs = {}
+        columns = [[x.name, {d: scores.scores(d)[x.name] for d in read}] for x in scores.layers]
+        identity["ranking"] = digest_of([scores.scorer if read else None, columns])
+        given["ranking"] = scores
+    else:
+        inputs = score_inputs(scores, list(required_datasets(arm, list(scores))))
     if arm.like is not None:
         inputs["like"] = earlier[arm.like]
+    method, name = finetuning.settings_of(arm), finetuning.method_of(arm)
+    fields = [*POLICIES[arm.policy].settings, *(["keep"] if reads_keep(arm) else [])]
+    if arm.memory is not None or arm.seconds is not None:
+        shape = {"method": name, "settings": method.model_dump(exclude_defaults=True)}
+        shape |= {"length": data.given["data"].max_length, "dtype": base.config.dtype}
+        identity["forecast"] = {"version": FORECAST_VERSION, **shape}
+    if arm.seconds is not None:
+        inputs["data"] = data
+        identity["batch_size"] = finetuning.optimizer.batch_size
     return Step(
         "selection",
         label=f"selection {arm.name}",
@@ -39,11 +67,20 @@ def select(
             "lm_head",
             architecture=base.config.architecture,
             arm=arm.model_dump(exclude={"name", "like", "method"}, exclude_defaults=True),
-            settings={field: getattr(search, field) for field in read},
+            settings={field: getattr(search, field) for field in fields},
             counted_by=_counted_by(method),
+            **identity,
         ),
         inputs=inputs,
-        given={"base": base, "arm": arm, "search": search, "method": method},
+        given={
+            "base": base,
+            "arm": arm,
+            "search": search,
+            "method": method,
+            "finetuning": finetuning,
+            "length": data.given["data"].max_length,
+            **given,
+        },
     )
 
 
@@ -56,11 +93,50 @@ def _counted_by(method: MethodSettings) -> dict[str, int] | str:
 
 def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) -> None:
     given = step.given
-    like = load(inputs["like"]) if "like" in inputs else None
+    arm: ArmConfig = given["arm"]
     selection = apply_policy(
-        given["arm"], gather(step, inputs), given["search"], given["method"], like
+        arm,
+        given["ranking"] if "ranking" in given else gather(step, inputs),
+        given["search"],
+        given["method"],
+        load(inputs["like"]) if "like" in inputs else None,
+        _forecast(step, inputs),
     )
     write_json(out / "selection.json", selection.model_dump(mode="json"))
+
+
+def _forecast(step: Step, inputs: dict[str, Path]) -> Forecast | None:
+    given = step.given
+    arm, base, finetuning = given["arm"], given["base"], given["finetuning"]
+    if arm.memory is None and arm.seconds is None:
+        return None
+    forecast = Forecast.of(
+        base.config,
+        base.layers,
+        finetuning.method_of(arm),
+        given["method"],
+        rows=min(arm.rows, finetuning.optimizer.batch_size),
+        length=given["length"],
+    )
+    if arm.seconds is None:
+        return forecast
+    tokens = tokens_to_train(
+        read_json(inputs["data"] / "prepared.json"), finetuning, given["method"]
+    )
+    return forecast.timed(tokens, arm.flops_per_second)
+
+
+def tokens_to_train(
+    prepared: Mapping[str, Any], finetuning: FinetuneConfig, method: MethodSettings
+) -> int:
+    """Tokens of all the conversations that a training sees; packing adds next to no padding."""
+    from ila_core.batches import planned_steps
+
+    rows: int = prepared["rows"]["train"]
+    tokens: int = prepared["tokens"]["train"]["all"]
+    batch = finetuning.optimizer.batch_size
+    steps = planned_steps(method, rows, batch)
+    return round(steps * batch * tokens / rows)
 
 
 def load(payload: Path) -> Selection:
