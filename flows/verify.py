@@ -27,8 +27,10 @@ MOST_COMBINATIONS = 4096
 def run_verify(target: str, ranking: str | None, asked: Asked | None, *, as_json: bool) -> None:
     """Show what holds of the selection contract; exits with 3 where it does not."""
     path = Path(target)
-    if target.startswith("key:") or not path.exists():
-        if ranking is not None or asked is not None:
+    described = ranking is not None or asked is not None
+    a_profile = path.suffix in (".yaml", ".yml") and not described
+    if target.startswith("key:") or a_profile or not path.exists():
+        if described:
             raise UserError(
                 f"{target} is no file or folder here. A run is verified against its own selection: "
                 "leave --ranking and --policy out"
@@ -71,7 +73,11 @@ def _of_path(path: Path, reference: str, asked: Asked) -> Contract:
         return read_adapter(path).check(str(path), ranking.layers, selection.train)
     consumer, text = recognise(path)
     found = EXPORTERS[consumer].selected(text, ranking.layers, ())
-    return check_configuration(f"{path} ({consumer})", found, ranking.layers, selection.train)
+    contract = check_configuration(f"{path} ({consumer})", found, ranking.layers, selection.train)
+    if (path / "adapter_model.bin").exists():
+        only = f"only its configuration was read: save the weights as {WEIGHTS}"
+        contract = contract.model_copy(update={"notes": (*contract.notes, only)})
+    return contract
 
 
 def _of_run(target: str) -> list[Contract]:

@@ -23,7 +23,7 @@ def unfrozen(wanted: Export) -> list[str]:
     """
     types = "|".join(sorted({layer.type for layer in wanted.ranking.layers}))
     selected = [f"^{name}.(weight|bias)$" for name in wanted.selection.train]
-    return [*selected, f"^(?!(.+[.])?({types})[.])"]
+    return [*selected, f"^(?!(.+[.])?({types})[.](weight|bias)$)"]
 
 
 def by_parameters(
@@ -33,15 +33,20 @@ def by_parameters(
     parameters: Sequence[str],
 ) -> Matches:
     """The layers whose weight the entries select."""
-    owned = {f"{layer.name}.{part}" for layer in layers for part in ("weight", "bias")}
     return matches(
         "full",
         entries,
         selects,
         layers,
         names=lambda layer: (f"{layer.name}.weight",),
-        outside=[name for name in parameters if name not in owned],
+        outside=outside(layers, parameters),
     )
+
+
+def outside(layers: Sequence[Layer], parameters: Sequence[str]) -> tuple[str, ...]:
+    """The parameters that are no layer's: embeddings and norms."""
+    owned = {f"{layer.name}.{part}" for layer in layers for part in ("weight", "bias")}
+    return tuple(name for name in parameters if name not in owned)
 
 
 def starts(entry: str, name: str) -> bool:

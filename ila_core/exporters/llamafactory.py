@@ -15,11 +15,11 @@ from ila_core.exporting import (
     Matches,
     commented,
     head_note,
-    matches,
     refuse_fraction,
     refuse_ranks,
 )
 from ila_core.nearest import loss, nearest_blocks
+from ila_core.parameter_rule import by_parameters
 from ila_core.peft_rule import ALL_LINEAR, adapted
 from ila_core.ranking import Layer
 
@@ -130,15 +130,7 @@ def _unfrozen(
         modules = _listed(fields.get("freeze_trainable_modules", "all"))
         entries = [f".{b}.{'' if m == 'all' else m}" for m in modules for b in blocks]
         entries += _listed(fields.get("freeze_extra_modules") or "")
-    owned = {f"{layer.name}.{part}" for layer in layers for part in ("weight", "bias")}
-    return matches(
-        "full",
-        entries,
-        lambda entry, name: entry in name,
-        layers,
-        names=lambda layer: (f"{layer.name}.weight",),
-        outside=[name for name in parameters if name not in owned],
-    )
+    return by_parameters(entries, lambda entry, name: entry in name, layers, parameters)
 
 
 def _listed(given: str) -> list[str]:

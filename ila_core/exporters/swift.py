@@ -14,11 +14,10 @@ from ila_core.exporting import (
     Matches,
     commented,
     head_note,
-    matches,
     refuse_fraction,
     refuse_ranks,
 )
-from ila_core.parameter_rule import FSDP, FULL
+from ila_core.parameter_rule import FSDP, FULL, by_parameters
 from ila_core.peft_rule import ALL_LINEAR, adapted
 from ila_core.ranking import Layer
 
@@ -80,7 +79,7 @@ def _full(wanted: Export) -> dict[str, str]:
         "trainable_parameters": " ".join(
             shlex.quote(f"{name}.") for name in wanted.selection.train
         ),
-        "trainable_parameters_regex": shlex.quote(rf"^(?!(.+\.)?({types})\.)"),
+        "trainable_parameters_regex": shlex.quote(rf"^(?!(.+\.)?({types})\.(weight|bias)$)"),
     }
 
 
@@ -125,13 +124,6 @@ def _unfrozen(
         return name.startswith(entry)
 
     entries = [*given.get("trainable_parameters", []), *([regex] if regex else [])]
-    owned = {f"{layer.name}.{part}" for layer in layers for part in ("weight", "bias")}
-    found = matches(
-        "full",
-        entries if ratio else [everything, *entries],
-        selects,
-        layers,
-        names=lambda layer: (f"{layer.name}.weight",),
-        outside=[name for name in parameters if name not in owned],
-    )
+    entries = entries if ratio else [everything, *entries]
+    found = by_parameters(entries, selects, layers, parameters)
     return replace(found, unmatched=tuple(e for e in found.unmatched if e != everything))

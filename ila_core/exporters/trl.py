@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ila_core.exporting import Export, Exported, Matches, head_note
-from ila_core.parameter_rule import FSDP, FULL
+from ila_core.parameter_rule import FSDP, FULL, outside
 from ila_core.peft_rule import adapted, lora_config
 from ila_core.ranking import Layer
 
@@ -45,12 +45,11 @@ class Trl:
         if "frozen" not in fields:
             return adapted(fields, layers)
         frozen = set(fields["frozen"])
-        owned = {f"{layer.name}.{part}" for layer in layers for part in ("weight", "bias")}
         return Matches(
             "full",
             {x.name: ("not in frozen",) for x in layers if x.name not in frozen},
             tuple(sorted(frozen - {x.name for x in layers})),
-            outside=tuple(name for name in parameters if name not in owned),
+            outside=outside(layers, parameters),
         )
 
 

@@ -36,8 +36,9 @@ def main() -> None:
         tokenizer.chat_template = Path(options.template).read_text(encoding="utf-8")
     if tokenizer.chat_template is None:
         raise SystemExit(f"{base} has no chat template: give --template FILE.jinja")
+    names = sorted(config.target_modules)  # PEFT shortens them once it has found them
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), config)
-    expect(model, config)
+    expect(model, names)
     model.print_trainable_parameters()
     lines = Path(options.data).read_text(encoding="utf-8").splitlines()
     rows = [tokens(tokenizer, json.loads(line)["messages"], options.max_length) for line in lines]
@@ -69,10 +70,10 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def expect(model: Any, config: LoraConfig) -> None:
+def expect(model: Any, names: list[str]) -> None:
     """PEFT ignores a name that matches nothing; here it is an error."""
     adapted = {n.removesuffix(".lora_A") for n, _ in model.base_model.model.named_modules()}
-    missing = sorted(set(config.target_modules) - adapted)
+    missing = [name for name in names if name not in adapted]
     if missing:
         raise SystemExit(f"the base model has no layer {', '.join(missing)}")
 
