@@ -127,8 +127,8 @@ def _of_step(label: str, run: StepRun, lookup: Lookup) -> Contract:
     adapter = read_adapter(payload / "adapter")
     names = [*selection.train, *selection.frozen]
     now = adapter.check(label, adapter.layers_called(names), selection.train)
-    kept = now.model_dump(include={"matched", "missed", "unrequested", "twice", "odd", "notes"})
-    return recorded.model_copy(update={**kept, "unmatched": now.unmatched})
+    kept = now.model_dump(include={"matched", "missed", "unrequested", "unmatched", "odd", "notes"})
+    return recorded.model_copy(update=kept)
 
 
 def _inputs(run: StepRun, lookup: Lookup) -> dict[str, StepRun]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,12 +97,11 @@ class TrainedAdapter:
             matched=len(chosen & set(self.parts)),
             missed=tuple(name for name in wanted if name not in self.parts),
             unrequested=tuple(name for name in self.parts if name not in chosen),
-            twice=tuple(n for n, entries in by_config.layers.items() if len(entries) > 1),
             unmatched=by_config.unmatched,
             odd=odd,
             trainable_parameters=self.parameters,
             expected_parameters=sum(lora_parameters([x], self._rank(x.name)) for x in requested),
-            notes=self._notes(set(by_config.layers)),
+            notes=self._notes(by_config.layers),
         )
 
     def _silent(self) -> list[Part]:
@@ -114,13 +113,18 @@ class TrainedAdapter:
         ranks = [part.rank for part in self.parts.values()]
         return max(ranks, key=ranks.count, default=0)
 
-    def _notes(self, by_config: set[str]) -> tuple[str, ...]:
+    def _notes(self, by_config: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
         notes = []
-        if by_config != set(self.parts):
+        odd = sorted(by_config.keys() ^ self.parts.keys())
+        if odd:
             notes.append(
                 f"{CONFIG} would adapt {len(by_config)} layers, {WEIGHTS} holds "
-                f"{len(self.parts)}; they differ in {listed(sorted(by_config ^ set(self.parts)))}"
+                f"{len(self.parts)}; they differ in {listed(odd)}"
             )
+        # Two names for one layer are still one adapter, which is what the weights say.
+        twice = [name for name, entries in by_config.items() if len(entries) > 1]
+        if twice:
+            notes.append(f"{CONFIG} selects by more than one entry: {listed(twice)}")
         if self.others:
             notes.append(f"{WEIGHTS} also holds, in full, {listed(list(self.others))}")
         return tuple(notes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,19 @@ def test_weights_that_the_configuration_does_not_have_are_said(
     contract = read_adapter(folder).check("it", layers, wanted)
     assert contract.unmatched == ("model.layer.0.self_attn.q_proj",)
     assert any("they differ in" in note for note in contract.notes)
+
+
+def test_two_names_for_one_layer_are_said(
+    folder: Path, layers: list[Layer], wanted: list[str]
+) -> None:
+    config = json.loads((folder / CONFIG).read_text())
+    config["target_modules"].append(wanted[0].removeprefix("model."))
+    (folder / CONFIG).write_text(json.dumps(config))
+    contract = read_adapter(folder).check("it", layers, wanted)
+    assert (contract.breaches, contract.notes) == (
+        [],
+        (f"adapter_config.json selects by more than one entry: {wanted[0]}",),
+    )
 
 
 def test_tensors_in_full_are_said(folder: Path, layers: list[Layer], wanted: list[str]) -> None:

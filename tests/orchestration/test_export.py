@@ -123,30 +123,47 @@ def test_every_arm_of_a_run_holds(finished):
     assert "does not hold" not in finished("verify", "smoke")
 
 
-def test_a_run_that_broke_the_contract_does_not_hold(finished, tmp_path):
-    ila = finished.copied(tmp_path / "home")
+def rewrite(ila, step, file, change):
+    """Change a file in the payload of a finished step, as if it had been committed so; its key."""
     with closing(sqlite3.connect(ila.home / "mlflow.db")) as connection, connection:
         key, uri = connection.execute(
             "SELECT k.value, r.artifact_uri FROM runs r"
             " JOIN tags k ON k.run_uuid = r.run_uuid AND k.key = 'ila.key'"
             " JOIN tags s ON s.run_uuid = r.run_uuid AND s.key = 'ila.step'"
-            " WHERE s.value = 'finetune' LIMIT 1"
+            " WHERE s.value = ? LIMIT 1",
+            [step],
         ).fetchone()
         payload = Path(urlparse(uri).path) / "payload"
-        result = json.loads((payload / "finetune.json").read_text())
-        result["verification"]["frozen_identical"] -= 1
-        result["verification"]["gradient_seen"] = 1
-        (payload / "finetune.json").write_text(json.dumps(result))
+        value = json.loads((payload / file).read_text())
+        change(value)
+        (payload / file).write_text(json.dumps(value))
         connection.execute(
             "UPDATE tags SET value = ? WHERE key = 'ila.digest' AND run_uuid ="
             " (SELECT run_uuid FROM tags WHERE key = 'ila.key' AND value = ?)",
             [payload_digest(payload), key],
         )
+    return key
+
+
+def test_a_run_that_broke_the_contract_does_not_hold(finished, tmp_path):
+    ila = finished.copied(tmp_path / "home")
+    broken = {"frozen_identical": 56, "gradient_seen": 1}
+    key = rewrite(
+        ila, "finetune", "finetune.json", lambda result: result["verification"].update(broken)
+    )
     process = ila.start("verify", f"key:{key}")
     said, _ = process.communicate(timeout=100)
     assert process.returncode == 3
     assert f"key:{key}: a gradient was seen on 1 of" in said
     assert f"key:{key}: 56 of 57 frozen tensors are as they were" in said
+
+
+def test_a_ranking_of_an_older_version_does_not_hide_the_others(finished, tmp_path):
+    ila = finished.copied(tmp_path / "home")
+    key = rewrite(ila, "ranking", "ranking.json", lambda r: r.update(schema_version=1))
+    out, err = ila.start("rankings", "list").communicate(timeout=100)
+    assert out == ""
+    assert f"key:{key} cannot be read" in err and "Traceback" not in err
 
 
 def test_what_cannot_be_verified_is_said(finished, ranking, exported, tmp_path):
