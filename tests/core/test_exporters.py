@@ -188,18 +188,6 @@ def test_spectrum_scores_and_how_far_its_rule_is_from_ours() -> None:
     assert any(re.search(r"\d+ layers train that should be frozen", n) for n in exported.notes)
 
 
-def test_an_adapter_on_the_head_is_kept_and_said() -> None:
-    real = case("mistral-7b")
-    exported = export("trl", real.export("lora"))
-    assert "lm_head" in json.loads(exported.files["adapter_config.json"])["target_modules"]
-    assert any("SFTTrainer refuses" in note for note in exported.notes)
-    assert "import SFTTrainer" not in exported.files["train.py"]
-    headless = export("trl", real.export("lora", real.selection(without="lm_head")))
-    assert "SFTTrainer(" in headless.files["train.py"]
-    for to in ("peft", "axolotl", "llamafactory", "swift"):
-        assert any("save_embedding_layers" in n for n in export(to, real.export("lora")).notes)
-
-
 def test_unsloth_takes_a_grid_exactly_and_rounds_another_only_when_told() -> None:
     real = case("llama2-7b")
     layers = real.ranking.layers
