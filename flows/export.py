@@ -15,6 +15,7 @@ from ila_core.errors import UserError, listed, unknown_name
 if TYPE_CHECKING:
     from ila_core.config import LoraSettings, SearchConfig
     from ila_core.exporting import Training
+    from ila_core.policies import Policy
     from ila_core.ranking import Ranking
     from ila_core.selection import Selection
 
@@ -31,6 +32,7 @@ class Asked:
     source: str | None
     keep: float | None
     layers: int | None
+    params: int | None
     least: float | None
 
     @property
@@ -53,14 +55,21 @@ def run_export(
     from ila_core.exporting import Export
 
     ranking = find_ranking(reference)
-    settings = _lora(lora)
-    selection = choose(ranking, asked, settings)
+    settings = lora_settings(lora)
+    training = training_of(method)
+    selection = choose(ranking, asked, settings, training)
+    if selection.rates is not None:
+        raise UserError(
+            f"policy {asked.policy!r} sets a learning rate per layer, which no trainer's list of "
+            "layers can say: train it here (`ila run`), or export another policy"
+        )
     wanted = Export(
         ranking,
         selection,
-        _method(method),
+        training,
         settings,
         _base(ranking, base),
+        ranks=selection.ranks,
         approximate=approximate,
     )
     exported = export(to, wanted)
@@ -86,41 +95,47 @@ def run_export(
     typer.echo(f"verify it: ila verify {out} --ranking {reference} {asked.options}")
 
 
-def choose(ranking: Ranking, asked: Asked, lora: LoraSettings) -> Selection:
+def choose(ranking: Ranking, asked: Asked, lora: LoraSettings, method: Training) -> Selection:
     """The selection that was asked for; the only place that calls a policy.
+
+    Args:
+        lora: with `method`, what `--params` and ranks by score are counted by.
 
     Raises:
         UserError: what the policy needs is missing, or it takes no such limit.
     """
-    from ila_core.config import ArmConfig
-    from ila_core.ranking import kept_count
-    from ila_core.selection import POLICIES, select
+    from ila_core.config import ArmConfig, FullMethod, LoraMethod
+    from ila_core.selection import select
+
+    _check(ranking, asked)
+    # A policy reads these two fields and no other.
+    least = LEAST if asked.least is None else asked.least
+    search = cast("SearchConfig", SimpleNamespace(keep=ranking.keep, least=least))
+    arm = ArmConfig(
+        name="export",
+        policy=asked.policy,
+        source=asked.source,
+        keep=asked.keep,
+        layers=asked.layers,
+        parameters=asked.params,
+    )
+    # Nothing is trained here, so any schedule will do.
+    trained = LoraMethod(**lora.model_dump(), lr=1, steps=1)
+    settings = trained if method == "lora" else FullMethod(lr=1, steps=1)
+    return select(arm, ranking, search, settings, None)
+
+
+def _check(ranking: Ranking, asked: Asked) -> None:
+    from ila_core.policies import POLICIES
 
     if asked.policy not in POLICIES:
         raise unknown_name("policy", asked.policy, POLICIES)
-    policy = POLICIES[asked.policy]
-    _check(ranking, asked)
+    policy, datasets = POLICIES[asked.policy], ranking.datasets
     if policy.needs_like:
         raise UserError(
             f"policy {asked.policy!r} is a control of another arm of a run; export one of "
             f"{', '.join(name for name, p in POLICIES.items() if not p.needs_like)}"
         )
-    count = len(ranking.layers)
-    keep = asked.keep if asked.keep is not None else ranking.keep
-    if asked.layers is not None:
-        keep = asked.layers / count
-        assert kept_count(keep, count) == asked.layers
-    # A policy reads these two fields and no other.
-    fields = SimpleNamespace(keep=keep, least=LEAST if asked.least is None else asked.least)
-    search = cast("SearchConfig", fields)
-    arm = ArmConfig(name="export", policy=asked.policy, source=asked.source)
-    return select(arm, ranking, search, lora.r, None)
-
-
-def _check(ranking: Ranking, asked: Asked) -> None:
-    from ila_core.selection import POLICIES
-
-    policy, datasets = POLICIES[asked.policy], ranking.datasets
     if policy.reads == "source":
         if asked.source is None:
             raise UserError(
@@ -137,23 +152,37 @@ def _check(ranking: Ranking, asked: Asked) -> None:
     for option, value in (("--keep", asked.keep), ("--least", asked.least)):
         if value is not None and not 0 < value <= 1:
             raise UserError(f"{option} {value:g} is no fraction: give one above 0, at most 1")
-    given = [f"--keep {asked.keep:g}"] if asked.keep is not None else []
-    given += [f"--layers {asked.layers}"] if asked.layers is not None else []
-    if len(given) > 1:
-        raise UserError(f"{' and '.join(given)}: give one of them")
-    if given and "keep" not in policy.settings:
-        rule = "its size is an outcome, by --least" if "least" in policy.settings else "it is fixed"
-        raise UserError(f"policy {asked.policy!r} takes no {given[0]}: {rule}; leave that out")
+    _check_limit(len(ranking.layers), asked, policy)
+
+
+def _check_limit(layers: int, asked: Asked, policy: Policy) -> None:
+    given = {"keep": asked.keep, "layers": asked.layers, "parameters": asked.params}
+    limits = {field: value for field, value in given.items() if value is not None}
+    said = {f: f"--{'params' if f == 'parameters' else f} {v:g}" for f, v in limits.items()}
+    if len(limits) > 1:
+        raise UserError(f"{' and '.join(said.values())}: give one of them")
+    for field in limits:
+        if field not in policy.limits:
+            rule = "it is fixed"
+            if policy.settings == ("least",):
+                rule = "its size is an outcome, by --least"
+            elif policy.limits:
+                rule = "give --params"
+            raise UserError(
+                f"policy {asked.policy!r} takes no {said[field]}: {rule}; leave that out"
+            )
+    if policy.limits and "keep" not in policy.limits and not limits:
+        raise UserError(f"policy {asked.policy!r} needs --params, the most that may train")
     if asked.least is not None and "least" not in policy.settings:
         raise UserError(f"policy {asked.policy!r} takes no --least; leave that out")
-    if asked.layers is not None and not 0 < asked.layers <= len(ranking.layers):
-        raise UserError(
-            f"--layers {asked.layers}: the ranking has {len(ranking.layers)} layers; give 1 to "
-            f"{len(ranking.layers)}"
-        )
+    if asked.layers is not None and not 0 < asked.layers <= layers:
+        raise UserError(f"--layers {asked.layers}: the ranking has {layers}; give 1 to {layers}")
+    if asked.params is not None and asked.params < 1:
+        raise UserError(f"--params {asked.params}: give the most parameters that may train")
 
 
-def _lora(given: Mapping[str, float]) -> LoraSettings:
+def lora_settings(given: Mapping[str, float]) -> LoraSettings:
+    """`--r`, `--alpha`, `--dropout`."""
     from pydantic import ValidationError
 
     from ila_core.config import LoraSettings
@@ -166,7 +195,8 @@ def _lora(given: Mapping[str, float]) -> LoraSettings:
         raise UserError(f"--{field} {given[field]:g}: {first['msg']}") from error
 
 
-def _method(given: str) -> Training:
+def training_of(given: str) -> Training:
+    """`--method`."""
     if given == "lora":
         return "lora"
     if given == "full":

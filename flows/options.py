@@ -20,6 +20,9 @@ KeepOfSelection = Annotated[
     typer.Option("--keep", help="Fraction of layers that train; by default the ranking's own."),
 ]
 Layers = Annotated[int | None, typer.Option(help="Number of layers that train, for --keep.")]
+Params = Annotated[int | None, typer.Option(help="Most parameters that train, for --keep.")]
+Method = Annotated[str, typer.Option(help="lora or full.")]
+Rank = Annotated[int, typer.Option("--r", help="LoRA's rank.")]
 Least = Annotated[
     float | None,
     typer.Option(help="`intersection`: fraction of least important layers; by default 0.25."),

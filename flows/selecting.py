@@ -12,8 +12,11 @@ from flows.options import (
     KeepOfSelection,
     Layers,
     Least,
+    Method,
+    Params,
     Policy,
     PolicyOption,
+    Rank,
     Reference,
     Source,
 )
@@ -32,9 +35,10 @@ def export(
     source: Source = None,
     keep: KeepOfSelection = None,
     layers: Layers = None,
+    params: Params = None,
     least: Least = None,
-    method: Annotated[str, typer.Option(help="lora or full.")] = "lora",
-    r: Annotated[int, typer.Option("--r", help="LoRA's rank.")] = 16,
+    method: Method = "lora",
+    r: Rank = 16,
     alpha: Annotated[float, typer.Option(help="LoRA's alpha.")] = 32,
     dropout: Annotated[float, typer.Option(help="LoRA's dropout.")] = 0.0,
     base: Annotated[str | None, typer.Option(help="Hub id of the base model.")] = None,
@@ -48,7 +52,7 @@ def export(
 
     run_export(
         reference,
-        Asked(policy, source, keep, layers, least),
+        Asked(policy, source, keep, layers, params, least),
         to=to,
         out=out,
         method=method,
@@ -74,11 +78,14 @@ def verify(
     source: Source = None,
     keep: KeepOfSelection = None,
     layers: Layers = None,
+    params: Params = None,
     least: Least = None,
+    method: Method = "lora",
+    r: Rank = 16,
     as_json: Json = False,
 ) -> None:
     """Say whether a selection was applied: what matched, missed, trains; exits with 3 if not."""
     from flows.verify import asked_for, run_verify
 
-    asked = asked_for(policy, source, keep, layers, least)
-    run_verify(target, ranking, asked, as_json=as_json)
+    asked = asked_for(policy, source, keep, layers, params, least)
+    run_verify(target, ranking, asked, method=method, r=r, as_json=as_json)

@@ -9,8 +9,8 @@ from itertools import islice, product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flows.export import Asked, choose
-from ila_core.config import LoraSettings, RuntimeConfig
+from flows.export import Asked, choose, lora_settings, training_of
+from ila_core.config import RuntimeConfig
 from ila_core.errors import UserError
 from tasks.lookup import Lookup, StepRun, open_lookup, upstream_digest
 from tasks.payloads import fetch
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 MOST_COMBINATIONS = 4096
 
 
-def run_verify(target: str, ranking: str | None, asked: Asked | None, *, as_json: bool) -> None:
+def run_verify(
+    target: str, ranking: str | None, asked: Asked | None, *, method: str, r: int, as_json: bool
+) -> None:
     """Show what holds of the selection contract; exits with 3 where it does not."""
     path = Path(target)
     described = ranking is not None or asked is not None
@@ -42,7 +44,7 @@ def run_verify(target: str, ranking: str | None, asked: Asked | None, *, as_json
             "with what the policy needs (--source, --keep), as for `ila export`"
         )
     else:
-        contracts = [_of_path(path, ranking, asked)]
+        contracts = [_of_path(path, ranking, asked, method, r)]
     _show(contracts, as_json=as_json)
     if any(contract.breaches for contract in contracts):
         sys.exit(3)
@@ -50,30 +52,34 @@ def run_verify(target: str, ranking: str | None, asked: Asked | None, *, as_json
 
 def asked_for(
     policy: str | None, source: str | None, keep: float | None, layers: int | None,
-    least: float | None,
+    params: int | None, least: float | None,
 ) -> Asked | None:  # fmt: skip
     """The selection to verify against; `None` where none is described."""
     if policy is not None:
-        return Asked(policy, source, keep, layers, least)
-    if (source, keep, layers, least) != (None,) * 4:
-        raise UserError("--source, --keep, --layers and --least belong to a --policy: give one")
+        return Asked(policy, source, keep, layers, params, least)
+    if (source, keep, layers, params, least) != (None,) * 5:
+        raise UserError(
+            "--source, --keep, --layers, --params and --least belong to a --policy: give one"
+        )
     return None
 
 
-def _of_path(path: Path, reference: str, asked: Asked) -> Contract:
+def _of_path(path: Path, reference: str, asked: Asked, method: str, r: int) -> Contract:
     from flows.stored import find_ranking
     from ila_core.contract import check_configuration
     from ila_core.exporters import EXPORTERS, recognise
     from ila_core.trained_adapter import WEIGHTS, read_adapter
 
     ranking = find_ranking(reference)
-    # The rank changes no policy's choice; what is trained is counted by the target's own.
-    selection = choose(ranking, asked, LoraSettings(r=1, alpha=1, dropout=0))
+    # As for `export`: what a limit in parameters, and ranks by score, are counted by.
+    lora = lora_settings({"r": r, "alpha": r, "dropout": 0})
+    selection = choose(ranking, asked, lora, training_of(method))
+    train, ranks = selection.train, selection.ranks
     if (path / WEIGHTS).exists():
-        return read_adapter(path).check(str(path), ranking.layers, selection.train)
+        return read_adapter(path).check(str(path), ranking.layers, train, ranks)
     consumer, text = recognise(path)
     found = EXPORTERS[consumer].selected(text, ranking.layers, ())
-    contract = check_configuration(f"{path} ({consumer})", found, ranking.layers, selection.train)
+    contract = check_configuration(f"{path} ({consumer})", found, ranking.layers, train, ranks)
     if (path / "adapter_model.bin").exists():
         only = f"only its configuration was read: save the weights as {WEIGHTS}"
         contract = contract.model_copy(update={"notes": (*contract.notes, only)})

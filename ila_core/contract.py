@@ -67,9 +67,17 @@ class Contract(Frozen):
 
 
 def check_configuration(
-    target: str, found: Matches, layers: Sequence[Layer], wanted: Sequence[str]
+    target: str,
+    found: Matches,
+    layers: Sequence[Layer],
+    wanted: Sequence[str],
+    ranks: Mapping[str, int] | None = None,
 ) -> Contract:
-    """What a configuration selects against the layers that it should."""
+    """What a configuration selects against the layers that it should.
+
+    Args:
+        ranks: by layer, where a policy set them; by default the configuration's own.
+    """
     chosen = set(wanted)
     # Expressions over parameters may name embeddings and norms, which no ranking knows.
     elsewhere = found.method == "full"
@@ -86,16 +94,18 @@ def check_configuration(
         unmatched=() if elsewhere else found.unmatched,
         odd=found.odd,
         trainable_parameters=found.trainable_parameters(layers),
-        expected_parameters=_expected(found, layers, chosen),
+        expected_parameters=_expected(found, layers, chosen, ranks or {}),
         notes=notes,
     )
 
 
-def _expected(found: Matches, layers: Sequence[Layer], chosen: set[str]) -> int:
+def _expected(
+    found: Matches, layers: Sequence[Layer], chosen: set[str], ranks: Mapping[str, int]
+) -> int:
     wanted = [layer for layer in layers if layer.name in chosen]
     if found.method == "full":
         return sum(layer.weights for layer in wanted)
-    return sum(lora_parameters([x], _rank(x.name, found.ranks)) for x in wanted)
+    return sum(lora_parameters([x], _rank(x.name, {**found.ranks, **ranks})) for x in wanted)
 
 
 def _rank(name: str, ranks: Mapping[str, int]) -> int:

@@ -66,8 +66,17 @@ class TrainedAdapter:
             for n in names
         ]
 
-    def check(self, target: str, layers: Sequence[Layer], wanted: Sequence[str]) -> Contract:
+    def check(
+        self,
+        target: str,
+        layers: Sequence[Layer],
+        wanted: Sequence[str],
+        ranks: Mapping[str, int] | None = None,
+    ) -> Contract:
         """The adapter against the layers that it should train.
+
+        Args:
+            ranks: by layer, where a policy set them; by default the adapter's own.
 
         Raises:
             UserError: it belongs to another model: its names or shapes are not the layers'.
@@ -100,7 +109,10 @@ class TrainedAdapter:
             unmatched=by_config.unmatched,
             odd=odd,
             trainable_parameters=self.parameters,
-            expected_parameters=sum(lora_parameters([x], self._rank(x.name)) for x in requested),
+            expected_parameters=sum(
+                lora_parameters([x], (ranks or {}).get(x.name) or self._rank(x.name))
+                for x in requested
+            ),
             notes=self._notes(by_config.layers),
         )
 

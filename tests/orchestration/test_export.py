@@ -79,6 +79,10 @@ def test_another_selection_does_not_hold_and_is_named(finished, ranking, exporte
             "reads every dataset's scores; leave --source terse out",
         ),
         (["--to", "peft", "--policy", "freeze_random"], "is a control of another arm"),
+        (["--to", "peft", "--policy", "attention", "--layers", "4"], "takes no --layers 4"),
+        (["--to", "peft", "--policy", "per_cost", "--source", "terse"], "needs --params"),
+        (["--to", "peft", "--policy", "rate_by_score", "--source", "terse"], "a learning rate per"),
+        (["--to", "swift", "--policy", "rank_by_score", "--source", "terse"], "one LoRA rank"),
         (["--to", "peft", "--source", "terse", "--method", "ful"], "did you mean 'full'"),
         (["--to", "peft", "--source", "terse", "--r", "0"], "--r 0: Input should be greater"),
         (["--to", "peft", "--source", "terse", "--method", "full"], "PEFT cannot train"),
@@ -104,6 +108,26 @@ def test_a_folder_with_something_in_it_is_left_alone(finished, ranking, exported
     assert "not empty: give a new folder" in finished("export", ranking, *options, expect=2)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
     assert sorted(p.name for p in out.parent.iterdir()) == ["peft"]
+
+
+def test_ranks_by_score_and_a_limit_in_parameters(finished, ranking, exported, tmp_path):
+    asked = ["--ranking", ranking, "--policy", "rank_by_score", "--source", "terse"]
+    out = tmp_path / "ranks"
+    finished(
+        "export", ranking, "--to", "peft", *asked[2:], "--out", str(out)
+    )  # fmt: skip
+    assert json.loads((out / "adapter_config.json").read_text())["rank_pattern"]
+    [contract] = finished.json("verify", str(out), *asked)
+    assert contract["holds"]
+    process = finished.start("verify", str(out), *asked, "--r", "4")
+    assert "parameters of layers train" in process.communicate(timeout=100)[0]
+    assert process.returncode == 3
+    out = exported("peft", "--params", "100000")
+    [contract] = finished.json(
+        "verify", str(out), "--ranking", ranking, "--policy", "ila", "--source", "terse",
+        "--params", "100000",
+    )  # fmt: skip
+    assert contract["holds"] and contract["trainable_parameters"] <= 100_000
 
 
 def test_an_approximation_is_said(finished, exported):
