@@ -176,7 +176,7 @@ def _check_limit(layers: int, asked: Asked, policy: Policy) -> None:
     if asked.least is not None and "least" not in policy.settings:
         raise UserError(f"policy {asked.policy!r} takes no --least; leave that out")
     if asked.layers is not None and not 0 < asked.layers <= layers:
-        raise UserError(f"--layers {asked.layers}: the ranking has {layers}; give 1 to {layers}")
+        raise UserError(f"--layers {asked.layers}: the ranking has {layers} layers; give 1 to that")
     if asked.params is not None and asked.params < 1:
         raise UserError(f"--params {asked.params}: give the most parameters that may train")
 
