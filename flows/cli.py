@@ -8,6 +8,9 @@ from typing import Annotated
 
 import typer
 
+from flows.options import Json, Reference
+from flows.selecting import export, verify
+
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -15,6 +18,8 @@ app = typer.Typer(
 )
 rankings_app = typer.Typer(no_args_is_help=True, help="List, show and compare rankings.")
 app.add_typer(rankings_app, name="rankings")
+app.command()(export)
+app.command()(verify)
 
 ProfileArgument = Annotated[
     str,
@@ -24,7 +29,6 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="A.B=C", help="Change one field of the profile; repeatable."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Refresh = Annotated[
     list[str] | None,
     typer.Option(
@@ -199,9 +203,6 @@ def rankings_list(as_json: Json = False) -> None:
     show_rankings(list_rankings(), as_json=as_json)
 
 
-Reference = Annotated[
-    str, typer.Argument(metavar="REF", help="key:<12 hex>, or a path to a .json file.")
-]
 Keep = Annotated[
     float | None,
     typer.Option(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from flows.printing import print_json, print_table
 from flows.run import ProfilePlan
 from ila_core.config import RuntimeConfig
 from ila_core.ranking import Ranking
@@ -43,9 +44,9 @@ def show_plan(planned: ProfilePlan, *, as_json: bool) -> None:
         ],
     }
     if as_json:
-        return _json(facts)
+        return print_json(facts)
     rows = [[p.state, p.step.label, p.step.key or "UNKNOWN", p.reason] for p in planned.steps]
-    _table(["state", "step", "key", "why"], rows)
+    print_table(["state", "step", "key", "why"], rows)
     counts = Counter(p.state for p in planned.steps)
     typer.echo(
         f"{planned.profile.model.name}: {len(layers)} layers, "
@@ -77,7 +78,7 @@ def show_result(
         summary = json.loads((payload / "report.json").read_bytes())
         answer |= {"headline": summary["headline"], "report": str(page)}
     if as_json:
-        return _json(answer)
+        return print_json(answer)
     if cached == total:
         typer.echo(f"all {cached} steps cached; nothing was computed ({seconds:.1f} s)")
     else:
@@ -96,7 +97,7 @@ def show_report(run: StepRun, *, out: Path | None, as_json: bool) -> None:
         shutil.copyfile(page, out)
         page = out
     if as_json:
-        return _json({"key": run.key, "report": str(page)})
+        return print_json({"key": run.key, "report": str(page)})
     typer.echo(str(page))
 
 
@@ -126,12 +127,12 @@ def show_rankings(found: Sequence[tuple[StepRun, Ranking | Exception]], *, as_js
             }
         )
     if as_json:
-        return _json(rows)
+        return print_json(rows)
     if not found:
         typer.echo("no ranking is cached yet; make one with `ila search PROFILE`")
     if not rows:
         return
-    _table(list(rows[0]), [[_plain(v) for v in row.values()] for row in rows])
+    print_table(list(rows[0]), [[_plain(v) for v in row.values()] for row in rows])
 
 
 def show_ranking(ranking: Ranking, *, keep: float | None, as_json: bool) -> None:
@@ -140,7 +141,7 @@ def show_ranking(ranking: Ranking, *, keep: float | None, as_json: bool) -> None
     from ila_core.report.tables import ranking_table
 
     if as_json:
-        return _json(ranking.model_dump(mode="json"))
+        return print_json(ranking.model_dump(mode="json"))
     keep = ranking.keep if keep is None else keep
     typer.echo(f"{ranking.base_model}, key {ranking.key}, scorer {ranking.scorer}, keep {keep:g}")
     for sentence in caveats(ranking, keep):
@@ -155,7 +156,7 @@ def show_comparison(ranking: Ranking, other: Ranking, *, keep: float | None, as_
 
     found = agreements_between(ranking, other, ranking.keep if keep is None else keep)
     if as_json:
-        return _json([agreement.model_dump(mode="json") for agreement in found])
+        return print_json([agreement.model_dump(mode="json") for agreement in found])
     _frame(agreement_table(found))
 
 
@@ -165,7 +166,7 @@ def show_control(
     """The AUC of every dataset, and what so many draws can say."""
     settings = search.control
     if as_json:
-        return _json(
+        return print_json(
             {
                 "scorer": search.scorer,
                 "min_auc": min_auc,
@@ -185,7 +186,7 @@ def show_control(
         each = ", ".join(f"{auc:.3f}" for auc in found.aucs.values())
         verdict = "found" if found.mean >= min_auc else f"below {min_auc:g}"
         rows.append([name, f"{found.mean:.3f}", interval, each, verdict])
-    _table(["dataset", "AUC", "95 %", "by draw", ""], rows)
+    print_table(["dataset", "AUC", "95 %", "by draw", ""], rows)
 
 
 def show_reproduction(
@@ -195,7 +196,7 @@ def show_reproduction(
     import pandas as pd
 
     if as_json:
-        return _json(
+        return print_json(
             {
                 name: {"title": r.title, "rows": r.rows, "files": list(map(str, files[name]))}
                 for name, r in results.items()
@@ -212,16 +213,12 @@ def show_reproduction(
 def show_checks(checks: Sequence[Check], *, as_json: bool) -> None:
     """The doctor's findings; exits with 1 when a check failed."""
     if as_json:
-        _json([vars(check) for check in checks])
+        print_json([vars(check) for check in checks])
     else:
-        _table(["", "what", "found", "advice"],
+        print_table(["", "what", "found", "advice"],
                [[c.state, c.name, c.found, c.advice] for c in checks])  # fmt: skip
     if any(check.state == "failed" for check in checks):
         sys.exit(1)
-
-
-def _json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=1))
 
 
 def _plain(value: Any) -> str:
@@ -232,17 +229,4 @@ def _frame(frame: pd.DataFrame) -> None:
     from ila_core.report.tables import formatted
 
     text = formatted(frame)
-    _table([str(c) for c in text.columns], [list(map(str, row)) for row in text.to_numpy()])
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*header, box=box.SIMPLE_HEAD, pad_edge=False)
-    for row in rows:
-        table.add_row(*row)
-    # Piped output keeps every column whole; a terminal wraps.
-    width = None if sys.stdout.isatty() else 240
-    Console(width=width, markup=False, highlight=False).print(table)
+    print_table([str(c) for c in text.columns], [list(map(str, row)) for row in text.to_numpy()])

@@ -33,14 +33,14 @@ def find_report(reference: str) -> StepRun:
 
 
 def list_rankings() -> list[tuple[StepRun, Ranking | Exception]]:
-    """Every cached ranking of every base model, newest first; one that is damaged with its error,
-    so that it does not hide the others."""
+    """Every cached ranking of every base model, newest first; one that is damaged, or of an older
+    version, with its error, so that it does not hide the others."""
     runs = open_lookup(RuntimeConfig.from_env()).finished_steps("ranking")
     found: list[tuple[StepRun, Ranking | Exception]] = []
     for run in runs:
         try:
             found.append((run, Ranking.load(fetch(run) / "ranking.json")))
-        except (CheckError, OSError) as error:
+        except (CheckError, OSError, UserError) as error:
             found.append((run, error))
     return found
 

@@ -11,6 +11,7 @@ import pytest
 from flows.pipeline import ila_pipeline
 from ila_core.benchmarks import BENCHMARKS
 from ila_core.data import DATASETS
+from ila_core.exporters import EXPORTERS
 from ila_core.methods import METHODS
 from ila_core.scorers import SCORERS
 from tasks.steps import STEPS
@@ -28,7 +29,12 @@ def test_the_dependency_contracts_hold():
 
 @pytest.mark.parametrize(
     ("folder", "table"),
-    [("scorers", SCORERS), ("methods", METHODS), ("benchmarks", BENCHMARKS)],
+    [
+        ("scorers", SCORERS),
+        ("methods", METHODS),
+        ("benchmarks", BENCHMARKS),
+        ("exporters", EXPORTERS),
+    ],
 )
 def test_every_file_of_an_extensible_folder_is_in_its_table(folder, table):
     files = {p.stem for p in (ROOT / "ila_core" / folder).glob("*.py")} - {"__init__"}

@@ -46,6 +46,7 @@ def test_readme_commands_run_on_smoke(finished, command, tmp_path, request):
     mine.write_text(finished("rankings", "show", ranking, "--json"))
     swap = {"demo": "smoke", "key:0123456789ab": ranking, "mine.json": str(mine)}
     swap["report.html"] = str(tmp_path / "report.html")
+    swap["exported"] = str(tmp_path / "exported")
     words = [swap.get(word, word) for word in words]
     if "--refresh" in words:  # would change the shared home; test_cache does it in its own
         words = words[: words.index("--refresh")]

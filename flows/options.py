@@ -1,0 +1,29 @@
+"""Arguments and options that several commands share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+Reference = Annotated[
+    str, typer.Argument(metavar="REF", help="key:<12 hex>, or a path to a .json file.")
+]
+PolicyOption = typer.Option("--policy", help="Which layers train: `ila`, `intersection`, `all` ...")
+Policy = Annotated[str | None, PolicyOption]
+Source = Annotated[
+    str | None, typer.Option(help="Dataset whose scores decide, for policies that read one.")
+]
+KeepOfSelection = Annotated[
+    float | None,
+    typer.Option("--keep", help="Fraction of layers that train; by default the ranking's own."),
+]
+Layers = Annotated[int | None, typer.Option(help="Number of layers that train, for --keep.")]
+Params = Annotated[int | None, typer.Option(help="Most parameters that train, for --keep.")]
+Method = Annotated[str, typer.Option(help="lora or full.")]
+Rank = Annotated[int, typer.Option("--r", help="LoRA's rank.")]
+Least = Annotated[
+    float | None,
+    typer.Option(help="`intersection`: fraction of least important layers; by default 0.25."),
+]
