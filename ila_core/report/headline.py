@@ -86,29 +86,92 @@ def _agreement(data: ReportData) -> Iterator[str]:
 
 
 def _arms(data: ReportData) -> Iterator[str]:
+    if len(data.profile.finetune.arms) > 1:
+        yield _case(data)
     for x in data.arms:
-        if x.policy in ("ila", "intersection") and x.versus is not None:
-            policy = data.selections[x.versus.against].policy
-            other = "training all layers" if policy == "all" else x.versus.against
-            yield f"{_sentence(x, x.versus, other)}."
+        if x.policy in ("ila", "intersection") and x.versus and x.versus_at_best:
+            other = _called(data, x.versus.against)
+            yield f"{_sentence(x, x.versus, x.versus_at_best, other)}."
         for control in x.controls:
-            found = _sentence(x, control, f"random layers of equal parameters ({control.against})")
-            lost = "" if control.verdict == "better" else f": {x.arm} does not beat random here"
-            yield f"{found}{lost}."
-        if x.policy == "freeze_random" and x.versus and x.versus.verdict == "better":
+            equal = "random layers of equal parameters"
+            if control.match == "layers":
+                equal = "as many random layers"
+            found = _sentence(x, control, control.at_best, f"{equal} ({control.against})")
+            when = _better_when(control, control.at_best)
+            if when is None:
+                found += f": {x.arm} does not beat random here"
+            elif when:
+                found += f": {x.arm} beats random only {when}"
+            yield f"{found}."
+        if x.policy == "freeze_random" and x.versus and x.versus_at_best:
             # Where training everything overfits, any freezing helps, random most (docs/LOG.md).
-            yield f"Even {x.arm} is better than {x.versus.against}: here freezing helps by itself."
+            when = _better_when(x.versus, x.versus_at_best)
+            if when is not None:
+                only = f", though only {when}" if when else ""
+                yield (
+                    f"Even {x.arm} is better than {x.versus.against}{only}: here freezing helps by "
+                    "itself."
+                )
 
 
-def _sentence(arm: ArmResult, found: Difference, other: str) -> str:
-    seen = found.verdict != "no difference seen"
-    how = f"{found.verdict} than" if seen else "not distinguishable from"
-    spread = max(arm.losses.values()) - min(arm.losses.values())
-    noise = ", less than its own seeds differ" if seen and abs(found.difference) < spread else ""
+def _case(data: ReportData) -> str:
+    """Whether the arm that all are compared with overfits: what a gain can mean depends on it."""
+    arm = next(x for x in data.arms if x.arm == data.profile.evaluate.against)
+    who = _called(data, arm.arm)
+    start = who[0].upper() + who[1:] if who != arm.arm else who
+    if not data.profile.finetune.watch:
+        return (
+            f"Whether {who} overfits here is not known: held-out loss was taken at the end only "
+            "(finetune.watch)."
+        )
+    best, past = f"{arm.best_step} of {arm.steps}", arm.past_best
+    if past is None:
+        return f"{start} does not overfit here: its best step is its last."
+    if not arm.overfits:
+        return (
+            f"{start} does not overfit here: its end is not distinguishable from its best step "
+            f"({best}; {_interval(past)})."
+        )
     return (
-        f"On held-out loss {arm.arm} is {how} {other} ({found.difference:+.4f} nats per token, "
-        f"from {found.low:+.4f} to {found.high:+.4f}{noise})"
+        f"{start} overfits here (its best step is {best}; from there to its end "
+        f"{_interval(past)}): a gain from freezing may be regularisation alone, so compare at the "
+        "best step and with random."
     )
+
+
+def _sentence(arm: ArmResult, end: Difference, best: Difference, other: str) -> str:
+    spread = max(arm.losses.values()) - min(arm.losses.values())
+    small = end.verdict != "no difference seen" and abs(end.difference) < spread
+    noise = ", less than its own seeds differ" if small else ""
+    found = f"On held-out loss {arm.arm} is {_than(end)} {other} ({_interval(end)}{noise})"
+    if best.difference == end.difference:  # no best step lies before an end
+        return found
+    if best.verdict == end.verdict:
+        return f"{found}, and so at each one's own best step ({_interval(best)})"
+    return f"{found}, but at each one's own best step {_than(best)} it ({_interval(best)})"
+
+
+def _than(found: Difference) -> str:
+    seen = found.verdict != "no difference seen"
+    return f"{found.verdict} than" if seen else "not distinguishable from"
+
+
+def _interval(found: Difference) -> str:
+    return f"{found.difference:+.4f} nats per token, from {found.low:+.4f} to {found.high:+.4f}"
+
+
+def _better_when(end: Difference, best: Difference) -> str | None:
+    """The one moment at which it is better; empty where it is at both, `None` where at neither."""
+    at_end, at_best = (x.verdict == "better" for x in (end, best))
+    if at_end and at_best:
+        return ""
+    if at_end:
+        return "at the end of the schedule"
+    return "at each one's own best step" if at_best else None
+
+
+def _called(data: ReportData, arm: str) -> str:
+    return "training all layers" if data.selections[arm].policy == "all" else arm
 
 
 def _who(ranking: Ranking) -> str:

@@ -14,7 +14,7 @@ from ila_core.certainty import unsure_layers
 from ila_core.config import SearchConfig
 from ila_core.mask_curve import MaskCurves
 from ila_core.ranking import Layer, Ranking, kept_count, order
-from ila_core.report.comparison import ArmResult
+from ila_core.report.comparison import ArmResult, Difference
 from ila_core.scorers import IN_NATS
 from ila_core.selection import Selection
 from ila_core.within_types import WithinTypes
@@ -90,23 +90,22 @@ def agreement_table(agreements: Sequence[Agreement]) -> pd.DataFrame:
 
 
 def arms_table(arms: Sequence[ArmResult], selections: Mapping[str, Selection]) -> pd.DataFrame:
-    """One row per arm: its loss, its difference with the interval, and what it cost."""
+    """One row per arm: its loss and difference, at the end and at best, and what it cost."""
     import pandas as pd
 
     rows = []
     for x in arms:
         selection = selections.get(x.arm)
         source = selection.source if selection else None
-        versus = x.versus
         rows.append(
             {
                 "arm": x.arm,
                 "policy": f"{x.policy} ({source})" if source else x.policy,
                 "loss": x.loss,
-                "difference": versus.difference if versus else None,
-                "low": versus.low if versus else None,
-                "high": versus.high if versus else None,
-                "verdict": versus.verdict if versus else None,
+                **_difference(x.versus),
+                "best step": None if x.best_step is None else f"{x.best_step} of {x.steps}",
+                "loss at best": x.best_loss,
+                **_difference(x.versus_at_best, " at best"),
                 "seeds from": min(x.losses.values()) if len(x.losses) > 1 else None,
                 "seeds to": max(x.losses.values()) if len(x.losses) > 1 else None,
                 "frozen layers": len(selection.frozen) if selection else None,
@@ -119,18 +118,17 @@ def arms_table(arms: Sequence[ArmResult], selections: Mapping[str, Selection]) -
 
 
 def controls_table(arms: Sequence[ArmResult], selections: Mapping[str, Selection]) -> pd.DataFrame:
-    """Each arm that has a random control, beside it at equal parameters."""
+    """Each arm beside its random controls: what is equal, and the difference at both moments."""
     import pandas as pd
 
     return pd.DataFrame(
         {
             "arm": x.arm,
             "random control": c.against,
+            "equal": c.match,
             "parameters apart": selections[c.against].details.get("difference"),
-            "difference": c.difference,
-            "low": c.low,
-            "high": c.high,
-            "verdict": c.verdict,
+            **_difference(c),
+            **_difference(c.at_best, " at best"),
         }
         for x in arms
         for c in x.controls
@@ -341,6 +339,7 @@ _FORMATS: dict[str, Callable[[Any], str]] = {
     **dict.fromkeys(["Jaccard", "chance", "99th pct", "kappa"], "{:.3f}".format),
     **dict.fromkeys(["chance in types", "99th pct in types"], "{:.3f}".format),
     **dict.fromkeys(["difference", "low", "high"], "{:+.4f}".format),
+    **dict.fromkeys(["difference at best", "low at best", "high at best"], "{:+.4f}".format),
     **dict.fromkeys(["above random", "from", "to"], "{:+.3f}".format),
     **dict.fromkeys(["above random in types", "in types from", "in types to"], "{:+.3f}".format),
     **dict.fromkeys(["rho in types", "chance from", "chance to"], "{:+.2f}".format),
@@ -348,6 +347,11 @@ _FORMATS: dict[str, Callable[[Any], str]] = {
     "parameters apart": "{:+,}".format,
     "peak memory": memory,
 }
+
+
+def _difference(found: Difference | None, at: str = "") -> dict[str, object]:
+    fields = ("difference", "low", "high", "verdict")
+    return {f"{field}{at}": getattr(found, field, None) for field in fields}
 
 
 def _ranks(ranking: Ranking, dataset: str) -> dict[str, int]:

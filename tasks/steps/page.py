@@ -13,7 +13,7 @@ from tasks.step import Context, Step, in_order
 from tasks.steps.payload import read_json, write_json
 from tasks.steps.selection import load as load_selection
 
-VERSION = 3
+VERSION = 4
 
 
 def report(profile: Profile, ranking: Step, agreement: Step, results: Iterable[Step]) -> Step:

@@ -34,6 +34,7 @@ SHAPES = {
 LIFT = dict(zip(SHAPES, (0.3, -0.9, -0.6, 0.4, 0.2, 0.5, 0.9), strict=True))
 OPTIMIZER = {"batch_size": 8, "weight_decay": 0.1, "warmup_ratio": 0.01, "max_grad_norm": 1}
 EVIDENCE = ["size", "random"]
+WATCH = [0.25, 0.5, 0.75]
 LORA = {"r": 4, "alpha": 8, "dropout": 0}
 
 
@@ -81,7 +82,7 @@ def make_profile(
             },
             "finetune": {"dataset": datasets[0], "method": "lora", "lora": schedule | LORA}
             | {"optimizer": OPTIMIZER}
-            | {"seeds": seeds, "arms": arms},
+            | {"seeds": seeds, "watch": WATCH, "arms": arms},
             "evaluate": {
                 "benchmarks": ["held_out_loss"], "against": "all", "resamples": 500,
                 "confidence": 0.95,
@@ -131,8 +132,12 @@ def make_data(
     gain: float = 0.0,
     memory: int | None = 700 * 2**20,
     scorer: str = ILA,
+    overfit: float = 0.0,
 ) -> ReportData:
-    """A run whose ILA arm is `gain` nats better than all layers and 0.01 better than random."""
+    """A run whose ILA arm is `gain` nats better than all layers and 0.01 better than random.
+
+    Training all layers gets worse by `overfit` nats in the second half of its schedule.
+    """
     rng = random.Random(0)
     names = list(datasets)
     arms = [
@@ -140,6 +145,7 @@ def make_data(
         {"name": "ila", "policy": "ila", "source": names[0]},
         {"name": "intersection", "policy": "intersection"},
         {"name": "random", "policy": "freeze_random", "like": "ila"},
+        {"name": "as-many", "policy": "freeze_random", "like": "ila", "match": "layers"},
     ]
     profile = make_profile(names, seeds, arms, scorer)
     ranking = make_ranking(rng, names, seeds, blocks, scorer)
@@ -170,7 +176,7 @@ def make_data(
         scored.append(common | own)
     evidence, masks = make_evidence(ranking, seeds[0])
     columns = [(d, ranking.scores(d)) for d in names]
-    evaluations, finetunes = make_arms(rng, profile, selections, gain, memory)
+    evaluations, finetunes = make_arms(rng, profile, selections, gain, memory, overfit)
     labels = [f"prepare {d}" for d in names] + [f"stage1 {d} {s}" for d in names for s in seeds]
     return ReportData(
         profile=profile,
@@ -258,29 +264,35 @@ def make_arms(
     selections: dict[str, Selection],
     gain: float,
     memory: int | None,
+    overfit: float = 0.0,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     tokens = [rng.randint(20, 90) for _ in range(100)]
     hard = [rng.gauss(2.2, 0.5) for _ in tokens]
     offsets = {"all": 0.0, "ila": -gain, "intersection": -0.004, "random": -gain + 0.01}
+    offsets["as-many"] = -gain + 0.002
+
+    def taken(offset: float) -> dict[str, Any]:
+        nll = [t * (h + offset + rng.gauss(0, 0.03)) for t, h in zip(tokens, hard, strict=True)]
+        found = [{"nll": x, "tokens": t} for x, t in zip(nll, tokens, strict=True)]
+        return {"loss": sum(nll) / sum(tokens), "conversations": found}
+
     evaluations, finetunes = [], []
     for arm, seed in [("base", None), *((a, s) for a in offsets for s in profile.finetune.seeds)]:
         offset = offsets.get(arm, 1.3)
-        nll = [t * (h + offset + rng.gauss(0, 0.03)) for t, h in zip(tokens, hard, strict=True)]
         evaluations.append(
-            {
-                "arm": arm, "seed": seed, "benchmark": "held_out_loss",
-                "loss": sum(nll) / sum(tokens), "tokens": sum(tokens),
-                "conversations": [
-                    {"nll": x, "tokens": t} for x, t in zip(nll, tokens, strict=True)
-                ],
-            }
-        )  # fmt: skip
+            {"arm": arm, "seed": seed, "benchmark": "held_out_loss", "tokens": sum(tokens)}
+            | taken(offset)
+        )
         if arm != "base":
+            way = {60: 0.3, 120: 0.1, 180: 0.05}
+            if overfit and arm == "all":
+                way = {60: 0.3, 120: -overfit, 180: -overfit / 2}
             finetunes.append(
                 {
                     "arm": arm, "policy": selections[arm].policy, "seed": seed, "seconds": 95.0,
                     "dataset": profile.finetune.dataset, "peak_memory_bytes": memory,
-                    "trainable_parameters": selections[arm].trainable_parameters,
+                    "trainable_parameters": selections[arm].trainable_parameters, "steps": 240,
+                    "watched": [{"step": s, **taken(offset + x)} for s, x in way.items()],
                 }
             )  # fmt: skip
     return evaluations, finetunes

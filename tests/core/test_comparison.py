@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from made_up import make_data
 
 from ila_core.report.comparison import Difference, paired_bootstrap
 
@@ -58,3 +59,29 @@ def test_draws_do_not_depend_on_how_they_are_chunked(monkeypatch: pytest.MonkeyP
     whole = paired_bootstrap(a, b, tokens, resamples=300, confidence=0.9, seed=1)
     monkeypatch.setattr("ila_core.report.comparison._CHUNK", 700)
     assert paired_bootstrap(a, b, tokens, resamples=300, confidence=0.9, seed=1) == whole
+
+
+def test_an_arm_is_compared_at_the_end_and_at_its_own_best_step() -> None:
+    arms = {x.arm: x for x in make_data(gain=0.05, overfit=0.1).arms}
+    every, ila = arms["all"], arms["ila"]
+    assert (every.best_step, every.steps, every.overfits) == (120, 240, True)
+    assert every.past_best is not None
+    assert every.past_best.difference == pytest.approx(every.loss - every.best_loss)
+    assert every.past_best.difference == pytest.approx(0.1, abs=0.01)
+    assert (ila.best_step, ila.best_loss, ila.past_best) == (240, pytest.approx(ila.loss), None)
+    assert not ila.overfits
+    assert ila.versus is not None and ila.versus_at_best is not None
+    assert ila.versus.difference == pytest.approx(ila.loss - every.loss)
+    assert ila.versus_at_best.difference == pytest.approx(ila.best_loss - every.best_loss)
+    assert (ila.versus.verdict, ila.versus_at_best.verdict) == ("better", "worse")
+    for control in ila.controls:
+        other = arms[control.against]
+        assert control.difference == pytest.approx(ila.loss - other.loss)
+        assert control.at_best.difference == pytest.approx(ila.best_loss - other.best_loss)
+
+
+def test_the_base_has_no_step_and_stands_beside_the_others_at_their_best() -> None:
+    base = make_data(overfit=0.1).arms[-1]
+    assert (base.arm, base.steps, base.best_step, base.past_best) == ("base", None, None, None)
+    assert base.versus is not None and base.versus_at_best is not None
+    assert base.versus_at_best.difference > base.versus.difference

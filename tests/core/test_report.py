@@ -97,18 +97,52 @@ def test_labels_are_moved_apart_and_no_further_than_needed() -> None:
 def test_headline_says_when_ila_does_not_beat_random() -> None:
     data = make_data(gain=0.05)
     control = data.arms[1].controls[0]
-    assert control.verdict == "better"
-    assert "does not beat random" not in " ".join(headline(data))
-    worse = control.model_copy(update={"low": -0.01, "high": 0.02})
-    arms = (data.arms[0], data.arms[1].model_copy(update={"controls": (worse,)}), *data.arms[2:])
-    assert "ila does not beat random here." in " ".join(
-        headline(data.model_copy(update={"arms": arms}))
-    )
+    assert (control.verdict, control.at_best.verdict) == ("better", "better")
+    doubt = {"low": -0.01, "high": 0.02}
+    not_then = control.at_best.model_copy(update=doubt)
+    for changed, said in [
+        ({"at_best": not_then}, "ila beats random only at the end of the schedule."),
+        (doubt, "ila beats random only at each one's own best step."),
+        ({"at_best": not_then, **doubt}, "ila does not beat random here."),
+    ]:
+        worse = control.model_copy(update=changed)
+        ila = data.arms[1].model_copy(update={"controls": (worse,)})
+        arms = (data.arms[0], ila, *data.arms[2:])
+        assert said in " ".join(headline(data.model_copy(update={"arms": arms})))
+
+
+def test_headline_tells_random_layers_of_equal_parameters_from_as_many() -> None:
+    said = " ".join(headline(make_data(gain=0.05)))
+    assert "ila is better than random layers of equal parameters (random) (" in said
+    assert "ila is not distinguishable from as many random layers (as-many) (" in said
 
 
 def test_headline_says_when_any_freezing_helps() -> None:
     assert "here freezing helps by itself" in " ".join(headline(make_data(gain=0.05)))
     assert "helps by itself" not in " ".join(headline(make_data()))
+
+
+def test_headline_says_whether_training_all_layers_overfits() -> None:
+    said = " ".join(headline(make_data(gain=0.05, overfit=0.1)))
+    assert "Training all layers overfits here (its best step is 120 of 240; from there" in said
+    assert "may be regularisation alone, so compare at the best step and with random." in said
+    # 0.05 better than its end, 0.05 worse than its best step.
+    assert "ila is better than training all layers (-0.0" in said
+    assert ", but at each one's own best step worse than it (+0.0" in said
+    assert "Even random is better than all, though only at the end of the schedule" in said
+    said = " ".join(headline(make_data()))
+    assert "Training all layers does not overfit here: its best step is its last." in said
+    assert "each one's own best step" not in said
+    data = make_data(overfit=0.1)
+    unsure = data.arms[0].past_best.model_copy(update={"low": -0.01})
+    arms = (data.arms[0].model_copy(update={"past_best": unsure}), *data.arms[1:])
+    said = " ".join(headline(data.model_copy(update={"arms": arms})))
+    assert "overfit here: its end is not distinguishable from its best step (120 of 240; +" in said
+    data = make_data()
+    finetune = data.profile.finetune.model_copy(update={"watch": ()})
+    profile = data.profile.model_copy(update={"finetune": finetune})
+    said = " ".join(headline(data.model_copy(update={"profile": profile})))
+    assert "Whether training all layers overfits here is not known" in said
 
 
 def test_headline_of_one_dataset_claims_no_agreement() -> None:
@@ -237,13 +271,16 @@ def test_correlation_within_types_is_on_the_page(page: str) -> None:
 
 def test_arms_are_compared_in_order_with_the_base_last() -> None:
     arms = make_data(gain=0.05).arms
-    assert [x.arm for x in arms] == ["all", "ila", "intersection", "random", "base"]
+    assert [x.arm for x in arms] == ["all", "ila", "intersection", "random", "as-many", "base"]
     assert arms[0].versus is None
     assert arms[1].versus is not None
     assert arms[1].versus.verdict == "better"
     assert arms[1].versus.difference == pytest.approx(arms[1].loss - arms[0].loss)
     assert arms[1].versus.low < arms[1].versus.difference < arms[1].versus.high
-    assert [c.against for c in arms[1].controls] == ["random"]
+    assert [(c.against, c.match) for c in arms[1].controls] == [
+        ("random", "parameters"),
+        ("as-many", "layers"),
+    ]
     assert arms[-1].versus is not None
     assert arms[-1].versus.verdict == "worse"
     assert arms[-1].trainable_parameters is None
@@ -255,7 +292,7 @@ def test_other_held_out_rows_are_refused() -> None:
         random.Random(0), data.profile, data.selections, gain=0, memory=None
     )
     evaluations[-1]["conversations"].pop()
-    with pytest.raises(CheckError, match=r"seeds of 'random' .* different held-out conversations"):
+    with pytest.raises(CheckError, match=r"seeds of 'as-many' .* different held-out conversations"):
         compare_arms(
             evaluations, finetunes, finetune=data.profile.finetune, evaluate=data.profile.evaluate
         )
@@ -270,8 +307,13 @@ def test_tables_hold_values_and_format_to_text() -> None:
     assert grid.shape == (8, 7)
     assert grid.loc["lm_head", tables.OUTSIDE] == data.ranking.scores("terse")["lm_head"]
     arms = tables.formatted(tables.arms_table(data.arms, data.selections))
-    assert list(arms["frozen layers"])[::4] == ["0", "-"]
-    assert list(arms["peak memory"]) == ["700 MiB"] * 4 + ["-"]
+    assert list(arms["frozen layers"])[::5] == ["0", "-"]
+    assert list(arms["peak memory"]) == ["700 MiB"] * 5 + ["-"]
+    assert list(arms["best step"]) == ["240 of 240"] * 5 + ["-"]
+    controls = tables.formatted(tables.controls_table(data.arms, data.selections))
+    assert list(controls["equal"]) == ["parameters", "layers"]
+    assert {"difference", "verdict", "difference at best", "high at best"} < set(controls.columns)
+    assert re.fullmatch(r"[+-]0\.\d{4}", controls["low at best"][0])
     assert list(tables.formatted(tables.agreement_table(data.agreements)).columns)[:3] == [
         "first",
         "second",
