@@ -46,6 +46,7 @@ from ila_core.config import OptimizerSettings, Schedule, StabilitySettings
 from ila_core.errors import CheckError, UserError
 from ila_core.fingerprint import digest_of
 from ila_core.fused import fused_lora
+from ila_core.kept import keeping_less
 from ila_core.loss import TokenLoss
 from ila_core.measure import measured
 from ila_core.reproducibility import seeded
@@ -131,6 +132,7 @@ def train(
     with (
         _kept(model),
         fused_lora(model),
+        keeping_less(model),
         seeded(seed),
         _checkpoints(here.checkpoints, identity) as (folder, checkpoint),
         measured(device) as cost,
