@@ -106,18 +106,18 @@ def run_finetune(
         {
             "seed": seed,
             "key": run.key,
-            "folder": str(_copied(fetch(run), out, seed, len(planned.pipeline.tuned[ARM]))),
+            "folder": str(_copied(fetch(run), out, seed, len(planned.pipeline.arms.tuned[ARM]))),
             **read_json(fetch(run) / "finetune.json"),
             **read_json(fetch(run) / CIRCUMSTANCE),
         }
-        for seed, step in planned.pipeline.tuned[ARM].items()
+        for seed, step in planned.pipeline.arms.tuned[ARM].items()
         for run in [runs[str(step.key)]]
     ]
     evaluations = [
         {**read_json(fetch(runs[str(s.key)]) / "evaluation.json"), **s.given["names"]}
-        for s in planned.pipeline.evaluated
+        for s in planned.pipeline.arms.evaluated
     ]
-    selection = load(fetch(runs[str(planned.pipeline.selections[ARM].key)]))
+    selection = load(fetch(runs[str(planned.pipeline.arms.selections[ARM].key)]))
     show_finetune(
         profile,
         selection,
@@ -239,12 +239,12 @@ def _ranking(planned: ProfilePlan, runs: Mapping[str, StepRun]) -> Ranking | Non
     """The document that the selection was made from; `None` where the policy reads no scores."""
     if planned.ranking:
         return find_ranking(planned.ranking)
-    scores = planned.pipeline.selections[ARM].inputs
+    scores = planned.pipeline.arms.selections[ARM].inputs
     if not any("/" in name for name in scores):
         return None
     from tasks.steps.ranking import gather
 
-    step = planned.pipeline.selections[ARM]
+    step = planned.pipeline.arms.selections[ARM]
     return gather(step, {n: fetch(runs[str(s.key)]) for n, s in step.inputs.items()})
 
 

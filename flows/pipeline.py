@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from flows.arms import Arms, train_arms
 from flows.evidence import StepsOfSeeds, controls, evidence
 from flows.study import Study, study
 from ila_core.config import Profile
@@ -15,13 +16,10 @@ from tasks.step import Step
 from tasks.steps import (
     Base,
     agree,
-    evaluate,
-    finetune,
     prepare,
     rank,
     report,
     score,
-    select,
     stage1,
 )
 
@@ -30,19 +28,15 @@ class Pipeline(NamedTuple):
     """A whole run, by its last steps: what a search gives, and what everything leads to."""
 
     base: Base
-    scores: StepsOfSeeds
     data: Mapping[str, Step]
     """Prepared conversations by dataset."""
     adapters: StepsOfSeeds
+    scores: StepsOfSeeds
     ranking: Step
     agreement: Step
     evidence: tuple[Step, ...]
     """Every scorer's scores and their mask curves."""
-    selections: Mapping[str, Step]
-    """By arm."""
-    tuned: StepsOfSeeds
-    """Fine-tunings, by arm and seed."""
-    evaluated: tuple[Step, ...]
+    arms: Arms
     report: Step
     controls: tuple[Step, ...]
     """Beside the main path: noise planted in each dataset's adapter, to be found by the search."""
@@ -59,7 +53,7 @@ class Pipeline(NamedTuple):
         ends = {
             "report": (*search, self.report),
             "search": search,
-            "finetune": (*self.selections.values(), *_flat(self.tuned), *self.evaluated),
+            "finetune": self.arms.steps,
             "evidence": (*search, *self.evidence),
             "control": self.controls,
             **self.study.targets(),
@@ -79,7 +73,7 @@ def ila_pipeline(profile: Profile, lock: Lock, given: Ranking | None = None) -> 
         given: a ranking that was made elsewhere; fine-tuning reads it in place of the search's.
     """
     base = Base.resolve(profile.model, lock)
-    search, finetuning = profile.search, profile.finetune
+    search = profile.search
 
     # 1. Conversations become token rows in disjoint splits: train, gate, held-out.
     data = {d.name: prepare(base, d, profile.data, lock) for d in profile.datasets}
@@ -106,49 +100,16 @@ def ila_pipeline(profile: Profile, lock: Lock, given: Ranking | None = None) -> 
     agreement = agree(ranking, search)
     shown = evidence(base, data, adapters, search)
 
-    # 4. Freeze the unimportant layers and fine-tune, beside all layers and a random control.
-    selections: dict[str, Step] = {}
-    tuned: dict[str, dict[int, Step]] = {}
-    for arm in finetuning.arms:
-        own = data[finetuning.dataset]
-        selection = select(base, arm, given or scores, selections, search, finetuning, own)
-        selections[arm.name] = selection
-        tuned[arm.name] = {
-            seed: finetune(base, selection, own, finetuning, seed) for seed in finetuning.seeds
-        }
+    # 4. Freeze the unimportant layers and fine-tune, beside all layers and a random control; then
+    #    held-out evaluation of the base and of every arm, and the page that says what came out.
+    arms = train_arms(base, data, given or scores, search, profile.finetune, profile.evaluate)
+    results = [*data.values(), *_flat(adapters), *_flat(scores), *shown, *arms.steps]
+    page = report(profile, ranking, agreement, results)
 
-    # 5. Held-out evaluation of the base and of every arm, and the page that says what came out.
-    evaluated = evaluate(base, tuned, data[finetuning.dataset], profile.evaluate)
-    page = report(
-        profile,
-        ranking,
-        agreement,
-        [
-            *data.values(),
-            *_flat(adapters),
-            *_flat(scores),
-            *shown,
-            *selections.values(),
-            *_flat(tuned),
-            *evaluated,
-        ],
-    )
     planted = controls(base, data, adapters, search)
     whole = study(profile, base, data, scores)
     return Pipeline(
-        base=base,
-        scores=scores,
-        data=data,
-        adapters=adapters,
-        ranking=ranking,
-        agreement=agreement,
-        evidence=tuple(shown),
-        selections=selections,
-        tuned=tuned,
-        evaluated=tuple(evaluated),
-        report=page,
-        controls=planted,
-        study=whole,
+        base, data, adapters, scores, ranking, agreement, tuple(shown), arms, page, planted, whole
     )
 
 

@@ -141,6 +141,7 @@ def _counted(
     from transformers import AutoModelForCausalLM
 
     from ila_core.fused import fused_lora
+    from ila_core.kept import keeping_less
     from ila_core.layers import architecture_config
     from ila_core.loading import untie
     from ila_core.loss import LOGITS_PER_CHUNK
@@ -188,7 +189,7 @@ def _counted(
         ready.model.train()
         ids = torch.zeros(rows, length, dtype=torch.long)
         mask = torch.ones(rows, 1, length, length, dtype=torch.bool)
-        with fused_lora(ready.model), saved_tensors_hooks(pack, lambda x: x):
+        with fused_lora(ready.model), keeping_less(ready.model), saved_tensors_hooks(pack, _same):
             hidden = causal.base_model(input_ids=ids, attention_mask=mask, use_cache=False)[0]
         extra = sum(
             p.numel()
@@ -205,6 +206,10 @@ def _counted(
     passing = max(8 * logits, 4 * rows * length * widest * dtype.itemsize)
     fixed = 3 * hidden.numel() * hidden.element_size() + passing
     return kept, weights, extra, fixed
+
+
+def _same(packed: Any) -> Any:
+    return packed
 
 
 def _weight_bytes(model: Any, four_bit: bool, dtype: Any) -> int:

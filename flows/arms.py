@@ -1,0 +1,51 @@
+"""Arms of one fine-tuning: their selections, what they train, and how each is evaluated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from flows.evidence import Steps, StepsOfSeeds
+from ila_core.config import EvaluateConfig, FinetuneConfig, SearchConfig
+from ila_core.ranking import Ranking
+from tasks.step import Step
+from tasks.steps import Base, evaluate, finetune, select
+
+
+class Arms(NamedTuple):
+    selections: Mapping[str, Step]
+    """By arm."""
+    tuned: StepsOfSeeds
+    """By arm and fine-tuning seed."""
+    evaluated: tuple[Step, ...]
+    """Of the base, and of every arm and seed."""
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        trained = [step for of_seed in self.tuned.values() for step in of_seed.values()]
+        return (*self.selections.values(), *trained, *self.evaluated)
+
+
+def train_arms(
+    base: Base,
+    data: Steps,
+    scores: StepsOfSeeds | Ranking,
+    search: SearchConfig,
+    finetuning: FinetuneConfig,
+    evaluation: EvaluateConfig,
+) -> Arms:
+    """Freeze what each arm's policy says, train the rest, evaluate on held-out conversations.
+
+    Args:
+        scores: the search's own, or a ranking that was made elsewhere.
+    """
+    own = data[finetuning.dataset]
+    selections: dict[str, Step] = {}
+    tuned: dict[str, dict[int, Step]] = {}
+    for arm in finetuning.arms:
+        selection = select(base, arm, scores, selections, search, finetuning, own)
+        selections[arm.name] = selection
+        tuned[arm.name] = {
+            seed: finetune(base, selection, own, finetuning, seed) for seed in finetuning.seeds
+        }
+    return Arms(selections, tuned, tuple(evaluate(base, tuned, own, evaluation)))
