@@ -181,7 +181,7 @@ def _with_machine(profile: Profile, arm: ArmConfig) -> ArmConfig:
     """The arm with what its limit depends on here: rows of a forward pass, measured speed."""
     runtime = RuntimeConfig.from_env()
     if arm.memory is not None:
-        return arm.model_copy(update={"rows": runtime.micro_batch})
+        return arm.model_copy(update={"micro_batch": runtime.micro_batch})
     if arm.seconds is None:
         return arm
     planned = plan_of(profile, until="search+finetune")
@@ -224,7 +224,8 @@ def _forecast(planned: ProfilePlan, runs: Mapping[str, StepRun], arm: ArmConfig)
         pipeline.base.layers,
         profile.finetune.method_of(arm),
         settings,
-        rows=min(RuntimeConfig.from_env().micro_batch, profile.finetune.optimizer.batch_size),
+        batch_size=profile.finetune.optimizer.batch_size,
+        micro_batch=RuntimeConfig.from_env().micro_batch,
         length=profile.data.max_length,
     )
     speed = measured_speed(planned, runs)

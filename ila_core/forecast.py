@@ -5,7 +5,9 @@ layer trained and the training's own arithmetic, and each tensor that autograd k
 with the layer that keeps it. A selection keeps those of its layers, and of what lies between the
 layers (attention, norms, activations) all that comes after its first one, where gradients pass.
 
-    forecast = Forecast.of(model_config, layers, "lora", settings, rows=8, length=1024)
+    forecast = Forecast.of(
+        model_config, layers, "lora", settings, batch_size=32, micro_batch=8, length=1024
+    )
     forecast.memory(["lm_head"])            # bytes
     forecast.parts(["lm_head"])             # the same, by what they are for
 """
@@ -51,6 +53,8 @@ class Forecast:
     kept: tuple[Kept, ...]
     fixed: int
     """Bytes of a step that no selection changes: hidden states, logits, temporaries."""
+    accumulates: bool
+    """Whether a step has several passes: gradients of the first are there during the next."""
     tokens: int
     """Of the whole training, padding included; 0 where nobody said."""
     flops_per_second: float | None
@@ -64,14 +68,18 @@ class Forecast:
         method: str,
         settings: MethodSettings,
         *,
-        rows: int,
+        batch_size: int,
+        micro_batch: int,
         length: int,
     ) -> Forecast:
-        """Count one forward pass of `rows` x `length` tokens; seconds are unknown yet."""
+        """Count a pass of as many conversations of `length` tokens; seconds are unknown yet."""
+        rows = min(batch_size, micro_batch)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of PEFT, about a model that is never trained
             kept, weights, extra, fixed = _counted(config, layers, method, settings, rows, length)
-        return cls(tuple(layers), settings, weights, extra, tuple(kept), fixed, 0, None)
+        return cls(
+            tuple(layers), settings, weights, extra, tuple(kept), fixed, batch_size > rows, 0, None
+        )
 
     def timed(self, tokens: int, flops_per_second: float) -> Forecast:
         """The same, for a training of so many tokens at a measured speed."""
@@ -91,13 +99,17 @@ class Forecast:
             for x in self.kept
             if (x.layer in chosen if x.layer else x.after > first)
         }
+        kept = sum(held.values())
+        gradients = 4 * trained
+        if not self.accumulates:  # they come while what is kept goes
+            gradients = max(0, gradients - kept - self.fixed)
         own = isinstance(self.method, FullMethod)
         return {
             "weights": self.weights,
             "adapters": 0 if own else 4 * trained,
-            "gradients": 4 * trained,
+            "gradients": gradients,
             "optimizer": 8 * trained,
-            "kept for backward": sum(held.values()),
+            "kept for backward": kept,
             "the step itself": self.fixed,
         }
 

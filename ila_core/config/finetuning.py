@@ -46,7 +46,7 @@ class ArmConfig(Frozen):
     """Most parameters that train, under the arm's method."""
     memory: int | None = Field(default=None, ge=1)
     """Most bytes that the training may take (`ila_core.forecast`)."""
-    rows: int = Field(default=8, ge=1)
+    micro_batch: int = Field(default=8, ge=1)
     """`memory`: conversations per forward pass that it is counted for, `ILA_MICRO_BATCH`."""
     seconds: float | None = Field(default=None, gt=0)
     """Most time that the training may take."""

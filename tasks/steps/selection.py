@@ -53,12 +53,15 @@ def select(
     method, name = finetuning.settings_of(arm), finetuning.method_of(arm)
     fields = [*POLICIES[arm.policy].settings, *(["keep"] if reads_keep(arm) else [])]
     if arm.memory is not None or arm.seconds is not None:
-        shape = {"method": name, "settings": method.model_dump(exclude_defaults=True)}
+        shape: dict[str, Any] = {
+            "method": name,
+            "settings": method.model_dump(exclude_defaults=True),
+        }
         shape |= {"length": data.given["data"].max_length, "dtype": base.config.dtype}
+        shape["batch_size"] = finetuning.optimizer.batch_size
         identity["forecast"] = {"version": FORECAST_VERSION, **shape}
     if arm.seconds is not None:
         inputs["data"] = data
-        identity["batch_size"] = finetuning.optimizer.batch_size
     return Step(
         "selection",
         label=f"selection {arm.name}",
@@ -115,7 +118,8 @@ def _forecast(step: Step, inputs: dict[str, Path]) -> Forecast | None:
         base.layers,
         finetuning.method_of(arm),
         given["method"],
-        rows=min(arm.rows, finetuning.optimizer.batch_size),
+        batch_size=finetuning.optimizer.batch_size,
+        micro_batch=arm.micro_batch,
         length=given["length"],
     )
     if arm.seconds is None:
