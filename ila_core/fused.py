@@ -1,27 +1,21 @@
 """The arithmetic of a training step: a LoRA layer is one autograd node, gated or not.
 
 `fused_lora` does so with the layers of stage 1 and of fine-tuning, whose A and B train, and `gated`
-with those of stage 2, where what trains is one number per layer. `recompute_activations` keeps the
-input of an elementwise activation and not its output too.
+with those of stage 2, where what trains is one number per layer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, cast
-from weakref import ReferenceType, ref
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import saved_tensors_hooks
-from transformers.activations import GELUActivation, GELUTanh, SiLUActivation
 
+from ila_core.kept import keep, kept, packed_bits, replaced_forward, unpacked_bits
 from ila_core.methods.lora import lora_layers
-
-# Those whose own backward keeps their input, which then serves both.
-_ACTIVATIONS = (nn.SiLU, nn.GELU, SiLUActivation, GELUActivation, GELUTanh)
 
 
 @contextmanager
@@ -42,24 +36,6 @@ def _is_plain(layer: Any) -> bool:
         return False
     both = layer.lora_A["default"], layer.lora_B["default"]
     return all(isinstance(x, nn.Linear) and x.bias is None for x in both)
-
-
-@contextmanager
-def replaced_forward(
-    forwards: Iterable[tuple[nn.Module, Callable[[Tensor], Tensor]]],
-) -> Iterator[None]:
-    """Each module computes by the function beside it; blocks may stand within one another."""
-    before = []
-    try:
-        for module, forward in forwards:
-            before.append((module, vars(module).get("forward")))
-            module.forward = forward
-        yield
-    finally:
-        for module, own in before:
-            del module.forward
-            if own is not None:
-                module.forward = own
 
 
 def adapted(layer: Any, x: Tensor) -> Tensor:
@@ -106,7 +82,7 @@ class _Lora(torch.autograd.Function):
 
     addmm adds the branch to the base's output and to its input gradient while it multiplies, where
     PEFT's modules make a scaled copy and a sum of full width, each way; and layers that share their
-    input keep it once, with a mask of one byte a number each where there is dropout.
+    input keep it once, with a mask of one bit a number each where there is dropout.
     """
 
     @staticmethod
@@ -137,14 +113,16 @@ class _Lora(torch.autograd.Function):
             out = nn.functional.linear(flat, weight, start)
             out.addmm_(branch.to(out.dtype), b.T.to(out.dtype))
         _, _, _, needs_weight, needs_a, *_ = ctx.needs_input_grad
-        kept = x if needs_weight or needs_a else None
-        ctx.save_for_backward(u, scale, weight, a, b, kept, mask)
+        given = x if needs_weight or needs_a else None
+        mask = None if mask is None else packed_bits(mask)
+        keep(ctx, u, scale, weight, a, b, given, mask)
         ctx.rescale = 1 / (1 - dropout)
         return out.view(*x.shape[:-1], b.shape[0])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        u, scale, weight, a, b, x, mask = ctx.saved_tensors
+        u, scale, weight, a, b, x, mask = kept(ctx)
+        mask = None if mask is None else unpacked_bits(mask)
         needs_x, needs_start, needs_scale, needs_weight, needs_a, needs_b, _ = ctx.needs_input_grad
         (g,) = gradients
         flat = g.reshape(-1, g.shape[-1])
@@ -159,8 +137,9 @@ class _Lora(torch.autograd.Function):
             g_weight = flat.T @ x.reshape(-1, x.shape[-1])
         if needs_a:
             inner = x.reshape(-1, x.shape[-1])
-            inner = inner if mask is None else inner * mask * ctx.rescale
+            inner = inner if mask is None else (inner * mask).mul_(ctx.rescale)
             g_a = (g_u.T @ inner.to(g.dtype)).to(a.dtype)
+            del inner
         if needs_b:
             g_b = (flat.T @ (u * scale).to(g.dtype)).to(b.dtype)
         if needs_x:
@@ -176,48 +155,3 @@ def _input_gradient(
         branch = (g_u @ a).mul_(mask).mul_(rescale)
         return branch if weight is None else torch.addmm(branch, g, weight)
     return g_u @ a if weight is None else (g @ weight).addmm_(g_u, a)
-
-
-@contextmanager
-def recompute_activations(model: nn.Module) -> Iterator[None]:
-    """Outputs of elementwise activations that a forward within the block would keep for backward
-    are made again from their inputs, which are kept anyway.
-
-    SwiGLU then keeps two tensors of the intermediate width, not three. Under gradient
-    checkpointing, which has saved-tensor hooks of its own, it changes nothing.
-    """
-    latest: tuple[ReferenceType[Tensor], int, nn.Module, Tensor] | None = None
-
-    def remember(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        nonlocal latest
-        latest = ref(output), output._version, module, inputs[0].detach()
-
-    def pack(tensor: Tensor) -> Tensor | tuple[nn.Module, Tensor]:
-        if latest is None:
-            return tensor
-        output, version, module, given = latest
-        alive = output()  # what is saved is an alias of it; a dead one's memory may be another's
-        if alive is None or alive.data_ptr() != tensor.data_ptr() or alive.shape != tensor.shape:
-            return tensor
-        if alive._version != version:  # changed in place since
-            return tensor
-        return module, given
-
-    def unpack(packed: Tensor | tuple[nn.Module, Tensor]) -> Tensor:
-        if isinstance(packed, Tensor):
-            return packed
-        module, given = packed
-        with torch.no_grad():
-            return cast(Tensor, type(module).forward(module, given))
-
-    handles = [
-        module.register_forward_hook(remember)
-        for module in model.modules()
-        if type(module) in _ACTIVATIONS and not getattr(module, "inplace", False)
-    ]
-    try:
-        with saved_tensors_hooks(pack, unpack):
-            yield
-    finally:
-        for handle in handles:
-            handle.remove()

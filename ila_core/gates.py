@@ -22,7 +22,8 @@ from transformers import TrainerCallback, TrainerState
 from ila_core.batches import Row
 from ila_core.config import OptimizerSettings, Schedule, Stage2Settings
 from ila_core.errors import CheckError, listed
-from ila_core.fused import gated, recompute_activations, replaced_forward
+from ila_core.fused import gated
+from ila_core.kept import keeping_less, replaced_forward
 from ila_core.methods.lora import load_adapter, lora_layers
 from ila_core.train import Circumstance, train
 
@@ -85,7 +86,7 @@ class Gates:
                 for name, layer in self._layers.items()
             )
         )
-        self._arithmetic.enter_context(recompute_activations(self._model))
+        self._arithmetic.enter_context(keeping_less(self._model))
         return self
 
     def __exit__(

@@ -24,7 +24,9 @@ from ila_core.batches import IGNORED
 from ila_core.errors import CheckError
 
 LOGITS_PER_CHUNK = 2**25
-"""Float logits alive at a time: 128 MiB, 1,048 positions of a vocabulary of 32,000."""
+"""Most float logits alive at a time: 128 MiB."""
+_POSITIONS_PER_CHUNK = 512
+"""As many rows as a matrix product needs to be fast; 64 MiB at a vocabulary of 32,000."""
 
 
 @contextmanager
@@ -44,7 +46,8 @@ class TokenLoss:
 
     Args:
         model: a causal language model of transformers, with or without a PEFT adapter.
-        logits_per_chunk: more logits than this are computed in several chunks.
+        logits_per_chunk: more logits than this, or more than 512 positions, are computed in
+            several chunks.
 
     Raises:
         CheckError: the model scales or caps its logits after `lm_head(body(x))`.
@@ -55,7 +58,8 @@ class TokenLoss:
         self._causal = causal
         self._body: nn.Module = causal.base_model
         self._head: nn.Module = causal.get_output_embeddings()
-        self._chunk = max(1, logits_per_chunk // self._checked_vocabulary())
+        fitting = max(1, logits_per_chunk // self._checked_vocabulary())
+        self._chunk = min(fitting, _POSITIONS_PER_CHUNK)
 
     @torch.no_grad()
     def __call__(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -89,6 +93,7 @@ class TokenLoss:
             torch.autograd.backward(logits, log_p.div_(divisor).to(logits.dtype))
             if leaf.grad is not None:
                 gradient[part] = leaf.grad
+            del leaf, logits, log_p  # or the last chunk's live on while the body runs backward
         if hidden.requires_grad:
             torch.autograd.backward(hidden, gradient.view_as(hidden))
         return torch.stack(losses).sum() / divisor

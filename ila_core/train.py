@@ -46,6 +46,7 @@ from ila_core.config import OptimizerSettings, Schedule, StabilitySettings
 from ila_core.errors import CheckError, UserError
 from ila_core.fingerprint import digest_of
 from ila_core.fused import fused_lora
+from ila_core.kept import keeping_less
 from ila_core.loss import TokenLoss
 from ila_core.measure import Allocations, measured
 from ila_core.optimizer import MakeOptimizer, adamw
@@ -140,6 +141,7 @@ def train(
         fused_lora(model),
         # Its cache of cast weights would outlive the optimizer's steps.
         torch.autocast(device.type, autocast, autocast is not None, cache_enabled=False),
+        keeping_less(model),
         seeded(seed),
         _checkpoints(here.checkpoints, identity) as (folder, checkpoint),
         measured(device) as cost,

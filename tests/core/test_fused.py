@@ -2,7 +2,6 @@
 
 import math
 from contextlib import nullcontext
-from weakref import ref
 
 import pytest
 import tiny
@@ -151,7 +150,8 @@ def test_layers_that_share_their_input_keep_it_once():
         out = [p(x) for p in (attention.q_proj, attention.k_proj, attention.v_proj)]
     tokens, width, rank, scale = 21, 32, 4, 1
     assert len(out) == 3
-    assert sum(kept.values()) == tokens * (4 * width + 3 * width + 3 * 4 * rank) + 3 * 4 * scale
+    mask = width // 8
+    assert sum(kept.values()) == tokens * (4 * width + 3 * mask + 3 * 4 * rank) + 3 * 4 * scale
 
 
 def test_other_adapters_keep_their_arithmetic_and_a_model_comes_back_as_it_was():
@@ -267,24 +267,3 @@ def test_nothing_of_full_width_is_kept_by_a_gated_layer():
         layer(x).sum().backward()
     assert x.grad is not None
     assert (21, 4) in kept and all(math.prod(shape) <= 21 * 4 for shape in kept)
-
-
-def test_the_output_of_silu_is_made_again_instead_of_kept():
-    model = trained()
-    mlp = model.get_base_model().model.layers[0].mlp
-    given = torch.randn(1, 5, 32, requires_grad=True)
-    outputs = []
-
-    def note(module, inputs, output):
-        outputs.append(ref(output.untyped_storage()))
-
-    mlp.act_fn.register_forward_hook(note)
-    kept = mlp(given)
-    assert outputs[-1]() is not None  # the instrument works
-    (expected,) = torch.autograd.grad(kept.sum(), given)
-    with Gates(model) as gates:
-        gates.fill(math.inf)
-        made_again = mlp(given)
-        assert outputs[-1]() is None
-        (found,) = torch.autograd.grad(made_again.sum(), given)
-    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
