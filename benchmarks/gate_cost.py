@@ -18,8 +18,8 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 from weakref import WeakSet, finalize
 
@@ -32,6 +32,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from ila_core.config import LoraSettings
 from ila_core.fused import fused_lora
 from ila_core.gates import Gates
+from ila_core.kept import keeping_less
 from ila_core.loss import TokenLoss
 from ila_core.methods.lora import Lora, lora_layers
 
@@ -74,6 +75,13 @@ class Alive(TorchDispatchMode):
 
 def _is_tensor(leaf: Any) -> bool:
     return isinstance(leaf, Tensor)
+
+
+@contextmanager
+def as_trained(model: Any) -> Iterator[None]:
+    """The arithmetic of stage 1 within `ila_core.train.train`."""
+    with fused_lora(model), keeping_less(model):
+        yield
 
 
 class Variant:
@@ -156,10 +164,10 @@ def variants() -> dict[str, Variant]:
     floor = base().requires_grad_(False)
     floor.enable_input_require_grads()
     return {
-        "stage1": Variant(adapted(), batch, fused_lora),
+        "stage1": Variant(adapted(), batch, as_trained),
         "stage2": Variant(adapted(), batch, Gates),
         "stage1_by_peft": Variant(adapted(), batch),
-        "stage1_dropout_0.1": Variant(adapted(0.1), batch, fused_lora),
+        "stage1_dropout_0.1": Variant(adapted(0.1), batch, as_trained),
         "stage1_dropout_0.1_by_peft": Variant(adapted(0.1), batch),
         "stock_peft": Variant(adapted(), batch, own_loss=True),
         "floor": Variant(floor, batch),

@@ -33,20 +33,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from gate_cost import SHAPE, conditions
-from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
+from watch import Watch
 
 from ila_core.config import LoraSettings, OptimizerSettings, Schedule
 from ila_core.measure import measured
@@ -95,7 +91,9 @@ def base(four_bit_folder: str | None) -> Any:
 
 def _four_bit(folder: str) -> Any:
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     model = AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=torch.float32,
@@ -235,95 +233,9 @@ def allocated(arm: str, folder: str | None, seed: int | None) -> dict[str, Any]:
     return {"allocated_mib": most / MIB, "base_mib": start / MIB}
 
 
-class Watch(TorchDispatchMode):
-    """Who made what is alive when most is alive."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.mib: dict[str, float] = {}
-        self._made: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
-        self._kept: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
-        self._modules: list[str] = []
-        self._names: dict[nn.Module, str] = {}
-        self._trained: list[nn.Parameter] = []
-        self._step = self._operation = self._most = self._most_at = 0
-
-    @contextmanager
-    def watching(self) -> Iterator[None]:
-        hooks = nn.modules.module
-        entered = hooks.register_module_forward_pre_hook(
-            lambda module, _: self._modules.append(self._names.get(module, "check"))
-        )
-        left = hooks.register_module_forward_hook(lambda *_: (self._modules.pop(), None)[1])
-        with self, torch.autograd.graph.saved_tensors_hooks(self._keep, lambda tensor: tensor):
-            yield
-        entered.remove()
-        left.remove()
-
-    def look(self, model: nn.Module, optimizer: Any, step: int) -> None:
-        self._step, self._operation = step, 0
-        self._trained = [p for p in model.parameters() if p.requires_grad]
-        for name, module in model.named_modules():
-            leaf = name.removesuffix(".base_layer").rpartition(".")[2]
-            self._names[module] = "block" if leaf.isdigit() else leaf
-        for tensor in _weights(model):
-            kind = "adapter weights" if tensor.requires_grad else "base weights"
-            self._made[tensor.untyped_storage()] = kind
-        state = getattr(optimizer, "optimizer", optimizer).state
-        for tensor in filter(torch.is_tensor, tree_leaves([dict(x) for x in state.values()])):
-            self._made[tensor.untyped_storage()] = "optimizer"
-
-    def _keep(self, tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        made = self._made.get(storage, "given")
-        if tensor.dtype in (torch.bool, torch.uint8):
-            made = "dropout masks"
-        elif tensor.shape[-1:] == (SETTINGS.r,):
-            made = "A x"
-        self._kept.setdefault(storage, f"kept: {made}")
-        return tensor
-
-    def __torch_dispatch__(
-        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        result = function(*args, **(kwargs or {}))
-        where = self._modules[-1] if self._modules else "backward and loss"
-        for tensor in filter(torch.is_tensor, tree_leaves(result)):
-            self._made.setdefault(
-                tensor.untyped_storage(), f"{where}, {function.overloadpacket.__name__}"
-            )
-        self._operation += 1
-        if self._step == STEPS - 1:
-            alive = sum(storage.nbytes() for storage in list(self._made))
-            if alive > self._most:
-                self._most, self._most_at = alive, self._operation
-        elif self._step == STEPS and self._operation == self._most_at:
-            self._count()
-        return result
-
-    def _count(self) -> None:
-        gradients = {p.grad.untyped_storage() for p in self._trained if p.grad is not None}
-        own = ("base weights", "adapter weights", "optimizer")
-        found: Counter[str] = Counter()
-        for storage, made in list(self._made.items()):
-            kind = self._kept.get(storage, f"passing: {made}")
-            kind = made if made in own else "gradients" if storage in gradients else kind
-            found[kind] += storage.nbytes()
-        self.mib = {kind: size / MIB for kind, size in found.most_common()}
-
-
-def _weights(model: nn.Module) -> Iterator[Tensor]:
-    yield from model.buffers()
-    for parameter in model.parameters():
-        yield parameter
-        state = getattr(parameter, "quant_state", None)
-        for part in (state, getattr(state, "state2", None)):
-            yield from filter(torch.is_tensor, vars(part).values() if part is not None else ())
-
-
 def account(arm: str, folder: str | None, seed: int | None) -> dict[str, Any]:
     """MiB of all storages by what made them, where most is alive."""
-    model, watch = base(folder), Watch()
+    model, watch = base(folder), Watch(step=STEPS, rank=SETTINGS.r)
     names = selection(layers(model), seed)
     with watch.watching():
         ARMS[arm](model, names, LENGTH, [Steps(watch.look)])
@@ -348,13 +260,13 @@ def child(instrument: str, arm: str, folder: str | None, seed: int | None) -> di
     return found
 
 
-def measure(selections: int) -> dict[str, Any]:
+def measure(selections: int, instruments: tuple[str, ...]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         base(None).save_pretrained(folder)
         bases = {"lora": None, "qlora": folder}
         arms: dict[str, dict[str, Any]] = {}
         seeds = [*range(selections), None]
-        for instrument in ("allocated", "resident"):
+        for instrument in instruments:
             for seed in seeds:
                 for kind, weights in bases.items():
                     for arm in ARMS if seed in (0, None) else ("ours",):
@@ -374,6 +286,7 @@ def measure(selections: int) -> dict[str, Any]:
         for arm, of in (("ours", ""), ("stock", "_stock"))
         for kind in bases
         for key, ending in (("allocated_mib", of), ("resident_mib", f"{of}_resident"))
+        if key.removesuffix("_mib") in instruments
     }
     return {
         **over,
@@ -387,17 +300,12 @@ def measure(selections: int) -> dict[str, Any]:
 
 
 def show(result: dict[str, Any]) -> None:
-    print(f"{'peak, MiB':22}{'allocated':>10}{'resident':>10}{'base':>8}{'s / step':>10}")
+    columns = list(next(iter(result["arms"].values())))
+    print(f"{'':20}" + "".join(f"{column:>15}" for column in columns))
     for name, row in result["arms"].items():
-        print(
-            f"{name:22}{row['allocated_mib']:10.1f}{row['resident_mib']:10.1f}"
-            f"{row['base_mib']:8.1f}{row['step_seconds']:10.2f}"
-        )
+        print(f"{name:20}" + "".join(f"{row[column]:15.1f}" for column in columns))
     for key, goal in GOALS.items():
-        print(
-            f"{key}: {result[key]:.3f} (goal {goal}), resident {result[key + '_resident']:.3f}; "
-            f"stock PEFT and Trainer {result[key + '_stock']:.3f}"
-        )
+        print(f"goal {goal}:", {k: round(v, 3) for k, v in result.items() if k.startswith(key)})
     for name, kinds in result["account_mib"].items():
         print(f"\n{name}: {sum(kinds.values()):.1f} MiB where most is alive")
         for kind, mib in kinds.items():
@@ -408,10 +316,15 @@ def show(result: dict[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--selections", type=int, default=5)
-    parser.add_argument("--quick", action="store_true", help="one selection")
+    parser.add_argument(
+        "--quick", action="store_true", help="one selection, and no resident memory"
+    )
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    result = measure(1 if args.quick else args.selections)
+    if args.quick:
+        result = measure(1, ("allocated",))
+    else:
+        result = measure(args.selections, ("allocated", "resident"))
     if args.json:
         print(json.dumps(result, indent=1))
     else:

@@ -33,12 +33,12 @@ def keeping_less(model: nn.Module) -> Iterator[None]:
 
     Below the lowest layer that trains nothing requires a gradient, and nothing is kept at all.
     """
-    modules = [m for m in model.modules() if "forward" not in vars(m)]
-    norms = [(m, partial(_norm, m)) for m in modules if _is_norm(m)]
-    units = [(m, partial(_gated_unit, m)) for m in modules if _is_gated_unit(m)]
-    inside = {m.act_fn for m, _ in units}
-    rest = [m for m in modules if type(m) in _ACTIVATIONS and m not in inside]
-    with replaced_forward((*norms, *units)), _recomputed(rest):
+    own = [m for m in model.modules() if "forward" not in vars(m)]
+    norms = [(m, partial(_norm, m)) for m in own if _is_norm(m)]
+    units = [(m, partial(_gated_unit, m)) for m in own if _is_gated_unit(m)]
+    within = {m.act_fn for m in model.modules() if _is_gated_unit(m)}
+    others = [m for m in own if type(m) in _ACTIVATIONS and m not in within]
+    with replaced_forward((*norms, *units)), _recomputed(others):
         yield
 
 
