@@ -40,9 +40,9 @@ from typing import Any
 
 import torch
 from gate_cost import SHAPE, conditions
+from living import Watch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
-from watch import Watch
 
 from ila_core.config import LoraSettings, OptimizerSettings, Schedule
 from ila_core.measure import measured

@@ -141,9 +141,10 @@ def _counted(
     from transformers import AutoModelForCausalLM
 
     from ila_core.fused import fused_lora
+    from ila_core.kept import keeping_less
     from ila_core.layers import architecture_config
     from ila_core.loading import untie
-    from ila_core.loss import LOGITS_PER_CHUNK
+    from ila_core.loss import positions_per_chunk
     from ila_core.methods import METHODS
 
     dtype = getattr(torch, config.dtype)
@@ -188,7 +189,8 @@ def _counted(
         ready.model.train()
         ids = torch.zeros(rows, length, dtype=torch.long)
         mask = torch.ones(rows, 1, length, length, dtype=torch.bool)
-        with fused_lora(ready.model), saved_tensors_hooks(pack, lambda x: x):
+        as_trained = fused_lora(ready.model), keeping_less(ready.model)
+        with as_trained[0], as_trained[1], saved_tensors_hooks(pack, lambda x: x):
             hidden = causal.base_model(input_ids=ids, attention_mask=mask, use_cache=False)[0]
         extra = sum(
             p.numel()
@@ -198,7 +200,7 @@ def _counted(
         if isinstance(settings, FullMethod) and dtype.itemsize == 2:  # trained in 32 bits
             weights += 2 * sum(p.numel() for p in causal.parameters() if p.requires_grad)
     vocabulary = causal.get_output_embeddings().out_features
-    logits = min(rows * length, max(1, LOGITS_PER_CHUNK // vocabulary)) * vocabulary
+    logits = min(rows * length, positions_per_chunk(vocabulary)) * vocabulary
     widest = max(max(layer.shape) for layer in layers if layer.block is not None)
     # Beside hidden states and their gradient: logits and their gradient in float, or what the
     # backward pass of the widest block holds at a time.

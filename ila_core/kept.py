@@ -76,6 +76,9 @@ class _MadeAgain(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
         ctx.function, ctx.made = function, None
+        device = inputs[0].device.type
+        on = torch.is_autocast_enabled(device)
+        ctx.autocast = partial(torch.autocast, device, torch.get_autocast_dtype(device), on)
         keep(ctx, *inputs)
         return function(*inputs)
 
@@ -95,7 +98,7 @@ def _make(node: Any) -> tuple[list[Tensor], Tensor]:
     if node.made is None:
         pairs = zip(kept(node), node.needs_input_grad[1:], strict=True)
         inputs = [x.detach().requires_grad_(needed) for x, needed in pairs]
-        with torch.enable_grad():
+        with torch.enable_grad(), node.autocast(cache_enabled=False):
             node.made = inputs, node.function(*inputs)
     return cast(tuple[list[Tensor], Tensor], node.made)
 
@@ -144,7 +147,7 @@ def _computes_gated(kind: type[nn.Module]) -> bool:
         down_proj=lambda x: x / 7,
         act_fn=torch.tanh,
     )
-    x = torch.arange(4.0)
+    x = torch.arange(4.0, device="cpu")
     try:
         found = kind.forward(numbers, x)
     except AttributeError:  # it has other parts
