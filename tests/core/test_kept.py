@@ -168,6 +168,15 @@ def test_what_autocast_computed_is_made_again_as_it_was():
         assert torch.equal(gradient(), expected)
 
 
+def test_a_forecast_on_the_meta_device_counts_what_is_kept():
+    with torch.device("meta"):
+        model = trained()
+        x = torch.zeros(3, 7, 32).requires_grad_()
+        block = model.get_base_model().model.layers[0]
+        with less(model):
+            assert block.mlp(block.post_attention_layernorm(x)).requires_grad
+
+
 def test_a_model_comes_back_as_it_was_and_blocks_may_stand_within_one_another():
     model = trained()
     with less(model):
