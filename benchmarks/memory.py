@@ -40,11 +40,13 @@ from typing import Any
 
 import torch
 from gate_cost import SHAPE, conditions
+from living import Watch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
-from watch import Watch
+from transformers.utils.logging import disable_progress_bar
 
-from ila_core.config import LoraSettings, OptimizerSettings, Schedule
+from ila_core.config import LoraSettings, ModelConfig, OptimizerSettings, Schedule
+from ila_core.loading import load_base
 from ila_core.measure import measured
 from ila_core.methods.lora import Lora
 from ila_core.train import Circumstance, train
@@ -90,30 +92,14 @@ def base(four_bit_folder: str | None) -> Any:
 
 
 def _four_bit(folder: str) -> Any:
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
-    from transformers.utils.logging import disable_progress_bar
-
     disable_progress_bar()
-    model = AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype=torch.float32,
-        device_map={"": "cpu"},
-        attn_implementation="sdpa",
-        quantization_config=BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=torch.float32,
-            llm_int8_skip_modules=["lm_head"],
-        ),
+    architecture = {"model_type": "llama", **SHAPE}
+    config = ModelConfig(
+        name="random", source=folder, architecture=architecture, dtype="float32", lm_head="adapt"
     )
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            # Else an eval forward turns the weight into a format without gradient.
-            module.support_avx512bf16_for_cpu = False
-    for (
-        parameter
-    ) in model.parameters():  # what lies in the file's mapping is allocated like the rest
+    model = load_base(config, "cpu", four_bit=True)
+    # What lies in the mapping of a file is allocated like the rest.
+    for parameter in model.parameters():
         if parameter.is_floating_point():
             parameter.data = parameter.data.clone()
     return model

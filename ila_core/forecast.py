@@ -156,7 +156,7 @@ def _counted(
     from ila_core.kept import keeping_less
     from ila_core.layers import architecture_config
     from ila_core.loading import untie
-    from ila_core.loss import LOGITS_PER_CHUNK
+    from ila_core.loss import positions_per_chunk
     from ila_core.methods import METHODS
 
     dtype = getattr(torch, config.dtype)
@@ -211,7 +211,7 @@ def _counted(
         if isinstance(settings, FullMethod) and dtype.itemsize == 2:  # trained in 32 bits
             weights += 2 * sum(p.numel() for p in causal.parameters() if p.requires_grad)
     vocabulary = causal.get_output_embeddings().out_features
-    logits = min(rows * length, max(1, LOGITS_PER_CHUNK // vocabulary)) * vocabulary
+    logits = min(rows * length, positions_per_chunk(vocabulary)) * vocabulary
     widest = max(max(layer.shape) for layer in layers if layer.block is not None)
     # Beside hidden states and their gradient: logits and their gradient in float, or what the
     # backward pass of the widest block holds at a time.

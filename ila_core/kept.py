@@ -12,7 +12,7 @@ for the order in which the paths through a norm and the one around it are added.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache, partial
 from types import SimpleNamespace
 from typing import Any, cast
@@ -76,6 +76,11 @@ class _MadeAgain(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
         ctx.function, ctx.made = function, None
+        device = inputs[0].device.type
+        ctx.autocast = nullcontext
+        if torch.amp.is_autocast_available(device):  # not on the meta device
+            now = torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
+            ctx.autocast = partial(torch.autocast, device, *now, cache_enabled=False)
         keep(ctx, *inputs)
         return function(*inputs)
 
@@ -95,7 +100,7 @@ def _make(node: Any) -> tuple[list[Tensor], Tensor]:
     if node.made is None:
         pairs = zip(kept(node), node.needs_input_grad[1:], strict=True)
         inputs = [x.detach().requires_grad_(needed) for x, needed in pairs]
-        with torch.enable_grad():
+        with torch.enable_grad(), node.autocast():
             node.made = inputs, node.function(*inputs)
     return cast(tuple[list[Tensor], Tensor], node.made)
 
@@ -144,7 +149,7 @@ def _computes_gated(kind: type[nn.Module]) -> bool:
         down_proj=lambda x: x / 7,
         act_fn=torch.tanh,
     )
-    x = torch.arange(4.0, device="cpu")  # wherever the model is
+    x = torch.arange(4.0, device="cpu")
     try:
         found = kind.forward(numbers, x)
     except AttributeError:  # it has other parts

@@ -29,6 +29,11 @@ _POSITIONS_PER_CHUNK = 512
 """As many rows as a matrix product needs to be fast; 64 MiB at a vocabulary of 32,000."""
 
 
+def positions_per_chunk(vocabulary: int, logits: int = LOGITS_PER_CHUNK) -> int:
+    """How many positions have their logits alive at a time."""
+    return max(1, min(_POSITIONS_PER_CHUNK, logits // vocabulary))
+
+
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
     """`model.eval()`, with every module's own mode restored afterwards."""
@@ -58,8 +63,7 @@ class TokenLoss:
         self._causal = causal
         self._body: nn.Module = causal.base_model
         self._head: nn.Module = causal.get_output_embeddings()
-        fitting = max(1, logits_per_chunk // self._checked_vocabulary())
-        self._chunk = min(fitting, _POSITIONS_PER_CHUNK)
+        self._chunk = positions_per_chunk(self._checked_vocabulary(), logits_per_chunk)
 
     @torch.no_grad()
     def __call__(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:

@@ -110,7 +110,8 @@ def test_fewer_trained_layers_keep_fewer_bytes():
         settings = tiny.LORA.model_copy(update={"dropout": 0.3})
         model = METHODS["lora"].attach(base, names[:count], settings, seed=0).train()
         with less(model), kept_bytes(model) as kept:
-            lora_gradients(model)
+            out = model.get_base_model().model(torch.zeros(2, 9, dtype=torch.long), use_cache=False)
+        assert out.last_hidden_state.requires_grad  # and what was kept is still there
         return sum(kept.values())
 
     assert held(1) < held(4) < held(14)
@@ -152,6 +153,28 @@ def test_an_activation_elsewhere_is_made_again_too():
         (found,) = torch.autograd.grad(again.sum(), x)
     (expected,) = torch.autograd.grad(whole.sum(), x)
     assert torch.equal(found, expected)
+
+
+def test_what_autocast_computed_is_made_again_as_it_was():
+    norm, x = nn.LayerNorm(8).requires_grad_(False), torch.randn(5, 8, requires_grad=True)
+
+    def gradient():
+        with torch.autocast("cpu", torch.bfloat16):
+            out = norm(x.bfloat16())
+        return torch.autograd.grad(out.square().sum(), x)[0]  # outside of it
+
+    expected = gradient()
+    with keeping_less(norm):
+        assert torch.equal(gradient(), expected)
+
+
+def test_a_forecast_on_the_meta_device_counts_what_is_kept():
+    with torch.device("meta"):
+        model = trained()
+        x = torch.zeros(3, 7, 32).requires_grad_()
+        block = model.get_base_model().model.layers[0]
+        with less(model):
+            assert block.mlp(block.post_attention_layernorm(x)).requires_grad
 
 
 def test_a_model_comes_back_as_it_was_and_blocks_may_stand_within_one_another():

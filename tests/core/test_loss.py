@@ -1,4 +1,5 @@
 import copy
+from weakref import ref
 
 import pytest
 import tiny
@@ -149,6 +150,22 @@ def test_never_holds_full_logits():
     with Logits(head) as logits:
         own_loss(model, batch)
     assert logits.elements >= batch["labels"].numel() * VOCABULARY  # the instrument works
+
+
+def test_no_logits_are_alive_while_the_body_runs_backward():
+    model, batch = adapted(), batch_of()
+    logits, alive = [], []
+
+    def note(module, inputs, output):
+        output.register_hook(lambda _: alive.append([x() is not None for x in logits]))
+
+    token_loss = TokenLoss(model, logits_per_chunk=5 * tiny.VOCABULARY)
+    model.get_base_model().model.norm.register_forward_hook(note)
+    model.get_output_embeddings().register_forward_hook(
+        lambda *given: logits.append(ref(given[2].untyped_storage()))
+    )
+    token_loss.backward(batch, 1)
+    assert len(alive) == 1 and len(alive[0]) > 1 and not any(alive[0])
 
 
 def test_goes_through_the_adapter_on_lm_head():
