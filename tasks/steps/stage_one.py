@@ -19,7 +19,7 @@ from tasks.step import Context, Step
 from tasks.steps.base import Base
 from tasks.steps.payload import read_json, write_result
 
-VERSION = 5
+VERSION = 6
 
 
 def stage1(

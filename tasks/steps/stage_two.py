@@ -11,7 +11,7 @@ from tasks.steps.base import Base
 from tasks.steps.payload import write_result
 from tasks.steps.stage_one import adapter_folder, behind, stage1_end
 
-VERSION = 2
+VERSION = 3
 
 
 def stage2(
