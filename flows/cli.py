@@ -107,7 +107,7 @@ def control(
 def reproduce(
     profile: ProfileArgument,
     what: Annotated[
-        list[str] | None, typer.Argument(metavar="[table2|fig1|fig2|fig3|fig4]...", help="All.")
+        list[str] | None, typer.Argument(metavar="[table1..table11|fig1..fig4|all]...", help="All.")
     ] = None,
     overrides: Overrides = None,
     refresh: Refresh = None,

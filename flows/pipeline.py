@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from flows.arms import Arms, train_arms
 from flows.evidence import StepsOfSeeds, controls, evidence
 from flows.study import Study, study
+from flows.tables import TABLES, table_arms
 from ila_core.config import Profile
 from ila_core.errors import unknown_name
 from ila_core.lock import Lock
@@ -27,6 +28,7 @@ from tasks.steps import (
 class Pipeline(NamedTuple):
     """A whole run, by its last steps: what a search gives, and what everything leads to."""
 
+    profile: Profile
     base: Base
     data: Mapping[str, Step]
     """Prepared conversations by dataset."""
@@ -58,10 +60,18 @@ class Pipeline(NamedTuple):
             "control": self.controls,
             **self.study.targets(),
         }
-        for name in until.split("+"):
-            if name not in ends:
-                raise unknown_name("target", name, ends)
-        return tuple(step for name in until.split("+") for step in ends[name])
+        wanted = until.split("+")
+        for name in wanted:
+            if name not in (*ends, *TABLES):
+                raise unknown_name("target", name, [*ends, *TABLES])
+        steps = [step for name in wanted if name in ends for step in ends[name]]
+        for arms in self.tables([name for name in wanted if name in TABLES]).values():
+            steps += arms.steps
+        return tuple(steps)
+
+    def tables(self, names: Sequence[str]) -> dict[str, Arms]:
+        """What Tables 1 and 3 to 11 need, by the paper's dataset."""
+        return table_arms(names, self.profile, self.base, self.data, self.scores)
 
 
 def ila_pipeline(profile: Profile, lock: Lock, given: Ranking | None = None) -> Pipeline:
@@ -109,8 +119,9 @@ def ila_pipeline(profile: Profile, lock: Lock, given: Ranking | None = None) -> 
     planted = controls(base, data, adapters, search)
     whole = study(profile, base, data, scores)
     return Pipeline(
-        base, data, adapters, scores, ranking, agreement, tuple(shown), arms, page, planted, whole
-    )
+        profile, base, data, adapters, scores, ranking, agreement, tuple(shown), arms, page,
+        planted, whole,
+    )  # fmt: skip
 
 
 def _flat(steps: StepsOfSeeds) -> list[Step]:

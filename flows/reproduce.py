@@ -1,4 +1,4 @@
-"""`ila reproduce`: Table 2 and Figures 1 to 4 of the paper, ours beside the paper's numbers."""
+"""`ila reproduce`: the tables and figures of the paper, ours beside the paper's numbers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from flows.arm_tables import ArmTable
 from flows.run import ProfilePlan, finished, plan_profile
+from flows.tables import TABLES
 from ila_core import paper
 from ila_core.agreement import Agreement, compare
 from ila_core.config import RuntimeConfig
@@ -33,9 +35,10 @@ class Result(NamedTuple):
     """One table or figure of the paper."""
 
     title: str
-    rows: list[dict[str, Any]]
-    """Pairs that were compared, ours and the paper's."""
+    tables: dict[str, list[dict[str, Any]]]
+    """Rows of ours and the paper's, by what they show; the main table has no name."""
     drawings: list[Drawing]
+    notes: list[str]
 
 
 def run_reproduce(
@@ -49,17 +52,30 @@ def run_reproduce(
     """Compute what is missing for `what` (everything, if it is empty) and show it."""
     from flows.show import show_reproduction
 
+    known = [*TABLES, *FIGURES]
     for name in what:
-        if name not in FIGURES:
-            raise unknown_name("table or figure", name, FIGURES)
-    chosen = list(dict.fromkeys(what)) or list(FIGURES)
+        if name not in (*known, "all"):
+            raise unknown_name("table or figure", name, [*known, "all"])
+    chosen = known if not what or "all" in what else list(dict.fromkeys(what))
     until = "+".join(chosen)
     planned = plan_profile(given, overrides, online=True, until=until)
     runs = finished(planned, until, refresh)
-    results = {name: FIGURES[name](planned, runs) for name in chosen}
+    results = {
+        name: FIGURES[name](planned, runs) if name in FIGURES else _arms(name, planned, runs)
+        for name in chosen
+    }
     folder = RuntimeConfig.from_env().home / "reproduce" / planned.profile.name
     files = {name: _save(result, folder / name) for name, result in results.items()}
     show_reproduction(results, files, as_json=as_json)
+
+
+def _arms(name: str, planned: ProfilePlan, runs: Runs) -> Result:
+    """Tables 1 and 3 to 11."""
+    table = ArmTable(name, planned, runs)
+    tables = {"": table.rows(), "controls": table.controls()}
+    if name == "table7":
+        tables = {"": table.memory()}
+    return Result(table.title, {k: v for k, v in tables.items() if v}, [], table.notes())
 
 
 def table2(planned: ProfilePlan, runs: Runs) -> Result:
@@ -72,13 +88,13 @@ def table2(planned: ProfilePlan, runs: Runs) -> Result:
             model: found.get((a, b), found.get((b, a))) for model, found in paper.TABLE_2.items()
         }
         rows.append(_row(agreed) | {f"{PAPER}, {model}": x for model, x in theirs.items()})
-    return Result("Table 2: Jaccard of the kept layers between datasets", rows, [])
+    return Result("Table 2: Jaccard of the kept layers between datasets", {"": rows}, [], [])
 
 
 def figure1(planned: ProfilePlan, runs: Runs) -> Result:
     """Scores by block and layer type, a map per dataset."""
     drawings = [_map(planned, name, scores) for name, scores in _means(planned, runs).items()]
-    return Result("Figure 1: scores of every layer, by dataset", [], drawings)
+    return Result("Figure 1: scores of every layer, by dataset", {}, drawings, [])
 
 
 def figure2(planned: ProfilePlan, runs: Runs) -> Result:
@@ -88,7 +104,7 @@ def figure2(planned: ProfilePlan, runs: Runs) -> Result:
         _map(planned, f"{study.dataset} at {name}", scores)
         for name, scores in _columns(study.milestones, runs, _percent)
     ]
-    return Result(f"Figure 2: scores on {study.dataset} at milestones of stage 1", [], drawings)
+    return Result(f"Figure 2: scores on {study.dataset} at milestones of stage 1", {}, drawings, [])
 
 
 def figure3(planned: ProfilePlan, runs: Runs) -> Result:
@@ -106,7 +122,7 @@ def figure3(planned: ProfilePlan, runs: Runs) -> Result:
             )
             rows += found
             drawings.append(drawing)
-    return Result("Figure 3: Jaccard between seeds", rows, drawings)
+    return Result("Figure 3: Jaccard between seeds", {"": rows}, drawings, [])
 
 
 def figure4(planned: ProfilePlan, runs: Runs) -> Result:
@@ -117,7 +133,7 @@ def figure4(planned: ProfilePlan, runs: Runs) -> Result:
     what = f"{study.dataset} milestones"
     rows, drawing = _pairs(planned, columns, list(study.milestones), theirs, what)
     title = f"Figure 4: Jaccard between milestones of stage 1 on {study.dataset}"
-    return Result(title, rows, [drawing])
+    return Result(title, {"": rows}, [drawing], [])
 
 
 FIGURES: dict[str, Callable[[ProfilePlan, Runs], Result]] = {
@@ -194,4 +210,18 @@ def _percent(fraction: float) -> str:
 
 
 def _save(result: Result, folder: Path) -> list[Path]:
-    return [path for drawing in result.drawings for path in drawing.save(folder)]
+    import pandas as pd
+
+    from ila_core.report.tables import formatted
+
+    paths = [path for drawing in result.drawings for path in drawing.save(folder)]
+    for what, rows in result.tables.items():
+        folder.mkdir(parents=True, exist_ok=True)
+        frame = pd.DataFrame(rows)
+        stem = folder / (what or "table")
+        frame.to_csv(stem.with_suffix(".csv"), index=False)
+        text = formatted(frame)
+        text.to_html(stem.with_suffix(".html"), index=False)
+        text.to_markdown(stem.with_suffix(".md"), index=False)
+        paths += [stem.with_suffix(suffix) for suffix in (".csv", ".html", ".md")]
+    return paths

@@ -198,14 +198,23 @@ def show_reproduction(
     if as_json:
         return print_json(
             {
-                name: {"title": r.title, "rows": r.rows, "files": list(map(str, files[name]))}
+                name: {
+                    "title": r.title,
+                    "tables": {what or "rows": rows for what, rows in r.tables.items()},
+                    "notes": r.notes,
+                    "files": list(map(str, files[name])),
+                }
                 for name, r in results.items()
             }
         )
     for name, result in results.items():
         typer.echo(result.title)
-        if result.rows:
-            _frame(pd.DataFrame(result.rows))
+        for what, rows in result.tables.items():
+            if what:
+                typer.echo(f"  {what}")
+            _frame(pd.DataFrame(rows))
+        for note in result.notes:
+            typer.echo(f"  {note}")
         for path in files[name]:
             typer.echo(f"  {path}")
 
