@@ -121,7 +121,8 @@ class ArmTable:
 
             tuned = self._arms[part.dataset].tuned[name].values()
             spent = [read_json(self._payload(s) / CIRCUMSTANCE) for s in tuned]
-            found = fmean(c["peak_allocated_bytes"] for c in spent)
+            peaks = [c["peak_allocated_bytes"] for c in spent]
+            found = None if None in peaks else fmean(peaks)  # a device that counts nothing
             here = RuntimeConfig.from_env().micro_batch
             own = forecast(finetuning.optimizer.batch_size, here, profile.data.max_length)
             rows.append(
@@ -129,7 +130,7 @@ class ArmTable:
                     "arm": label,
                     "measured": found,
                     "forecast": own,
-                    "forecast error": own / found - 1,
+                    "forecast error": own / found - 1 if found else None,
                     "forecast, 2 x 1,024": forecast(2, 2, 1024),
                     "paper, MiB": paper_tables.MEMORY_MIB[label],
                 }
@@ -137,7 +138,8 @@ class ArmTable:
         for row in rows:
             whole = rows[0] if row["arm"].startswith("LoRA") else rows[2]
             for column in ("measured", "forecast, 2 x 1,024", "paper, MiB"):
-                row[f"{column}: of 100 %"] = row[column] / whole[column]
+                known = row[column] is not None and whole[column] is not None
+                row[f"{column}: of 100 %"] = row[column] / whole[column] if known else None
         return rows
 
     def _selections(self, part: Part) -> dict[str, Selection]:

@@ -345,7 +345,8 @@ _FORMATS: dict[str, Callable[[Any], str]] = {
     **dict.fromkeys(["rho in types", "chance from", "chance to"], "{:+.2f}".format),
     **dict.fromkeys(["time", "stage 1", "scores"], duration),
     "parameters apart": "{:+,}".format,
-    "peak memory": memory,
+    **dict.fromkeys(["peak memory", "measured", "forecast", "forecast, 2 x 1,024"], memory),
+    "forecast error": "{:+.0%}".format,
 }
 
 
@@ -376,6 +377,10 @@ def _text(column: str, value: Any) -> str:
         return "-"
     if column in _FORMATS:
         return _FORMATS[column](value)
+    if column.startswith("paper"):
+        return f"{value:g}"
+    if column.endswith("of 100 %"):
+        return f"{value:.3f}"
     if isinstance(value, str):
         return value
     if is_bool(value):
