@@ -74,7 +74,7 @@ def plan(
     overrides: Overrides = None,
     until: Annotated[
         str,
-        typer.Option(help="report, search, evidence, control, table2, fig1 to fig4, or a+b."),
+        typer.Option(help="report, search, evidence, control, tune, table2, fig1 to fig4, or a+b."),
     ] = "report",
     rehash: Rehash = False,
     as_json: Json = False,
@@ -174,6 +174,21 @@ def forecast(
 
     arm = arm_of(policy="ila", source=source, method=method, limits={}, fit=None)
     run_forecast(profile, overrides or [], arm, ranking=ranking, as_json=as_json)
+
+
+@app.command()
+def tune(
+    profile: ProfileArgument,
+    overrides: Overrides = None,
+    jobs: Annotated[
+        int, typer.Option(min=1, help="Trials that train at once, each in its own process.")
+    ] = 1,
+    as_json: Json = False,
+) -> None:
+    """Try the profile's grid of learning rates and lengths; choose on held-out loss."""
+    from flows.tune import run_tune
+
+    run_tune(profile, overrides or [], jobs=jobs, as_json=as_json)
 
 
 @app.command()

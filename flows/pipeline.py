@@ -9,6 +9,7 @@ from flows.arms import Arms, train_arms
 from flows.evidence import StepsOfSeeds, controls, evidence
 from flows.study import Study, study
 from flows.tables import TABLES, table_arms
+from flows.trials import Trial, trials
 from ila_core.config import Profile
 from ila_core.errors import unknown_name
 from ila_core.lock import Lock
@@ -58,6 +59,8 @@ class Pipeline(NamedTuple):
             "finetune": self.arms.steps,
             "evidence": (*search, *self.evidence),
             "control": self.controls,
+            "tune": tuple(step for trial in self.trials for step in trial.evaluated.values()),
+            "before-tune": tuple(step for trial in self.trials for step in trial.shared),
             **self.study.targets(),
         }
         wanted = until.split("+")
@@ -68,6 +71,13 @@ class Pipeline(NamedTuple):
         for arms in self.tables([name for name in wanted if name in TABLES]).values():
             steps += arms.steps
         return tuple(steps)
+
+    @property
+    def trials(self) -> tuple[Trial, ...]:
+        """Learning rates and lengths of fine-tuning, to choose from."""
+        finetuning = self.profile.finetune
+        data = self.data[finetuning.dataset]
+        return trials(self.base, finetuning, self.arms.selections, data)
 
     def tables(self, names: Sequence[str]) -> dict[str, Arms]:
         """What Tables 1 and 3 to 11 need, by the paper's dataset."""

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def print_json(value: Any) -> None:
@@ -25,3 +28,10 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     # Piped output keeps every column whole; a terminal wraps.
     width = None if sys.stdout.isatty() else 240
     Console(width=width, markup=False, highlight=False).print(table)
+
+
+def print_frame(frame: pd.DataFrame) -> None:
+    from ila_core.report.tables import formatted
+
+    text = formatted(frame)
+    print_table([str(c) for c in text.columns], [list(map(str, row)) for row in text.to_numpy()])

@@ -6,7 +6,8 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from flows.pipeline import Pipeline, ila_pipeline
@@ -79,6 +80,15 @@ def finished(planned: ProfilePlan, until: str, refresh: Sequence[str] = ()) -> d
 
 
 def _run_flow(planned: ProfilePlan, until: str, refresh: Sequence[str]) -> dict[str, StepRun]:
+    with prefect_ready():
+        from flows.flow import run_pipeline
+
+        return run_pipeline(planned.profile, until, refresh, planned.ranking)
+
+
+@contextmanager
+def prefect_ready() -> Iterator[None]:
+    """Around the import of Prefect and a flow: its settings, what is logged, and Ctrl-C."""
     # The embedded Prefect keeps its database beside the embedded MLflow, where `ila ui` finds it.
     os.environ.setdefault("PREFECT_HOME", str(RuntimeConfig.from_env().home / "prefect"))
     # A person follows the steps; Prefect's own log, whole in its UI, would bury them.
@@ -88,11 +98,9 @@ def _run_flow(planned: ProfilePlan, until: str, refresh: Sequence[str]) -> dict[
     # The default is 20 s, which its server has exceeded beside other tests on two cores.
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "300")
     os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", "ila")
-    from flows.flow import run_pipeline
-
     logging.getLogger("ila").addHandler(_STDERR)
     try:
-        return run_pipeline(planned.profile, until, refresh, planned.ranking)
+        yield
     except KeyboardInterrupt:
         print("ila: interrupted; the same command goes on where it stopped", file=sys.stderr)
         sys.exit(130)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from flows.printing import print_json, print_table
+from flows.printing import print_frame, print_json, print_table
 from flows.run import ProfilePlan
 from ila_core.config import RuntimeConfig
 from ila_core.ranking import Ranking
@@ -21,8 +21,6 @@ from tasks.lookup import StepRun
 from tasks.payloads import fetch
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from flows.doctor import Check
     from flows.reproduce import Result
     from ila_core.config import SearchConfig
@@ -146,7 +144,7 @@ def show_ranking(ranking: Ranking, *, keep: float | None, as_json: bool) -> None
     typer.echo(f"{ranking.base_model}, key {ranking.key}, scorer {ranking.scorer}, keep {keep:g}")
     for sentence in caveats(ranking, keep):
         typer.echo(sentence)
-    _frame(ranking_table(ranking, keep))
+    print_frame(ranking_table(ranking, keep))
 
 
 def show_comparison(ranking: Ranking, other: Ranking, *, keep: float | None, as_json: bool) -> None:
@@ -157,7 +155,7 @@ def show_comparison(ranking: Ranking, other: Ranking, *, keep: float | None, as_
     found = agreements_between(ranking, other, ranking.keep if keep is None else keep)
     if as_json:
         return print_json([agreement.model_dump(mode="json") for agreement in found])
-    _frame(agreement_table(found))
+    print_frame(agreement_table(found))
 
 
 def show_control(
@@ -212,7 +210,7 @@ def show_reproduction(
         for what, rows in result.tables.items():
             if what:
                 typer.echo(f"  {what}")
-            _frame(pd.DataFrame(rows))
+            print_frame(pd.DataFrame(rows))
         for note in result.notes:
             typer.echo(f"  {note}")
         for path in files[name]:
@@ -232,10 +230,3 @@ def show_checks(checks: Sequence[Check], *, as_json: bool) -> None:
 
 def _plain(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _frame(frame: pd.DataFrame) -> None:
-    from ila_core.report.tables import formatted
-
-    text = formatted(frame)
-    print_table([str(c) for c in text.columns], [list(map(str, row)) for row in text.to_numpy()])

@@ -14,6 +14,10 @@ class CheckError(RuntimeError):
     """A step could not vouch for its own result (a selection not applied, a NaN): exits with 1."""
 
 
+class Diverged(CheckError):
+    """A loss that is not finite: the settings will not do, which a search over them takes in."""
+
+
 def first_line(error: BaseException) -> str:
     """The error in one line; its type where it says nothing."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -43,7 +43,7 @@ from ila_core.batches import (
 )
 from ila_core.checkpoints import KEPT, CheckpointFolder, seal
 from ila_core.config import OptimizerSettings, Schedule, StabilitySettings
-from ila_core.errors import CheckError, UserError
+from ila_core.errors import Diverged, UserError
 from ila_core.fingerprint import digest_of
 from ila_core.fused import fused_lora
 from ila_core.kept import keeping_less
@@ -126,7 +126,7 @@ def train(
 
     Raises:
         UserError: fewer rows than a batch, or a row without loss.
-        CheckError: a loss that is not finite.
+        Diverged: a loss that is not finite.
     """
     here = circumstance or Circumstance()
     planned = planned_steps(schedule, len(rows), optimizer.batch_size)
@@ -365,7 +365,7 @@ class _Journal(TrainerCallback):  # type: ignore[misc]
         step = state.global_step
         loss = self._trainer.step_loss.item()
         if not math.isfinite(loss):
-            raise CheckError(self._broken(loss, step))
+            raise Diverged(self._broken(loss, step))
         self.losses.append(loss)
         self._bar.update()
         if self._on_metrics is not None:

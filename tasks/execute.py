@@ -10,6 +10,7 @@ import tempfile
 import threading
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,18 +64,38 @@ def submit(
 class Handle:
     """Wraps what Prefect must pass on untouched: a plain object, into which it does not look."""
 
-    def __init__(self, step: Step, store: Store, runtime: RuntimeConfig, refresh: bool) -> None:
+    def __init__(
+        self, step: Step, store: Store, runtime: RuntimeConfig, refresh: bool, in_flow: bool = True
+    ) -> None:
         self.step, self.store, self.runtime, self.refresh = step, store, runtime, refresh
+        self.in_flow = in_flow
+
+
+def run_here(steps: Sequence[Step], store: Store, runtime: RuntimeConfig) -> None:
+    """Look up or compute `steps` (inputs first) one by one, in this process and in no flow."""
+    runs: dict[str, StepRun] = {}
+    for step in steps:
+        upstream = {name: runs[str(up.key)] for name, up in step.inputs.items()}
+        handle = Handle(step, store, runtime, refresh=False, in_flow=False)
+        runs[str(step.key)], _ = _looked_up(handle, upstream)
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
 def cached_step(handle: Handle, upstream: dict[str, StepRun]) -> StepRun | State[StepRun]:
     """The step's finished MLflow run. MLflow being down fails the task before any work."""
+    run, mine = _looked_up(handle, upstream)
+    with answering(handle.runtime.tracking_uri):
+        publish_tables(handle.step, run, upstream, handle.store.fetch)
+    return run if mine else Completed(name="Cached", data=run)
+
+
+def _looked_up(handle: Handle, upstream: dict[str, StepRun]) -> tuple[StepRun, bool]:
+    """The finished run, and whether it was computed just now."""
     step, store = handle.step, handle.store
-    _stop_if_interrupted()
+    stop_if_interrupted()
 
     def waiting(run: StepRun) -> None:
-        _stop_if_interrupted()
+        stop_if_interrupted()
         log.info("%s: waiting for run %s (%s)", step.label, run.run_id, run.tags["ila.owner"])
 
     with answering(handle.runtime.tracking_uri):
@@ -85,8 +106,7 @@ def cached_step(handle: Handle, upstream: dict[str, StepRun]) -> StepRun | State
             store.supersede(old)
         else:
             log.info("%-32s cached    %s", step.label, run.run_id)
-        publish_tables(step, run, upstream, store.fetch)
-    return run if mine else Completed(name="Cached", data=run)
+    return run, mine
 
 
 def _computed(handle: Handle, run: StepRun, upstream: dict[str, StepRun]) -> StepRun:
@@ -109,12 +129,12 @@ def _compute(handle: Handle, run: StepRun, inputs: dict[str, Path]) -> StepRun:
 
     step, store, runtime = handle.step, handle.store, handle.runtime
     _quieten_libraries()
-    journal = Journal(store.client, run.run_id, step.title)
+    journal = Journal(store.client, run.run_id, step.title, bar=handle.in_flow)
     # By what went in as well: an input that was refreshed has the key of the one before.
     checkpoints = runtime.checkpoints / f"{step.key}-{run.upstream[:12]}"
 
     def on_metrics(number: int, metrics: dict[str, float]) -> None:
-        _stop_if_interrupted()
+        stop_if_interrupted()
         journal.on_metrics(number, metrics)
 
     context = Context(runtime, on_metrics, checkpoints)
@@ -137,7 +157,12 @@ def _compute(handle: Handle, run: StepRun, inputs: dict[str, Path]) -> StepRun:
     return done
 
 
-def _stop_if_interrupted() -> None:
+def stop_if_interrupted() -> None:
+    """End here where the run was told to.
+
+    Raises:
+        Interrupted: it was.
+    """
     if interruption.is_set():
         raise Interrupted("interrupted; the same command goes on where this one stopped")
 

@@ -26,12 +26,14 @@ class Journal:
         client: MLflow's client.
         run_id: the step's MLflow run.
         label: shown beside the progress bar of the Prefect UI.
+        bar: whether there is one; outside of a flow it would start a server for it.
     """
 
-    def __init__(self, client: MlflowClient, run_id: str, label: str) -> None:
+    def __init__(self, client: MlflowClient, run_id: str, label: str, bar: bool = True) -> None:
         self._client = client
         self._run_id = run_id
         self._label = label
+        self._has_bar = bar
         self._pending: list[tuple[int, int, dict[str, float]]] = []
         self._next = time.monotonic() + _FLUSH_SECONDS
         self._bar: UUID | None = None
@@ -71,7 +73,7 @@ class Journal:
             self._client.log_batch(self._run_id, metrics=entries[start : start + 1000])
         last = self._pending[-1][2] if self._pending else {}
         self._pending.clear()
-        if "progress" in last:
+        if self._has_bar and "progress" in last:
             self._show(last["progress"])
 
     def _show(self, progress: float) -> None:

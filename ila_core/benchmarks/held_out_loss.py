@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
-from ila_core.errors import CheckError, UserError
+from ila_core.errors import Diverged, UserError
 
 if TYPE_CHECKING:
     from ila_core.batches import Row
@@ -73,7 +73,7 @@ class HeldOutLoss:
                     nll[i] = value
         broken = [i for i, value in enumerate(nll) if not math.isfinite(value)]
         if broken:
-            raise CheckError(f"the loss of held-out row {broken[0]} is {nll[broken[0]]}")
+            raise Diverged(f"the loss of held-out row {broken[0]} is {nll[broken[0]]}")
         counts = [loss_tokens(row) for row in rows]
         return Evaluation(
             benchmark=self.name,

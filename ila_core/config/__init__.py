@@ -17,6 +17,8 @@ from ila_core.config.finetuning import (
     FullMethod,
     LoraMethod,
     MethodSettings,
+    TuneConfig,
+    TuneGrid,
 )
 from ila_core.config.inputs import DataConfig, DatasetConfig, ModelConfig
 from ila_core.config.profile import Profile
@@ -58,4 +60,6 @@ __all__ = [
     "StabilitySettings",
     "Stage1Settings",
     "Stage2Settings",
+    "TuneConfig",
+    "TuneGrid",
 ]

@@ -52,7 +52,7 @@ class OptimizerSettings(Frozen):
     """0 switches clipping off."""
 
 
-def refuse_repeats(field: str, given: Sequence[str | int]) -> None:
+def refuse_repeats(field: str, given: Sequence[str | float]) -> None:
     repeated = dict.fromkeys(str(x) for x in given if given.count(x) > 1)
     if repeated:
         raise ValueError(f"{field}: {', '.join(repeated)} given more than once")

@@ -14,10 +14,12 @@ from ila_core.config.common import (
     Schedule,
     Seeds,
     must_be_in,
+    refuse_repeats,
 )
 
 BASE = "base"
 """Stands where an arm's name does for the model before any fine-tuning."""
+METHODS_WITH_SETTINGS = ("lora", "qlora", "adalora", "full")
 
 
 class ArmConfig(Frozen):
@@ -119,6 +121,49 @@ class FullMethod(Schedule):
 
 MethodSettings = LoraMethod | FullMethod
 
+_Positive = Annotated[float, Field(gt=0)]
+
+
+class TuneGrid(Frozen):
+    """Every learning rate with every length."""
+
+    lr: tuple[_Positive, ...] = Field(min_length=1)
+    epochs: tuple[_Positive, ...] = ()
+    steps: tuple[Annotated[int, Field(ge=1)], ...] = ()
+
+    def points(self) -> list[dict[str, float | int | None]]:
+        """The fields of a `Schedule`, point by point."""
+        length = "epochs" if self.epochs else "steps"
+        return [
+            {"lr": lr, "epochs": None, "steps": None, length: value}
+            for lr in self.lr
+            for value in self.epochs or self.steps
+        ]
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if bool(self.epochs) == bool(self.steps):
+            raise ValueError("give exactly one of `epochs` and `steps`")
+        refuse_repeats("lr", self.lr)
+        refuse_repeats("epochs or steps", self.epochs or self.steps)
+        return self
+
+
+class TuneConfig(Frozen):
+    """What `ila tune` tries, by method. Settings belong to a method: its other arms follow."""
+
+    arms: tuple[str, ...] = Field(default=("all",), min_length=1)
+    """Each is trained with every point of its method's grid."""
+    lora: TuneGrid | None = None
+    qlora: TuneGrid | None = None
+    adalora: TuneGrid | None = None
+    full: TuneGrid | None = None
+
+    @property
+    def grids(self) -> dict[str, TuneGrid]:
+        found = {method: getattr(self, method) for method in METHODS_WITH_SETTINGS}
+        return {method: grid for method, grid in found.items() if grid is not None}
+
 
 class FinetuneConfig(Frozen):
     dataset: str
@@ -135,6 +180,7 @@ class FinetuneConfig(Frozen):
     watch: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
     """Fractions of the steps at which held-out loss is taken on the way."""
     arms: tuple[ArmConfig, ...] = Field(min_length=1)
+    tune: TuneConfig | None = None
 
     def method_of(self, arm: ArmConfig) -> str:
         return arm.method or self.method
@@ -146,7 +192,7 @@ class FinetuneConfig(Frozen):
 
     @model_validator(mode="after")
     def _methods_are_given(self) -> Self:
-        known = ("lora", "qlora", "adalora", "full")
+        known = METHODS_WITH_SETTINGS
         given = [method for method in known if getattr(self, method) is not None]
         for arm in self.arms:
             method = self.method_of(arm)
@@ -156,6 +202,12 @@ class FinetuneConfig(Frozen):
                 raise ValueError(
                     f"arm {arm.name!r} is trained by {method}, whose settings "
                     f"(finetune.{method}) are not given; given are {', '.join(given) or 'none'}"
+                )
+        for method in self.tune.grids if self.tune else ():
+            if method not in given:
+                raise ValueError(
+                    f"tune.{method} searches for the lr and length of {method}, whose other "
+                    f"settings (finetune.{method}) are not given"
                 )
         return self
 

@@ -23,7 +23,7 @@ COMMANDS = [
 ]
 SCORERS = ", ".join(sorted(SCORER_NAMES))
 NEEDS_DATA = "stories3m-real"
-ELSEWHERE = {"ui", "control", "reproduce"}  # test_servers.py and test_reproduce.py run these
+ELSEWHERE = {"ui", "control", "reproduce", "tune"}  # run by files of their own
 
 
 def test_the_readme_has_commands():

@@ -1,0 +1,65 @@
+"""`python -m flows.trial KEY...`: one trial of `ila tune`, the child of `flows.fan_out`.
+
+The profile comes as one line of JSON on standard input, which ends when the parent does.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+
+from ila_core.config import Profile, RuntimeConfig
+from ila_core.errors import CheckError, Diverged
+
+DONE, FAILED, DIVERGED = 0, 1, 4
+
+
+def main(keys: Sequence[str]) -> int:
+    """Compute what the trial lacks and return the exit code."""
+    line = sys.stdin.readline()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("ila").setLevel(logging.INFO)
+    try:
+        _run(Profile.model_validate_json(line), list(keys))
+    except Diverged as error:
+        print(f"ila: {error}", file=sys.stderr)
+        return DIVERGED
+    except Exception as error:
+        from flows.errors import explain
+
+        explained = explain(error)
+        if explained is None:
+            raise
+        print(f"ila: {explained[1]}", file=sys.stderr)
+        return FAILED
+    return DONE
+
+
+def _run(profile: Profile, keys: list[str]) -> None:
+    from flows.pipeline import ila_pipeline
+    from ila_core.lock import Lock
+    from tasks.execute import run_here
+    from tasks.step import in_order
+    from tasks.store import Store
+
+    runtime = RuntimeConfig.from_env().model_copy(update={"progress": False})
+    pipeline = ila_pipeline(profile, Lock(runtime.home, online=True))
+    for trial in pipeline.trials:
+        evaluated = list(trial.evaluated.values())
+        if [step.key for step in evaluated] == keys:
+            return run_here(in_order(*evaluated), Store(runtime, profile.model.name), runtime)
+    raise CheckError("the data or the base model changed meanwhile; run the same command again")
+
+
+def _end_with_parent() -> None:
+    sys.stdin.read()
+    os.killpg(0, signal.SIGKILL)  # with all that a data loader may have started
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

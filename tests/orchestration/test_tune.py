@@ -1,0 +1,198 @@
+"""`ila tune`: trials share steps with the run, outlive one that diverges, end with their parent."""
+
+import json
+import os
+import signal
+import sqlite3
+import sys
+import time
+from contextlib import closing, suppress
+
+import psutil
+import pytest
+from conftest import ROOT
+
+from flows.fan_out import Devices, run_child
+from flows.pipeline import ila_pipeline
+from ila_core.lock import Lock
+from ila_core.profiles import load_profile
+from tasks.step import in_order
+
+OWN, DIVERGES = 2.0e-3, 1.0e20
+THREE = f"finetune.tune.lora={{lr: [{OWN}, 1.0e-3, 1.0e+20], steps: [6]}}"
+
+
+def pipeline(overrides, home):
+    return ila_pipeline(load_profile("smoke", overrides), Lock(home, online=False))
+
+
+@pytest.fixture(scope="module")
+def tuned(finished, tmp_path_factory):
+    """A home in which `smoke` has run, and what `ila tune` answers there, two jobs at once."""
+    home = finished.copied(tmp_path_factory.mktemp("tuned") / "home")
+    return home, home.json("tune", "smoke", "--jobs", "2", "--set", THREE)
+
+
+def runs(home):
+    with closing(sqlite3.connect(home / "mlflow.db")) as connection:
+        return connection.execute("SELECT count(*) FROM runs").fetchone()[0]
+
+
+def test_a_trial_at_the_profiles_own_point_is_the_profiles_own_arm(tmp_path):
+    found = pipeline([], tmp_path)
+    own = next(t for t in found.trials if t.settings.lr == OWN)
+    assert own.tuned[0].key == found.arms.tuned["all"][0].key
+    assert own.evaluated[0].key in {step.key for step in found.arms.evaluated}
+    other = next(t for t in found.trials if t.settings.lr != OWN)
+    assert {step.key for step in other.shared} == {step.key for step in own.shared}
+    assert other.tuned[0].key != own.tuned[0].key
+    assert other.tuned[0].label == "finetune all lora lr 0.001, 6 steps seed 0"
+
+
+def test_a_grid_changes_no_key_of_the_run(tmp_path):
+    def keys(overrides):
+        steps = in_order(*pipeline(overrides, tmp_path).targets("report"))
+        return {step.label: step.key for step in steps if step.name != "report"}
+
+    assert keys([THREE]) == keys(["finetune.tune=null"]) == keys([])
+
+
+def test_only_arms_that_are_tuned_and_have_a_grid_are_tried(tmp_path):
+    assert pipeline(["finetune.tune=null"], tmp_path).trials == ()
+    assert pipeline(["finetune.method=full"], tmp_path).trials == ()
+    both = pipeline(["finetune.tune.arms=[ila, all]", "finetune.seeds=[0, 1]"], tmp_path).trials
+    assert [(t.arm, t.settings.lr, list(t.tuned)) for t in both] == [
+        (arm, lr, [0, 1]) for arm in ("all", "ila") for lr in (OWN, 1.0e-3)
+    ]
+    scores = {step.name for trial in both for step in in_order(*trial.shared)}
+    assert {"stage1", "stage2"} < scores  # of the arm `ila`: finished before any trial
+
+
+@pytest.mark.slow
+def test_every_trial_is_in_the_answer_and_the_lowest_loss_is_chosen(tuned):
+    home, answer = tuned
+    assert [trial["lr"] for trial in answer["trials"]] == [OWN, 1.0e-3, DIVERGES]
+    assert [trial["diverged"] for trial in answer["trials"]] == [False, False, True]
+    assert (answer["computed"], answer["cached"]) == (2, 1)  # the own point came with `ila run`
+    losses = [trial["loss"] for trial in answer["trials"][:2]]
+    best = answer["chosen"]["all"]
+    assert best["loss"] == min(losses)
+    changed = [word for line in best["set"] for word in ("--set", line)]
+    plan = home.json("plan", "smoke", *changed)
+    states = {step["step"]: step["state"] for step in plan["steps"]}
+    assert states["finetune all seed 0"] == states["held_out_loss all seed 0"] == "HIT"
+
+
+@pytest.mark.slow
+def test_again_it_computes_nothing_but_what_diverged(tuned):
+    home, answer = tuned
+    before = runs(home.home)
+    again = home.json("tune", "smoke")
+    assert (again["computed"], again["cached"]) == (0, 2)
+    assert again["trials"] == answer["trials"][:2]
+    assert runs(home.home) == before
+    told = home("tune", "smoke")
+    assert "all 2 trials cached" in told
+    assert "--set finetune.lora.lr=" in told
+
+
+@pytest.mark.slow
+def test_one_job_at_a_time_gives_the_same(tuned, finished, tmp_path):
+    alone = finished.copied(tmp_path / "home").json("tune", "smoke")
+    for one, two in zip(alone["trials"], tuned[1]["trials"][:2], strict=True):
+        assert {**one, "seconds": two["seconds"]} == two
+
+
+@pytest.mark.slow
+def test_where_every_trial_diverges_the_table_stands_and_the_command_fails(finished, tmp_path):
+    home = finished.copied(tmp_path / "home")
+    grid = "finetune.tune.lora={lr: [1.0e+20], steps: [6]}"
+    error = home("tune", "smoke", "--set", grid, expect=1)
+    assert "ila: every trial of all diverged: try lower learning rates" in error
+    assert "Traceback" not in error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_trial_ends_with_its_parent(finished, tmp_path, number):
+    home = finished.copied(tmp_path / "home")
+    grid = "finetune.tune.lora={lr: [1.0e-3], steps: [1000000]}"
+    process = home.start("tune", "smoke", "--set", grid, ILA_CHECKPOINT_SECONDS="0")
+    children = []
+    try:
+        deadline = time.monotonic() + 200
+        while not any((home.home / "checkpoints").glob("*/checkpoint-*/complete.json")):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.2)
+        children = [c for c in psutil.Process(process.pid).children() if _is_trial(c)]
+        assert len(children) == 1
+        process.send_signal(number)
+        process.wait(timeout=100)
+        assert psutil.wait_procs(children, timeout=10)[1] == []
+    finally:
+        with suppress(ProcessLookupError):  # Prefect's own server outlives a parent that is killed
+            os.killpg(process.pid, signal.SIGKILL)
+        for child in children:
+            if child.is_running():
+                child.kill()
+        _, err = process.communicate(timeout=30)
+    if number == signal.SIGINT:
+        assert process.returncode == 130
+        assert err.rstrip().endswith("interrupted; the same command goes on where it stopped")
+
+
+def _is_trial(process):
+    return "flows.trial" in process.cmdline()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("finetune.tune.arms=[al]", "unknown arm in finetune.tune.arms 'al': did you mean 'all'"),
+        ("finetune.method=full", "trained by full, for which there is no grid: give finetune.tune"),
+        ("finetune.tune=null", "no grid to search: give finetune.tune"),
+        ("finetune.tune.lora.lr=[high]", "finetune.tune.lora.lr.0"),
+    ],
+)
+def test_wrong_input_exits_with_2(ila, override, message):
+    error = ila("tune", "smoke", "--set", override, expect=2)
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_no_jobs_are_refused(ila):
+    assert "'--jobs'" in ila("tune", "smoke", "--jobs", "0", expect=2)
+
+
+def test_a_child_gets_its_line_and_its_output_is_kept(tmp_path):
+    code = "import sys; print(sys.stdin.readline().strip()[::-1]); sys.exit(3)"
+    with (tmp_path / "output").open("wb") as output:
+        found = run_child([sys.executable, "-c", code], "abc", output.fileno(), dict(os.environ))
+    assert found == 3
+    assert (tmp_path / "output").read_text() == "cba\n"
+
+
+def test_a_child_that_never_listens_is_only_an_exit_code(tmp_path):
+    with (tmp_path / "output").open("wb") as output:
+        command = [sys.executable, "-c", "raise SystemExit(5)"]
+        assert run_child(command, "x" * 10**6, output.fileno(), dict(os.environ)) == 5
+
+
+def test_jobs_take_turns_on_the_listed_devices(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    devices = Devices(2)
+    with devices.one() as first, devices.one() as second:
+        assert {first["CUDA_VISIBLE_DEVICES"], second["CUDA_VISIBLE_DEVICES"]} == {"4", "7"}
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    with Devices(2).one() as alone:
+        assert "CUDA_VISIBLE_DEVICES" not in alone
+
+
+def test_a_trial_of_other_data_says_so(tmp_path):
+    profile = load_profile("smoke").model_dump_json()
+    assert json.loads(profile)["name"] == "smoke"
+    environment = {**os.environ, "ILA_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    with (tmp_path / "output").open("wb") as output:
+        command = [sys.executable, "-m", "flows.trial", "0123456789ab"]
+        assert run_child(command, profile, output.fileno(), environment) == 1
+    assert "changed meanwhile; run the same command again" in (tmp_path / "output").read_text()
