@@ -161,6 +161,19 @@ def finetune(
 
 
 @app.command()
+def merge(
+    profile: ProfileArgument,
+    run: Annotated[str, typer.Argument(metavar="KEY", help="key:<12 hex> of a fine-tuning.")],
+    out: Annotated[Path, typer.Option(help="A folder that does not exist yet.")],
+    as_json: Json = False,
+) -> None:
+    """Write a fine-tuned model as one folder for transformers, adapters merged."""
+    from flows.merging import run_merge
+
+    run_merge(profile, run, out=out, as_json=as_json)
+
+
+@app.command()
 def forecast(
     profile: ProfileArgument,
     ranking: RankingReference = None,

@@ -60,6 +60,18 @@ def find_ranking(reference: str) -> Ranking:
     raise UserError(f"{reference!r} is no ranking: give key:<12 hex> or a path ending in .json")
 
 
+def find_finetuning(reference: str) -> StepRun:
+    """The finished fine-tuning that `key:<12 hex>` names.
+
+    Raises:
+        UserError: there is none.
+    """
+    if not (match := _KEY.match(reference)):
+        raise UserError(f"{reference!r} is no fine-tuning: give key:<12 hex>, as runs print it")
+    runs = open_lookup(RuntimeConfig.from_env()).finished(match[1])
+    return _first(runs, "finetune", f"no finished step has {reference}")
+
+
 def _first(runs: list[StepRun], step: str, otherwise: str) -> StepRun:
     for run in runs:
         if run.tags["ila.step"] == step:

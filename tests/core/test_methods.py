@@ -15,8 +15,9 @@ from ila_core.checkpoints import CheckpointFolder
 from ila_core.config import AdaLoraMethod, FullMethod, LoraMethod
 from ila_core.errors import CheckError, UserError
 from ila_core.finetune import finetune
-from ila_core.loading import load_base
+from ila_core.loading import load_base, untie
 from ila_core.loss import TokenLoss
+from ila_core.merging import merged, worst_difference
 from ila_core.methods import METHODS
 from ila_core.methods.lora import lora_layers
 from ila_core.rank_allocation import orthogonality
@@ -294,3 +295,36 @@ def test_4_bits_never_fall_back(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"bitsandbytes, which is not installed: pip install"):
         load_base(config, "cpu", four_bit=True)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_merged_model_is_plain_and_answers_the_same(method, base_of, tmp_path):
+    finetune(
+        base_of(method), selection(), tiny.rows(), method, SETTINGS[method], tiny.OPTIMIZER,
+        seed=0, folder=tmp_path,
+    )  # fmt: skip
+    # A 4-bit weight cannot take an update in: that of qlora goes into the plain base.
+    plain = tiny.model(hidden_size=64, head_dim=16) if method == "qlora" else tiny.model()
+    model, before = merged(plain, method, tmp_path)
+    assert worst_difference(model, before) < 1e-4
+    model.save_pretrained(tmp_path / "merged")
+    again = type(tiny.model()).from_pretrained(tmp_path / "merged")
+    assert worst_difference(again, before) < 1e-4
+    assert {n for n, _ in again.named_modules()} == {n for n, _ in tiny.model().named_modules()}
+
+
+def test_a_tied_head_merges_once_it_is_untied(tmp_path):
+    def base():
+        made = tiny.model(tie_word_embeddings=True)
+        untie(made)
+        return made
+
+    finetune(
+        base(), selection(["lm_head"]), tiny.rows(), "lora", LORA, tiny.OPTIMIZER,
+        seed=0, folder=tmp_path,
+    )  # fmt: skip
+    model, before = merged(base(), "lora", tmp_path)
+    model.save_pretrained(tmp_path / "merged")
+    again = type(model).from_pretrained(tmp_path / "merged")
+    assert worst_difference(again, before) < 1e-4
+    assert torch.equal(again.model.embed_tokens.weight, base().model.embed_tokens.weight)

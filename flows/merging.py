@@ -1,0 +1,49 @@
+"""`ila merge`: what was fine-tuned as one model of transformers, for whoever loads no adapters."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+import typer
+
+from flows.printing import print_json
+from flows.stored import find_finetuning
+from ila_core.config import RuntimeConfig
+from ila_core.errors import UserError
+from ila_core.lock import Lock
+from ila_core.profiles import load_profile
+from tasks.payloads import fetch
+from tasks.steps import Base
+
+
+def run_merge(given: str, reference: str, *, out: Path, as_json: bool) -> None:
+    """Write the base of a profile, with what the fine-tuning `reference` trained, to `out`."""
+    if out.exists():
+        raise UserError(f"--out {out} exists; give a folder that does not")
+    from ila_core.loading import load_tokenizer
+    from ila_core.merging import merged, worst_difference
+
+    payload = fetch(find_finetuning(reference))
+    method = json.loads((payload / "finetune.json").read_bytes())["method"]
+    runtime = RuntimeConfig.from_env()
+    base = Base.resolve(load_profile(given).model, Lock(runtime.home, online=True))
+    # Never the 4-bit base: its weights could not take the update in.
+    model, adapted = merged(base.load(runtime), method, payload)
+    apart = worst_difference(model, adapted)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as folder:
+        made = Path(folder) / "model"
+        model.save_pretrained(made)
+        load_tokenizer(base.pinned).save_pretrained(made)
+        shutil.move(made, out)
+    note = None
+    if method == "qlora":
+        note = "it was trained on a base in 4 bits; merged into the plain one its answers differ"
+    if as_json:
+        return print_json({"folder": str(out), "method": method, "apart": apart, "note": note})
+    typer.echo(f"{out}: {method}, logits at most {apart:.1e} from those of the adapter")
+    if note:
+        typer.echo(note)
