@@ -142,7 +142,7 @@ def run_forecast(
 
     profile = with_arms(load_profile(given, overrides), [arm])
     document = find_ranking(ranking) if ranking else None
-    planned = plan_of(profile, until="finetune", ranking=ranking)
+    planned = plan_of(profile, until="search+finetune", ranking=ranking)
     runs = {str(p.step.key): p.run for p in planned.steps if p.run is not None}
     if document is None:
         document = _cached_ranking(planned)
