@@ -54,7 +54,7 @@ class Allocations:
         """Follow what the block allocates, on top of `held`, which is there already."""
         storages = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in held}
         now = most = sum(storages.values())
-        os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # else it says that it starts and stops
+        os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it says that it starts and stops
         activities = [torch.profiler.ProfilerActivity.CPU]
         with torch.profiler.profile(activities=activities, profile_memory=True) as profiler:
             yield
