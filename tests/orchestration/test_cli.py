@@ -23,7 +23,7 @@ COMMANDS = [
 ]
 SCORERS = ", ".join(sorted(SCORER_NAMES))
 NEEDS_DATA = "stories3m-real"
-ELSEWHERE = {"ui", "control", "reproduce", "tune"}  # run by files of their own
+ELSEWHERE = {"ui", "control", "reproduce", "tune", "finetune", "merge"}  # run by files of their own
 
 
 def test_the_readme_has_commands():
@@ -46,7 +46,12 @@ def test_readme_commands_run_on_smoke(finished, command, tmp_path, request):
     mine.write_text(finished("rankings", "show", ranking, "--json"))
     swap = {"demo": "smoke", "key:0123456789ab": ranking, "mine.json": str(mine)}
     swap["report.html"] = str(tmp_path / "report.html")
-    swap["exported"] = str(tmp_path / "exported")
+    swap["exported"] = swap["my/adapter"] = str(tmp_path / "exported")
+    swap["lima"] = "terse"
+    if "my/adapter" in words:  # a configuration is verified like what is trained from it
+        asked = words[words.index("--policy") :]
+        asked = [swap.get(word, word) for word in asked]
+        finished("export", ranking, "--to", "peft", *asked, "--out", swap["exported"])
     words = [swap.get(word, word) for word in words]
     if "--refresh" in words:  # would change the shared home; test_cache does it in its own
         words = words[: words.index("--refresh")]
