@@ -47,16 +47,20 @@ class ArmTable:
     def notes(self) -> list[str]:
         """Which case each dataset is, and what is odd about the paper's own table."""
         lines = [self._table.note] if self._table.note else []
+        if not self._planned.profile.finetune.watch:
+            return [*lines, "nobody looked on the way (finetune.watch): overfitting is unknown"]
         for part in self._table.parts:
-            found = self._compared[part.dataset][part.against]
+            arms = self._compared[part.dataset]
             where = stand_in(self._planned.profile, part.dataset)
-            best = f"best step {found.best_step} of {found.steps}"
-            lines.append(
-                f"{part.against} overfits on {where} ({best}): a gain from freezing may be "
-                "regularisation alone; compare at the best step and with random layers"
-                if found.overfits
-                else f"{part.against} does not overfit on {where} ({best})"
-            )
+            compared = {x.versus.against for x in arms.values() if x.versus}
+            for name in sorted({part.against, *compared}):
+                best = f"best step {arms[name].best_step} of {arms[name].steps}"
+                lines.append(
+                    f"{name} overfits on {where} ({best}): a gain from freezing may be "
+                    "regularisation alone; compare at the best step and with random layers"
+                    if arms[name].overfits
+                    else f"{name} does not overfit on {where} ({best})"
+                )
         return lines
 
     def rows(self) -> Rows:
@@ -103,8 +107,6 @@ class ArmTable:
 
     def memory(self) -> Rows:
         """Table 7: measured and forecast in these arms' own training, forecast at 2 x 1,024."""
-        from ila_core.config import RuntimeConfig
-
         (part,) = self._table.parts
         profile, base = self._planned.profile, self._planned.pipeline.base
         finetuning = finetuning_on(profile, part.dataset, set(part.rows.values()))
@@ -123,7 +125,7 @@ class ArmTable:
             spent = [read_json(self._payload(s) / CIRCUMSTANCE) for s in tuned]
             peaks = [c["peak_allocated_bytes"] for c in spent]
             found = None if None in peaks else fmean(peaks)  # a device that counts nothing
-            here = RuntimeConfig.from_env().micro_batch
+            here = spent[0]["runtime"]["micro_batch"]
             own = forecast(finetuning.optimizer.batch_size, here, profile.data.max_length)
             rows.append(
                 {

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from flows.options import Json, Reference
+from flows.options import Json, Policy, Reference, Source
 from flows.selecting import export, verify
 
 app = typer.Typer(
@@ -119,9 +119,7 @@ def reproduce(
     run_reproduce(profile, what or [], overrides or [], refresh or [], as_json=as_json)
 
 
-Policy = Annotated[str | None, typer.Option(help="How layers are chosen: ila, per_cost, all ...")]
-Source = Annotated[str | None, typer.Option(help="The dataset whose scores decide.")]
-Method = Annotated[str | None, typer.Option(help="lora, qlora, adalora or full.")]
+TrainedBy = Annotated[str | None, typer.Option("--method", help="lora, qlora, adalora or full.")]
 RankingReference = Annotated[
     str | None,
     typer.Option("--ranking", metavar="REF", help="key:<12 hex> or a .json file; else the search."),
@@ -143,7 +141,7 @@ def finetune(
         str | None,
         typer.Option(metavar="WHAT=N", help="What fits: memory=24GiB, params=20M or time=2h."),
     ] = None,
-    method: Method = None,
+    method: TrainedBy = None,
     out: Annotated[Path | None, typer.Option(help="Copy what was trained to this folder.")] = None,
     overrides: Overrides = None,
     refresh: Refresh = None,
@@ -178,7 +176,7 @@ def forecast(
     profile: ProfileArgument,
     ranking: RankingReference = None,
     source: Source = None,
-    method: Method = None,
+    method: TrainedBy = None,
     overrides: Overrides = None,
     as_json: Json = False,
 ) -> None:

@@ -92,7 +92,8 @@ def run_export(
         typer.echo(f"  {out / name}")
     for note in exported.notes:
         typer.echo(f"* {note}")
-    typer.echo(f"verify it: ila verify {out} --ranking {reference} {asked.options}")
+    counted = f"--method {method} --r {settings.r}"
+    typer.echo(f"verify it: ila verify {out} --ranking {reference} {asked.options} {counted}")
 
 
 def choose(ranking: Ranking, asked: Asked, lora: LoraSettings, method: Training) -> Selection:

@@ -14,7 +14,7 @@ from ila_core.errors import UserError
 from ila_core.forecast import Forecast, budget_table
 from ila_core.profiles import load_profile
 from ila_core.ranking import Ranking, order
-from ila_core.selection import required_datasets
+from ila_core.selection import reads_keep, required_datasets
 from tasks.lookup import StepRun
 from tasks.payloads import CIRCUMSTANCE, fetch
 from tasks.steps.payload import read_json
@@ -35,7 +35,6 @@ def arm_of(
     method: str | None,
     limits: Mapping[str, float | int | None],
     fit: str | None,
-    seed: int = 0,
 ) -> ArmConfig:
     """The arm that the options of a command describe; `per_cost` where it is to fit somewhere.
 
@@ -50,7 +49,7 @@ def arm_of(
     # A number that `finetune` replaces with what this machine was measured at.
     speed = {"flops_per_second": 1.0} if "seconds" in given else {}
     chosen = policy or ("per_cost" if fit else "ila")
-    fields = {"name": ARM, "policy": chosen, "source": source, "method": method, "seed": seed}
+    fields = {"name": ARM, "policy": chosen, "source": source, "method": method}
     try:
         return ArmConfig.model_validate(fields | given | speed)
     except ValidationError as error:
@@ -96,9 +95,9 @@ def run_finetune(
         raise UserError(f"--out {out} is not empty; give a folder that does not exist yet")
     profile = load_profile(given, overrides)
     arm = _with_machine(profile, arm)
-    profile = with_arms(profile, [arm])
     if ranking is not None:
-        _check(ranking, arm, profile)
+        arm = _of_ranking(find_ranking(ranking), arm)
+    profile = with_arm(profile, arm, searched=ranking is None)
     planned = plan_of(profile, until="finetune", ranking=ranking)
     runs = finished(planned, "finetune", refresh)
     document = _ranking(planned, runs)
@@ -124,7 +123,7 @@ def run_finetune(
         document,
         results,
         evaluations,
-        _forecast(planned, runs, arm).parts(selection.train),
+        _forecast(planned, runs, arm, results[0]["runtime"]["micro_batch"]).parts(selection.train),
         as_json=as_json,
     )
 
@@ -140,13 +139,13 @@ def run_forecast(
     """What each share of the layers is in parameters, memory and time; nothing is trained."""
     from flows.show_finetuning import show_forecast
 
-    profile = with_arms(load_profile(given, overrides), [arm])
+    profile = with_arm(load_profile(given, overrides), arm, searched=ranking is None)
     document = find_ranking(ranking) if ranking else None
     planned = plan_of(profile, until="search+finetune", ranking=ranking)
     runs = {str(p.step.key): p.run for p in planned.steps if p.run is not None}
     if document is None:
         document = _cached_ranking(planned)
-    forecast = _forecast(planned, runs, arm)
+    forecast = _forecast(planned, runs, arm, RuntimeConfig.from_env().micro_batch)
     (source,) = required_datasets(arm, document.datasets)
     ordered = order(document.scores(source), document.layers)
     show_forecast(
@@ -154,27 +153,31 @@ def run_forecast(
     )
 
 
-def with_arms(profile: Profile, arms: Sequence[ArmConfig]) -> Profile:
-    """The profile with other arms, validated anew; they are compared with the first."""
-    tree = profile.model_dump()
-    tree["finetune"]["arms"] = [arm.model_dump() for arm in arms]
-    tree["evaluate"]["against"] = arms[0].name
+def with_arm(profile: Profile, arm: ArmConfig, *, searched: bool) -> Profile:
+    """The profile with this arm alone, validated anew.
+
+    Args:
+        profile: how it is trained, and on what.
+        arm: in place of the profile's own.
+        searched: whether the profile's own search gives the scores, so that `arm.source` is one of
+            its datasets; else a ranking does that was made elsewhere.
+    """
     from pydantic import ValidationError
 
+    tree = profile.model_dump()
+    tree["finetune"]["arms"] = [arm.model_dump() | ({} if searched else {"source": None})]
+    tree["evaluate"]["against"] = arm.name
     try:
-        return Profile.model_validate(tree)
+        found = Profile.model_validate(tree)
     except ValidationError as error:
         raise UserError(error.errors()[0]["msg"].removeprefix("Value error, ")) from error
+    return found.model_copy(update={"finetune": found.finetune.model_copy(update={"arms": (arm,)})})
 
 
-def _check(reference: str, arm: ArmConfig, profile: Profile) -> None:
-    from ila_core.layers import check_fits
-    from ila_core.lock import Lock
-
-    document = find_ranking(reference)
-    layers = Lock(RuntimeConfig.from_env().home, online=False).layers(profile.model)
-    check_fits(document, layers, profile.model.name)
-    required_datasets(arm, document.datasets)
+def _of_ranking(ranking: Ranking, arm: ArmConfig) -> ArmConfig:
+    """The arm, checked against the ranking; keeps what the ranking was made to keep."""
+    required_datasets(arm, ranking.datasets)
+    return arm.model_copy(update={"keep": ranking.keep}) if reads_keep(arm) else arm
 
 
 def _with_machine(profile: Profile, arm: ArmConfig) -> ArmConfig:
@@ -216,7 +219,9 @@ def measured_speed(planned: ProfilePlan, runs: Mapping[str, StepRun]) -> float |
     return None
 
 
-def _forecast(planned: ProfilePlan, runs: Mapping[str, StepRun], arm: ArmConfig) -> Forecast:
+def _forecast(
+    planned: ProfilePlan, runs: Mapping[str, StepRun], arm: ArmConfig, micro_batch: int
+) -> Forecast:
     profile, pipeline = planned.profile, planned.pipeline
     settings = profile.finetune.settings_of(arm)
     forecast = Forecast.of(
@@ -225,7 +230,7 @@ def _forecast(planned: ProfilePlan, runs: Mapping[str, StepRun], arm: ArmConfig)
         profile.finetune.method_of(arm),
         settings,
         batch_size=profile.finetune.optimizer.batch_size,
-        micro_batch=RuntimeConfig.from_env().micro_batch,
+        micro_batch=micro_batch,
         length=profile.data.max_length,
     )
     speed = measured_speed(planned, runs)

@@ -13,7 +13,8 @@ from flows.printing import print_json
 from flows.stored import find_finetuning
 from ila_core.config import RuntimeConfig
 from ila_core.errors import UserError
-from ila_core.lock import Lock
+from ila_core.fingerprint import canonical
+from ila_core.lock import Lock, Unknown
 from ila_core.profiles import load_profile
 from tasks.payloads import fetch
 from tasks.steps import Base
@@ -26,10 +27,18 @@ def run_merge(given: str, reference: str, *, out: Path, as_json: bool) -> None:
     from ila_core.loading import load_tokenizer
     from ila_core.merging import merged, worst_difference
 
-    payload = fetch(find_finetuning(reference))
+    run = find_finetuning(reference)
+    payload = fetch(run)
     method = json.loads((payload / "finetune.json").read_bytes())["method"]
     runtime = RuntimeConfig.from_env()
     base = Base.resolve(load_profile(given).model, Lock(runtime.home, online=True))
+    assert not isinstance(base.files, Unknown), "looked up online"
+    theirs = {n: v for n, v in run.params.items() if n.startswith("model.files.")}
+    if theirs != {f"model.files.{n}": canonical(v) for n, v in dict(base.files).items()}:
+        raise UserError(
+            f"{reference} was trained on other weights than those of {base.config.name}; name the "
+            "profile that it was trained with"
+        )
     # Never the 4-bit base: its weights could not take the update in.
     model, adapted = merged(base.load(runtime), method, payload)
     apart = worst_difference(model, adapted)

@@ -13,7 +13,7 @@ from flows.trials import Trial, trials
 from ila_core.config import Profile
 from ila_core.errors import unknown_name
 from ila_core.lock import Lock
-from ila_core.ranking import Ranking
+from ila_core.ranking import Ranking, check_fits
 from tasks.step import Step
 from tasks.steps import (
     Base,
@@ -93,6 +93,8 @@ def ila_pipeline(profile: Profile, lock: Lock, given: Ranking | None = None) -> 
         given: a ranking that was made elsewhere; fine-tuning reads it in place of the search's.
     """
     base = Base.resolve(profile.model, lock)
+    if given is not None:
+        check_fits(given, base.layers, profile.model.name)
     search = profile.search
 
     # 1. Conversations become token rows in disjoint splits: train, gate, held-out.

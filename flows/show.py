@@ -15,8 +15,8 @@ import typer
 from flows.printing import print_frame, print_json, print_table
 from flows.run import ProfilePlan
 from ila_core.config import RuntimeConfig
-from ila_core.ranking import Ranking
-from ila_core.selection import lora_parameters
+from ila_core.ranking import Ranking, kept_count, order
+from ila_core.selection import lora_parameters, reason
 from tasks.lookup import StepRun
 from tasks.payloads import fetch
 
@@ -145,6 +145,11 @@ def show_ranking(ranking: Ranking, *, keep: float | None, as_json: bool) -> None
     for sentence in caveats(ranking, keep):
         typer.echo(sentence)
     print_frame(ranking_table(ranking, keep))
+    for dataset in ranking.datasets:
+        by_score = order(ranking.scores(dataset), ranking.layers)
+        kept = kept_count(keep, len(by_score))
+        if kept > 0:
+            typer.echo(reason("ila", dataset, by_score[:kept], by_score[kept:], ranking))
 
 
 def show_comparison(ranking: Ranking, other: Ranking, *, keep: float | None, as_json: bool) -> None:

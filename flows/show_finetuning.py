@@ -29,7 +29,7 @@ def show_finetune(
     from ila_core.report.tables import duration, memory
 
     method = results[0]["method"]
-    why = reason(selection, ranking) if ranking else f"policy {selection.policy}"
+    why = reason(selection.policy, selection.source, selection.train, selection.frozen, ranking)
     losses = {e["seed"]: e["loss"] for e in evaluations if e["arm"] != BASE}
     base = next(e["loss"] for e in evaluations if e["arm"] == BASE)
     expected = sum(forecast.values())

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from flows.export import Asked, choose, lora_settings, training_of
 from ila_core.config import RuntimeConfig
-from ila_core.errors import UserError
+from ila_core.errors import CheckError, UserError
 from tasks.lookup import Lookup, StepRun, open_lookup, upstream_digest
 from tasks.payloads import fetch
 from tasks.steps.payload import read_json
@@ -106,7 +106,10 @@ def _of_run(target: str) -> list[Contract]:
     for name, key in report.params.items():
         if name.startswith("input.finetune "):
             label = name.removeprefix("input.finetune ")
-            contracts.append(_of_step(label, lookup.finished(key)[-1], lookup))
+            runs = lookup.finished(key)
+            if not runs:
+                raise CheckError(f"{label}, key:{key}, has been withdrawn since; run it again")
+            contracts.append(_of_step(label, runs[-1], lookup))
     return contracts
 
 

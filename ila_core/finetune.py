@@ -130,6 +130,7 @@ def train_selected(
             layers,
             expected_parameters=ready.expected_parameters,
             also=ready.also_trains,
+            proof=ready.proof,
         )
         result = train(
             ready.model,

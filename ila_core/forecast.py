@@ -53,6 +53,8 @@ class Forecast:
     kept: tuple[Kept, ...]
     fixed: int
     """Bytes of a step that no selection changes: hidden states, logits, temporaries."""
+    narrow: bool
+    """Whether weights of 16 bits train: in 32, with a copy of 16 for each pass."""
     accumulates: bool
     """Whether a step has several passes: gradients of the first are there during the next."""
     tokens: int
@@ -76,9 +78,20 @@ class Forecast:
         rows = min(batch_size, micro_batch)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of PEFT, about a model that is never trained
-            kept, weights, extra, fixed = _counted(config, layers, method, settings, rows, length)
+            kept, weights, extra, fixed, narrow = _counted(
+                config, layers, method, settings, rows, length
+            )
         return cls(
-            tuple(layers), settings, weights, extra, tuple(kept), fixed, batch_size > rows, 0, None
+            tuple(layers),
+            settings,
+            weights,
+            extra,
+            tuple(kept),
+            fixed,
+            narrow,
+            batch_size > rows,
+            0,
+            None,
         )
 
     def timed(self, tokens: int, flops_per_second: float) -> Forecast:
@@ -104,8 +117,10 @@ class Forecast:
         if not self.accumulates:  # they come while what is kept goes
             gradients = max(0, gradients - kept - self.fixed)
         own = isinstance(self.method, FullMethod)
+        widened = 2 * trained if self.narrow else 0
+        kept += widened
         return {
-            "weights": self.weights,
+            "weights": self.weights + widened,
             "adapters": 0 if own else 4 * trained,
             "gradients": gradients,
             "optimizer": 8 * trained,
@@ -147,7 +162,7 @@ def _counted(
     settings: MethodSettings,
     rows: int,
     length: int,
-) -> tuple[list[Kept], int, int, int]:
+) -> tuple[list[Kept], int, int, int, bool]:
     import torch
     from torch.autograd.graph import saved_tensors_hooks
     from transformers import AutoModelForCausalLM
@@ -170,7 +185,6 @@ def _counted(
         weights = _weight_bytes(model, METHODS[method].four_bit, dtype)
         ready = METHODS[method].prepare(model, names, settings, seed=0, steps=1_000_000)
         causal = getattr(ready.model, "get_base_model", lambda: ready.model)()
-        parameters = {p.untyped_storage()._cdata for p in ready.model.parameters()}
         kept: list[Kept] = []
         alive: list[Any] = []  # a storage's address may be used again once it is gone
         at, entered = [_BETWEEN], [0]
@@ -198,6 +212,10 @@ def _counted(
                 kept.append(Kept(at[-1], entered[0], storage.nbytes(), storage._cdata))
             return tensor
 
+        for parameter in causal.parameters():
+            if ready.autocast is not None and parameter.requires_grad:
+                parameter.data = parameter.data.to(ready.autocast)  # what a pass computes in
+        parameters = {p.untyped_storage()._cdata for p in ready.model.parameters()}
         ready.model.train()
         ids = torch.zeros(rows, length, dtype=torch.long)
         mask = torch.ones(rows, 1, length, length, dtype=torch.bool)
@@ -208,8 +226,6 @@ def _counted(
             for n, p in causal.named_parameters()
             if p.requires_grad and n in set(ready.also_trains)
         )
-        if isinstance(settings, FullMethod) and dtype.itemsize == 2:  # trained in 32 bits
-            weights += 2 * sum(p.numel() for p in causal.parameters() if p.requires_grad)
     vocabulary = causal.get_output_embeddings().out_features
     logits = min(rows * length, positions_per_chunk(vocabulary)) * vocabulary
     widest = max(max(layer.shape) for layer in layers if layer.block is not None)
@@ -217,7 +233,7 @@ def _counted(
     # backward pass of the widest block holds at a time.
     passing = max(8 * logits, 4 * rows * length * widest * dtype.itemsize)
     fixed = 3 * hidden.numel() * hidden.element_size() + passing
-    return kept, weights, extra, fixed
+    return kept, weights, extra, fixed, ready.autocast is not None
 
 
 def _same(packed: Any) -> Any:

@@ -9,13 +9,13 @@ A layer is one `torch.nn.Linear` with a weight of its own, used in one place.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from ila_core.config import ModelConfig
-from ila_core.errors import UserError, first_line, listed, unknown_name
+from ila_core.errors import UserError, first_line, unknown_name
 from ila_core.fingerprint import digest_of
-from ila_core.ranking import Layer, Ranking
+from ila_core.ranking import Layer
 
 if TYPE_CHECKING:
     from torch import nn
@@ -85,32 +85,6 @@ def layers_of(model: nn.Module, *, lm_head: bool = True) -> list[Layer]:
 def fingerprint(layers: Iterable[Layer]) -> str:
     """What two models with interchangeable rankings share: layer names and shapes, in order."""
     return digest_of([[layer.name, layer.shape] for layer in layers])
-
-
-def check_fits(ranking: Ranking, layers: Sequence[Layer], model: str) -> None:
-    """Refuse a ranking whose layers are not the model's.
-
-    Raises:
-        UserError: naming the layers that differ in name or shape.
-    """
-    if ranking.architecture == fingerprint(layers):
-        return
-    theirs = {x.name: x.shape for x in ranking.layers}
-    ours = {x.name: x.shape for x in layers}
-    differing = [
-        *(f"{n} (only in the ranking)" for n in theirs if n not in ours),
-        *(f"{n} (only in the model)" for n in ours if n not in theirs),
-        *(
-            f"{n} {theirs[n]}, in the model {ours[n]}"
-            for n in theirs
-            if ours.get(n, theirs[n]) != theirs[n]
-        ),
-    ]
-    raise UserError(
-        f"the ranking is of {ranking.base_model} and does not fit {model}: "
-        + (listed(differing) or "the same layers in another order")
-        + "; give a ranking of this architecture"
-    )
 
 
 def architecture_config(config: ModelConfig) -> Any:

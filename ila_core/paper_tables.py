@@ -12,8 +12,6 @@ Rows = dict[str, Figures]
 """Row label to the figures in the order of `COLUMNS`."""
 
 LLAMA_2_7B, LLAMA_2_13B, MISTRAL_7B = "Llama 2-7B", "Llama 2-13B", "Mistral-7B-v0.1"
-NAMES = {"llama2-7b": LLAMA_2_7B, "llama2-13b": LLAMA_2_13B, "mistral-7b": MISTRAL_7B}
-"""Model profiles to what the paper calls their base model."""
 
 ARMS: dict[str, dict[tuple[str, str], Rows]] = {
     "table1": {

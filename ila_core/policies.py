@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from ila_core import agreement
-from ila_core.config import ArmConfig, LoraMethod, MethodSettings, SearchConfig
+from ila_core.config import AdaLoraMethod, ArmConfig, LoraMethod, MethodSettings, SearchConfig
 from ila_core.errors import UserError
 from ila_core.ranking import Layer, Ranking, kept_count, order
 
@@ -149,7 +149,7 @@ def most_per_cost(request: Request) -> Choice:
     else:
         limit = limit_of(request)
     nothing = limit.of([])
-    start = request.search.stage2.initial_score if request.ranking.scorer == "ila" else 0.0
+    start = request.ranking.start(request.arm.source)
     worth = {name: score - start for name, score in scores.items()}
     per_cost = {n: w / (limit.of([n]) - nothing) if w > 0 else w for n, w in worth.items()}
     return limit.fill(sorted(per_cost, key=lambda n: (worth[n] <= 0, -per_cost[n])))
@@ -192,6 +192,8 @@ def random_like(request: Request) -> Choice:
     """
     like, cost = request.like, request.parameters
     assert like is not None
+    if request.arm.match == "layers" and not like.frozen:  # an intersection may be empty
+        return Choice(like.train, {"difference": 0, "size": 0})
     rng = random.Random(request.arm.seed)
     shuffles = (rng.sample(list(cost), len(cost)) for _ in range(RANDOM_DRAWS))
     wanted = sum(cost[name] for name in like.train)
@@ -241,7 +243,8 @@ def rank_by_score(request: Request) -> Choice:
 
     Ranks fall linearly from the first place to the last, where one remains.
     """
-    if not isinstance(request.method, LoraMethod):
+    method = request.method
+    if not isinstance(method, LoraMethod) or isinstance(method, AdaLoraMethod):
         raise UserError(f"arm {request.arm.name!r}: only LoRA and QLoRA have a rank by layer")
     places, shapes = _places(request), {layer.name: layer.shape for layer in request.layers}
     budget = sum(request.parameters.values())
@@ -252,7 +255,7 @@ def rank_by_score(request: Request) -> Choice:
     def cost(of: Mapping[str, int]) -> int:
         return sum(rank * sum(shapes[name]) for name, rank in of.items())
 
-    low, high = 0.0, 4.0 * request.method.r
+    low, high = 0.0, 4.0 * method.r
     for _ in range(40):  # far beyond the last digit that a rank could turn on
         middle = (low + high) / 2
         low, high = (middle, high) if cost(ranks(middle)) <= budget else (low, middle)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import ValidationError, model_validator
 
 from ila_core.config import Frozen
-from ila_core.errors import UserError
+from ila_core.errors import UserError, listed
 
 
 class Layer(Frozen):
@@ -93,6 +93,11 @@ class Ranking(Frozen):
             layer.name: fmean(c.values()) for layer, c in zip(self.layers, columns, strict=True)
         }
 
+    def start(self, dataset: str) -> float:
+        """The score of a layer of which nothing was learnt: where gates start, 0 for others."""
+        gates = self.settings.get(dataset, {}).get("stage2", {})
+        return float(gates.get("settings.initial_score", 0.0))
+
     def save(self, path: Path) -> None:
         path.write_text(self.model_dump_json(indent=1) + "\n", encoding="ascii")
 
@@ -112,6 +117,32 @@ class Ranking(Frozen):
                 f"{path} is no ranking ({f'{field}: ' if field else ''}{first['msg']}); give the "
                 "ranking.json of a search, or what `ila rankings show REF --json` prints"
             ) from error
+
+
+def check_fits(ranking: Ranking, layers: Sequence[Layer], model: str) -> None:
+    """Refuse a ranking whose layers are not the model's.
+
+    Raises:
+        UserError: naming the layers that differ in name or shape.
+    """
+    theirs = {x.name: x.shape for x in ranking.layers}
+    ours = {x.name: x.shape for x in layers}
+    if list(theirs.items()) == list(ours.items()):
+        return
+    differing = [
+        *(f"{n} (only in the ranking)" for n in theirs if n not in ours),
+        *(f"{n} (only in the model)" for n in ours if n not in theirs),
+        *(
+            f"{n} {theirs[n]}, in the model {ours[n]}"
+            for n in theirs
+            if ours.get(n, theirs[n]) != theirs[n]
+        ),
+    ]
+    raise UserError(
+        f"the ranking is of {ranking.base_model} and does not fit {model}: "
+        + (listed(differing) or "the same layers in another order")
+        + "; give a ranking of this architecture"
+    )
 
 
 def order(scores: Mapping[str, float], layers: Sequence[Layer]) -> list[str]:

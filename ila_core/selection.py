@@ -118,19 +118,29 @@ def reads_keep(arm: ArmConfig) -> bool:
     return not arm.limits and POLICIES[arm.policy].limits[:1] == ("keep",)
 
 
-def reason(selection: Selection, ranking: Ranking) -> str:
-    """Why these layers train and no others, in one line."""
-    n, of = len(selection.train), len(ranking.layers)
-    source = selection.source
-    if source is None:
-        return f"{n} of {of} layers train: policy {selection.policy}"
+def reason(
+    policy: str,
+    source: str | None,
+    train: Sequence[str],
+    frozen: Sequence[str],
+    ranking: Ranking | None,
+) -> str:
+    """Why these layers train and no others, in one line.
+
+    Args:
+        ranking: whose scores decided; `None` where the policy reads none.
+    """
+    line = f"{len(train)} of {len(train) + len(frozen)} layers train by policy {policy}"
+    if source is None or ranking is None:
+        return line
     scores = ranking.scores(source)
-    lowest = min(selection.train, key=scores.__getitem__)
-    line = f"{n} of {of} layers train by policy {selection.policy}, scores of {source}: "
-    line += f"the lowest that trains is {lowest} ({scores[lowest]:.4g})"
-    if selection.frozen:
-        highest = max(selection.frozen, key=scores.__getitem__)
+    lowest = min(train, key=scores.__getitem__)
+    line += f", scores of {source}: the lowest that trains is {lowest} ({scores[lowest]:.4g})"
+    if frozen:
+        highest = max(frozen, key=scores.__getitem__)
         line += f", the highest that is frozen {highest} ({scores[highest]:.4g})"
+    if policy == "per_cost":
+        line += "; what counts is the score over what a layer costs"
     return line
 
 
@@ -141,6 +151,11 @@ def lora_parameters(layers: Iterable[Layer], r: int) -> int:
 
 def _check_limit(arm: ArmConfig) -> None:
     heeded = POLICIES[arm.policy].limits
+    if arm.like is not None and (arm.limits or arm.policy not in ("per_cost", "freeze_random")):
+        raise UserError(
+            f"arm {arm.name!r}: `like` is what limits freeze_random and per_cost, beside no other "
+            f"limit; policy {arm.policy!r} was given {', '.join(arm.limits) or 'only that'}"
+        )
     if arm.policy == "per_cost" and arm.like is None and not arm.limits:
         raise UserError(
             f"arm {arm.name!r}: per_cost needs a limit: {', '.join(heeded)}, or `like:`, an arm "

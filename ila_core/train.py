@@ -142,7 +142,6 @@ def train(
         keeping_less(model),
         # Its cache of cast weights would outlive the optimizer's steps.
         torch.autocast(device.type, autocast, autocast is not None, cache_enabled=False),
-        keeping_less(model),
         seeded(seed),
         _checkpoints(here.checkpoints, identity) as (folder, checkpoint),
         measured(device) as cost,

@@ -18,6 +18,8 @@ class Trainable:
     """How many train, from the base's shapes and the settings alone."""
     also_trains: Sequence[str] = ()
     """Parameters outside the selected layers that train under this method."""
+    proof: str = ""
+    """Part of the names of parameters whose gradients prove that a layer trains; all by default."""
     callbacks: Sequence[TrainerCallback] = ()
     penalty: Callable[[], torch.Tensor] | None = None
     """Added to the loss once a step, 0-d."""

@@ -156,14 +156,18 @@ def read_adapter(folder: Path) -> TrainedAdapter:
     try:
         config = json.loads((folder / CONFIG).read_bytes())
         with safe_open(str(folder / WEIGHTS), framework="pt") as file:
-            for key in file.keys():  # noqa: SIM118
-                if (match := _KEY.fullmatch(key)) is None:
+            matches = {key: _KEY.fullmatch(key) for key in file.keys()}  # noqa: SIM118
+            singular = {m[1] for m in matches.values() if m and m[2] == "E"}
+            for key, match in matches.items():
+                if match is None:
                     others.append(key.removeprefix("base_model.model."))
                     continue
                 name, half = match[1], match[2]
                 parts[name][half] = tuple(file.get_slice(key).get_shape())
-                if half == "B":
-                    learnt[name] = bool(file.get_tensor(key).any())
+                # AdaLoRA starts with E = 0 and B at random, and may take a layer's last rank away.
+                if half == "E" or (half == "B" and name not in singular):
+                    weight = file.get_tensor(key)
+                    learnt[name] = bool(weight.any()) or 0 in weight.shape
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(
             f"{folder} is no PEFT adapter that can be read ({CONFIG}, {WEIGHTS}): {error}"

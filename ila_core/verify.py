@@ -48,6 +48,7 @@ class SelectionContract(TrainerCallback):  # type: ignore[misc]
         layers: full names of the layers to train.
         expected_parameters: what the method should make trainable, from the shapes alone.
         also: parameters outside the layers that train as well, by the base model's names.
+        proof: part of the names of those parameters whose gradients count: others have one anyway.
 
     Raises:
         CheckError: names the layers in breach.
@@ -60,6 +61,7 @@ class SelectionContract(TrainerCallback):  # type: ignore[misc]
         *,
         expected_parameters: int,
         also: Collection[str] = (),
+        proof: str = "",
     ) -> None:
         self._layers, self._expected = list(layers), expected_parameters
         _refuse("requested more than once", [n for n, k in Counter(layers).items() if k > 1])
@@ -76,7 +78,7 @@ class SelectionContract(TrainerCallback):  # type: ignore[misc]
                 f"{self._parameters:,} parameters are trainable, {expected_parameters:,} expected "
                 f"for {len(layers)} layers"
             )
-        self._owners = owners
+        self._owners = {n: owner for n, owner in owners.items() if proof in n}
         self._without_gradient = set(layers)
         self._frozen = {n: t for n, t in tensors.items() if n not in self._trainable}
         self._digests = {name: tensor_digest(tensor) for name, tensor in self._frozen.items()}

@@ -33,7 +33,7 @@ class ArmConfig(Frozen):
     source: str | None = None
     """The dataset whose scores decide, for policies that read one dataset's."""
     like: str | None = None
-    """`freeze_random`: the arm that it is a control of."""
+    """`freeze_random`: the arm that it is a control of; `per_cost`: whose parameters it has."""
     match: Literal["parameters", "layers"] = "parameters"
     """`freeze_random`: what it has in common with that arm."""
     seed: int = 0
@@ -45,7 +45,8 @@ class ArmConfig(Frozen):
     layers: int | None = Field(default=None, ge=1)
     """Number of layers that train."""
     parameters: int | None = Field(default=None, ge=1)
-    """Most parameters that train, under the arm's method."""
+    """Most parameters that train in the layers, under the arm's method. Embeddings and norms, which
+    full fine-tuning trains as well, come on top."""
     memory: int | None = Field(default=None, ge=1)
     """Most bytes that the training may take (`ila_core.forecast`)."""
     micro_batch: int = Field(default=8, ge=1)
@@ -104,8 +105,8 @@ class AdaLoraMethod(LoraMethod):
 
     @model_validator(mode="after")
     def _ranks_fall(self) -> Self:
-        if self.initial_r < self.r:
-            raise ValueError(f"initial_r {self.initial_r} is below r {self.r}, which has to remain")
+        if self.initial_r <= self.r:
+            raise ValueError(f"initial_r {self.initial_r} must be above r {self.r}, what remains")
         if self.warmup + self.final >= 1:
             raise ValueError("warmup and final leave no step in which ranks could fall")
         return self

@@ -78,6 +78,7 @@ class AdaLora:
         return Trainable(
             adapted,
             sum(settings.initial_r * (x.in_features + x.out_features + 1) for x in linears),
+            proof="lora_E",  # the penalty alone gives A and B a gradient
             callbacks=[RankAllocation(adapted)],
             penalty=lambda: orthogonality(adapted),
             ranks=lambda: remaining_ranks(adapted, settings.r * len(layers)),

@@ -40,18 +40,24 @@ class Full:
         from torch import nn
 
         assert ranks is None, "a policy that sets ranks refuses this method"
-        selected = {id(p) for x in linear_layers(model, layers) for p in x.parameters()}
-        held = {id(p) for x in model.modules() if isinstance(x, nn.Linear) for p in x.parameters()}
-        held -= {
-            id(p) for x in model.modules() if isinstance(x, nn.Embedding) for p in x.parameters()
+        selected: set[int] = set()
+        expected = 0
+        for linear in linear_layers(model, layers):
+            selected.update(id(p) for p in linear.parameters())
+            bias = linear.out_features if linear.bias is not None else 0
+            expected += linear.in_features * linear.out_features + bias
+        beside = {
+            id(p)
+            for x in model.modules()
+            if isinstance(x, nn.Embedding) or "norm" in type(x).__name__.lower()
+            for p in x.parameters(recurse=False)
         }
-        also, expected = [], 0
+        also = []
         for name, parameter in model.named_parameters():
-            parameter.requires_grad_(id(parameter) in selected or id(parameter) not in held)
-            if parameter.requires_grad:
-                expected += parameter.numel()
-                if id(parameter) not in selected:
-                    also.append(name)
+            parameter.requires_grad_(id(parameter) in selected or id(parameter) in beside)
+            if id(parameter) in beside:
+                also.append(name)
+                expected += parameter.numel() if id(parameter) not in selected else 0
         narrow = {p.dtype for p in model.parameters() if p.requires_grad} - {torch.float32}
         for parameter in model.parameters():
             if parameter.requires_grad:  # a 16-bit weight would swallow most updates

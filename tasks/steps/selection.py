@@ -44,7 +44,8 @@ def select(
         read = required_datasets(arm, scores.datasets)
         inputs = {}
         columns = [[x.name, {d: scores.scores(d)[x.name] for d in read}] for x in scores.layers]
-        identity["ranking"] = digest_of([scores.scorer if read else None, columns])
+        starts = {d: scores.start(d) for d in read}
+        identity["ranking"] = digest_of([columns, starts])
         given["ranking"] = scores
     else:
         inputs = score_inputs(scores, list(required_datasets(arm, list(scores))))

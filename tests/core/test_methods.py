@@ -22,7 +22,8 @@ from ila_core.methods import METHODS
 from ila_core.methods.lora import lora_layers
 from ila_core.rank_allocation import orthogonality
 from ila_core.selection import Selection
-from ila_core.train import Circumstance
+from ila_core.train import Circumstance, train
+from ila_core.verify import SelectionContract
 from ila_core.watch import HeldOutWatch
 
 pytestmark = [*tiny.STRICT, pytest.mark.filterwarnings("ignore:.*kernels-community:UserWarning")]
@@ -328,3 +329,22 @@ def test_a_tied_head_merges_once_it_is_untied(tmp_path):
     again = type(model).from_pretrained(tmp_path / "merged")
     assert worst_difference(again, before) < 1e-4
     assert torch.equal(again.model.embed_tokens.weight, base().model.embed_tokens.weight)
+
+
+def test_the_penalty_is_no_proof_that_a_layer_trains():
+    ready = METHODS["adalora"].prepare(tiny.model(), SOME, ADALORA, seed=0, steps=12)
+    with torch.no_grad():  # nothing reaches the loss through this layer any more
+        lora_layers(ready.model)["lm_head"].scaling["default"] = 0.0
+    contract = SelectionContract(
+        ready.model, SOME, expected_parameters=ready.expected_parameters, proof=ready.proof
+    )
+    with pytest.raises(CheckError, match="no gradient in the first 3 steps: lm_head"):
+        train(
+            ready.model, tiny.rows(), schedule=ADALORA, optimizer=tiny.OPTIMIZER, seed=0,
+            callbacks=[contract, *ready.callbacks], penalty=ready.penalty,
+        )  # fmt: skip
+
+
+def test_adalora_has_ranks_to_lose():
+    with pytest.raises(ValueError, match="initial_r 2 must be above r 2"):
+        AdaLoraMethod.model_validate(ADALORA.model_dump() | {"initial_r": 2})

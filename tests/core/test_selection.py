@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from ila_core.config import (
+    AdaLoraMethod,
     ArmConfig,
     ControlSettings,
     EvidenceSettings,
@@ -202,3 +203,56 @@ def test_a_selection_needs_only_the_scores_its_policy_reads() -> None:
 def test_bad_arms_say_what_is_needed(arm: dict[str, str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         choose(**arm)
+
+
+def test_per_cost_counts_from_where_gates_start() -> None:
+    document = ranking().model_dump()
+    gates = {"stage2": {"settings.initial_score": "10.0"}}
+    started = Ranking.model_validate({**document, "settings": {"lima": gates}})
+    arm = ArmConfig(name="arm", policy="per_cost", source="lima", parameters=3000)
+    plain = select(arm, ranking(), SEARCH, LORA, None)
+    found = select(arm, started, SEARCH, LORA, None)
+    scores = started.scores("lima")
+    # Below the start an update does harm: none of these before every other that fits.
+    assert min(scores[n] for n in found.train) > 10 or found.trainable_parameters > 2900
+    assert started.start("lima") == 10 and ranking().start("lima") == 0
+    assert plain.trainable_parameters <= 3000 and found.trainable_parameters <= 3000
+
+
+@pytest.mark.parametrize(
+    ("arm", "message"),
+    [
+        ({"policy": "per_cost", "source": "lima"}, "per_cost needs a limit"),
+        ({"policy": "per_cost", "source": "lima", "like": "x", "parameters": 9}, "no other limit"),
+        ({"policy": "ila", "source": "lima", "like": "x"}, "`like` is what limits"),
+        ({"policy": "intersection", "keep": 0.5}, "does not heed `keep`"),
+        ({"policy": "vote", "votes": 3}, "votes 3, but the ranking has 2 datasets"),
+    ],
+)
+def test_limits_that_a_policy_cannot_heed(arm: dict[str, object], message: str) -> None:
+    config = ArmConfig.model_validate({"name": "arm", **arm})
+    with pytest.raises(UserError, match=message):
+        select(config, ranking(), SEARCH, LORA, choose("all"))
+
+
+def test_ranks_by_score_fall_with_the_score_and_keep_the_budget() -> None:
+    soft = choose("rank_by_score", source="lima")
+    scores = ranking().scores("lima")
+    by_score = sorted(soft.train, key=lambda n: -scores[n])
+    assert soft.ranks is not None
+    ranks = [soft.ranks[n] for n in by_score]
+    assert ranks == sorted(ranks, reverse=True) and ranks[0] > 8 > ranks[-1] >= 1
+    whole = choose("all").trainable_parameters
+    assert 0.97 * whole < soft.trainable_parameters <= whole
+    adalora = AdaLoraMethod(
+        **{"lr": 1, "steps": 9, "r": 2, "initial_r": 3, "alpha": 1, "dropout": 0, "warmup": 0},
+        **{"final": 0, "every": 1, "beta1": 0.5, "beta2": 0.5, "orthogonality": 0.5},
+    )
+    arm = ArmConfig(name="arm", policy="rank_by_score", source="lima")
+    with pytest.raises(UserError, match="only LoRA and QLoRA"):
+        select(arm, ranking(), SEARCH, adalora, None)
+
+
+def test_a_control_of_an_arm_that_freezes_nothing_trains_everything() -> None:
+    control = choose("freeze_random", choose("all"), match="layers")
+    assert control.frozen == () and control.details["size"] == 0

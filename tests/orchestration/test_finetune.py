@@ -94,7 +94,7 @@ def test_a_fine_tuned_model_merges_into_a_folder(home, tmp_path):
         (["--source", "terse", "--fit", "money=3"], "write memory=24GiB, params=20M or time=2h"),
         (["--source", "terse", "--keep", "0.5", "--layers", "3"], "give one of keep, layers"),
         (["--source", "terse", "--method", "lore"], "'lore' is not one of"),
-        (["--source", "lima"], "'lima' is not one of"),
+        (["--source", "lima"], "unknown source of arm 'given', 'lima'"),
     ],
 )
 def test_bad_input_is_one_message(home, options, message):
