@@ -28,8 +28,8 @@ class Trl:
             return Exported(file | _script("sft_trainer"), wanted.selection.train, (usage,))
         notes = (
             f"{usage}. TRL's SFTTrainer refuses every adapter on {', '.join(refused)}, which this "
-            "selection trains: train.py uses transformers.Trainer instead, on the assistant's "
-            f"tokens, and loses nothing but TRL's own options. To use SFTTrainer, take "
+            "selection trains: train.py uses transformers.Trainer instead, and learns "
+            "the assistant's tokens alone, where SFTTrainer by default learns all. To use SFTTrainer, take "
             f"{', '.join(refused)} out of target_modules; `ila verify` will then name it.",
             *head_note(wanted),
         )
