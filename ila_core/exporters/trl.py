@@ -29,7 +29,7 @@ class Trl:
         notes = (
             f"{usage}. TRL's SFTTrainer refuses every adapter on {', '.join(refused)}, which this "
             "selection trains: train.py uses transformers.Trainer instead, and learns "
-            "the assistant's tokens alone, where SFTTrainer by default learns all. To use that, take "
+            "the assistant's tokens alone, where SFTTrainer learns all by default. For that, take "
             f"{', '.join(refused)} out of target_modules; `ila verify` will then name it.",
             *head_note(wanted),
         )
