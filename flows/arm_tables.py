@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -12,10 +13,11 @@ from flows.tables import TABLES, Part, finetuning_on, stand_in
 from ila_core import paper_tables
 from ila_core.config import ArmConfig, FinetuneConfig
 from ila_core.forecast import Forecast
-from ila_core.report.comparison import ArmResult, Control, Difference, compare_arms
+from ila_core.report.comparison import ArmResult, Difference, compare_arms
 from ila_core.selection import Selection
 from tasks.lookup import StepRun
 from tasks.payloads import CIRCUMSTANCE, fetch
+from tasks.step import Step
 from tasks.steps.payload import read_json
 from tasks.steps.selection import load
 
@@ -36,6 +38,7 @@ class ArmTable:
         self._table = TABLES[name]
         self._arms = planned.pipeline.tables([name])
         self._runs = runs
+        self._fetched: dict[str, Path] = {}
         self._compared = {part.dataset: self._compare(part) for part in self._table.parts}
 
     @property
@@ -88,7 +91,7 @@ class ArmTable:
                     rows.append(
                         self._names(part, label)
                         | {"equal": control.match, "parameters apart": details.get("difference")}
-                        | _apart(control)
+                        | _apart(control, control.at_best)
                         | {"verdict": control.verdict, "verdict at best": control.at_best.verdict}
                     )
         return rows
@@ -148,8 +151,12 @@ class ArmTable:
         arms = self._arms[part.dataset]
         return {n: load(self._payload(step)) for n, step in arms.selections.items()}
 
-    def _payload(self, step: Any) -> Any:
-        return fetch(self._runs[str(step.key)])
+    def _payload(self, step: Step) -> Path:
+        """Of a finished step; fetching reads all of it, so each is fetched once."""
+        key = str(step.key)
+        if key not in self._fetched:
+            self._fetched[key] = fetch(self._runs[key])
+        return self._fetched[key]
 
     def _compare(self, part: Part) -> dict[str, ArmResult]:
         """Every arm beside all layers under its own method; those beside the part's own arm."""
@@ -201,19 +208,15 @@ def _ours(found: ArmResult, selection: Selection) -> dict[str, Any]:
     return {
         "layers": f"{len(selection.train)} of {len(selection.train) + len(selection.frozen)}",
         "trainable": found.trainable_parameters,
-        "held-out loss": fmean(found.losses.values()),
+        "held-out loss": found.loss,
         "seeds differ by": spread if len(found.losses) > 1 else None,
         "against": found.versus.against if found.versus else None,
-        **_apart_from(found.versus, found.versus_at_best),
+        **_apart(found.versus, found.versus_at_best),
         "best step": f"{found.best_step} of {found.steps}",
     }
 
 
-def _apart(control: Control) -> dict[str, Any]:
-    return _apart_from(control, control.at_best)
-
-
-def _apart_from(end: Difference | None, best: Difference | None) -> dict[str, Any]:
+def _apart(end: Difference | None, best: Difference | None) -> dict[str, Any]:
     return {
         "difference": end.difference if end else None,
         "low": end.low if end else None,

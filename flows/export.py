@@ -7,13 +7,12 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple
 
 from ila_core.errors import UserError, listed, unknown_name
 
 if TYPE_CHECKING:
-    from ila_core.config import LoraSettings, SearchConfig
+    from ila_core.config import LoraSettings
     from ila_core.exporting import Training
     from ila_core.policies import Policy
     from ila_core.ranking import Ranking
@@ -40,6 +39,13 @@ class Asked:
         """As it was typed."""
         given = {field: value for field, value in vars(self).items() if value is not None}
         return " ".join(f"--{field} {value}" for field, value in given.items())
+
+
+class Fractions(NamedTuple):
+    """What a policy reads of a search, where there is none."""
+
+    keep: float
+    least: float
 
 
 def run_export(
@@ -109,9 +115,7 @@ def choose(ranking: Ranking, asked: Asked, lora: LoraSettings, method: Training)
     from ila_core.selection import select
 
     _check(ranking, asked)
-    # A policy reads these two fields and no other.
-    least = LEAST if asked.least is None else asked.least
-    search = cast("SearchConfig", SimpleNamespace(keep=ranking.keep, least=least))
+    search = Fractions(ranking.keep, LEAST if asked.least is None else asked.least)
     arm = ArmConfig(
         name="export",
         policy=asked.policy,
@@ -220,17 +224,12 @@ def _base(ranking: Ranking, given: str | None) -> str:
     if known is None:
         return given
     from ila_core.layers import find_layers
+    from ila_core.ranking import differing
 
-    shapes = {layer.name: layer.shape for layer in find_layers(known)}
-    ranked = {layer.name: layer.shape for layer in ranking.layers}
-    if shapes != ranked:
-        names = sorted(shapes.keys() ^ ranked.keys())
-        other = [n for n in shapes if n in ranked and shapes[n] != ranked[n]]
-        said = [f"names: {listed(names)}"] if names else []
-        said += [f"shapes: {listed([f'{n} {shapes[n]}, ranked {ranked[n]}' for n in other], 3)}"]
+    if names := differing(ranking, find_layers(known)):
         raise UserError(
             f"--base {given} has other layers than ranking {ranking.key} of {ranking.base_model}: "
-            f"{'; '.join(said if other else said[:-1])}. Give a ranking of its own architecture"
+            f"{listed(names)}. Give a ranking of its own architecture"
         )
     return known.name if known.local else known.source
 

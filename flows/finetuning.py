@@ -17,6 +17,7 @@ from ila_core.ranking import Ranking, order
 from ila_core.selection import reads_keep, required_datasets
 from tasks.lookup import StepRun
 from tasks.payloads import CIRCUMSTANCE, fetch
+from tasks.step import Step
 from tasks.steps.payload import read_json
 from tasks.steps.selection import load, tokens_to_train
 
@@ -95,28 +96,32 @@ def run_finetune(
         raise UserError(f"--out {out} is not empty; give a folder that does not exist yet")
     profile = load_profile(given, overrides)
     arm = _with_machine(profile, arm)
-    if ranking is not None:
-        arm = _of_ranking(find_ranking(ranking), arm)
-    profile = with_arm(profile, arm, searched=ranking is None)
+    document = find_ranking(ranking) if ranking else None
+    if document is not None:
+        arm = _of_ranking(document, arm)
+    profile = with_arm(profile, arm, searched=document is None)
     planned = plan_of(profile, until="finetune", ranking=ranking)
     runs = finished(planned, "finetune", refresh)
-    document = _ranking(planned, runs)
-    results = [
-        {
-            "seed": seed,
-            "key": run.key,
-            "folder": str(_copied(fetch(run), out, seed, len(planned.pipeline.arms.tuned[ARM]))),
-            **read_json(fetch(run) / "finetune.json"),
-            **read_json(fetch(run) / CIRCUMSTANCE),
-        }
-        for seed, step in planned.pipeline.arms.tuned[ARM].items()
-        for run in [runs[str(step.key)]]
-    ]
+    arms = planned.pipeline.arms
+    document = document or _own_ranking(arms.selections[ARM], runs)
+    results = []
+    for seed, step in arms.tuned[ARM].items():
+        run = runs[str(step.key)]
+        payload = fetch(run)  # reads all of it, to compare its digest
+        results.append(
+            {
+                "seed": seed,
+                "key": run.key,
+                "folder": str(_copied(payload, out, seed, len(arms.tuned[ARM]))),
+                **read_json(payload / "finetune.json"),
+                **read_json(payload / CIRCUMSTANCE),
+            }
+        )
     evaluations = [
         {**read_json(fetch(runs[str(s.key)]) / "evaluation.json"), **s.given["names"]}
-        for s in planned.pipeline.arms.evaluated
+        for s in arms.evaluated
     ]
-    selection = load(fetch(runs[str(planned.pipeline.arms.selections[ARM].key)]))
+    selection = load(fetch(runs[str(arms.selections[ARM].key)]))
     show_finetune(
         profile,
         selection,
@@ -241,17 +246,13 @@ def _forecast(
     return forecast.timed(tokens_to_train(prepared, profile.finetune, settings), speed)
 
 
-def _ranking(planned: ProfilePlan, runs: Mapping[str, StepRun]) -> Ranking | None:
-    """The document that the selection was made from; `None` where the policy reads no scores."""
-    if planned.ranking:
-        return find_ranking(planned.ranking)
-    scores = planned.pipeline.arms.selections[ARM].inputs
-    if not any("/" in name for name in scores):
-        return None
+def _own_ranking(selection: Step, runs: Mapping[str, StepRun]) -> Ranking | None:
+    """The scores that a selection was made from; `None` where its policy reads none."""
     from tasks.steps.ranking import gather
 
-    step = planned.pipeline.arms.selections[ARM]
-    return gather(step, {n: fetch(runs[str(s.key)]) for n, s in step.inputs.items()})
+    if not any("/" in name for name in selection.inputs):
+        return None
+    return gather(selection, {n: fetch(runs[str(s.key)]) for n, s in selection.inputs.items()})
 
 
 def _cached_ranking(planned: ProfilePlan) -> Ranking:

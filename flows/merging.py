@@ -41,7 +41,8 @@ def run_merge(given: str, reference: str, *, out: Path, as_json: bool) -> None:
         )
     # Never the 4-bit base: its weights could not take the update in.
     model, adapted = merged(base.load(runtime), method, payload)
-    apart = worst_difference(model, adapted)
+    # Full fine-tuning has no adapter to be apart from.
+    apart = None if method == "full" else worst_difference(model, adapted)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as folder:
         made = Path(folder) / "model"
@@ -53,6 +54,7 @@ def run_merge(given: str, reference: str, *, out: Path, as_json: bool) -> None:
         note = "it was trained on a base in 4 bits; merged into the plain one its answers differ"
     if as_json:
         return print_json({"folder": str(out), "method": method, "apart": apart, "note": note})
-    typer.echo(f"{out}: {method}, logits at most {apart:.1e} from those of the adapter")
+    said = "" if apart is None else f", logits at most {apart:.1e} from those of the adapter"
+    typer.echo(f"{out}: {method}{said}")
     if note:
         typer.echo(note)

@@ -55,16 +55,15 @@ class Forecast:
     """Bytes of a step that no selection changes: hidden states, logits, temporaries."""
     narrow: bool
     """Whether weights of 16 bits train: in 32, with a copy of 16 for each pass."""
-    accumulates: bool
+    accumulates: bool = False
     """Whether a step has several passes: gradients of the first are there during the next."""
-    tokens: int
+    tokens: int = 0
     """Of the whole training, padding included; 0 where nobody said."""
-    flops_per_second: float | None
+    flops_per_second: float | None = None
     """Of a training that was measured."""
 
-    @classmethod
+    @staticmethod
     def of(
-        cls,
         config: ModelConfig,
         layers: Sequence[Layer],
         method: str,
@@ -78,21 +77,8 @@ class Forecast:
         rows = min(batch_size, micro_batch)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of PEFT, about a model that is never trained
-            kept, weights, extra, fixed, narrow = _counted(
-                config, layers, method, settings, rows, length
-            )
-        return cls(
-            tuple(layers),
-            settings,
-            weights,
-            extra,
-            tuple(kept),
-            fixed,
-            narrow,
-            batch_size > rows,
-            0,
-            None,
-        )
+            found = _counted(config, layers, method, settings, rows, length)
+        return replace(found, accumulates=batch_size > rows)
 
     def timed(self, tokens: int, flops_per_second: float) -> Forecast:
         """The same, for a training of so many tokens at a measured speed."""
@@ -141,9 +127,8 @@ class Forecast:
         chosen = set(names)
         total = 0
         for i, layer in enumerate(self.layers):
-            total += (
-                2 * layer.weights * (2 if i > first else 1)
-            )  # forward, and the input's gradient
+            passes = 2 if i > first else 1  # forward, and the input's gradient
+            total += 2 * layer.weights * passes
             if layer.name in chosen:
                 own = self.method.parameters(layer.shape)
                 total += 2 * own * (1 if isinstance(self.method, FullMethod) else 3)
@@ -162,7 +147,7 @@ def _counted(
     settings: MethodSettings,
     rows: int,
     length: int,
-) -> tuple[list[Kept], int, int, int, bool]:
+) -> Forecast:
     import torch
     from torch.autograd.graph import saved_tensors_hooks
     from transformers import AutoModelForCausalLM
@@ -233,7 +218,15 @@ def _counted(
     # backward pass of the widest block holds at a time.
     passing = max(8 * logits, 4 * rows * length * widest * dtype.itemsize)
     fixed = 3 * hidden.numel() * hidden.element_size() + passing
-    return kept, weights, extra, fixed, ready.autocast is not None
+    return Forecast(
+        layers=tuple(layers),
+        method=settings,
+        weights=weights,
+        extra_parameters=extra,
+        kept=tuple(kept),
+        fixed=fixed,
+        narrow=ready.autocast is not None,
+    )
 
 
 def _same(packed: Any) -> Any:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from ila_core.methods import METHODS
-from ila_core.methods.lora import load_adapter
 
 PROBE = 32
 """Tokens that a merged model is compared on."""
@@ -21,13 +20,9 @@ def merged(base: Any, method: str, payload: Path) -> tuple[Any, Any]:
         method: of the fine-tuning.
         payload: its folder.
     """
-    folder = payload / METHODS[method].folder
-    if method == "full":
-        model = METHODS[method].load(base, folder)
-        return model, _logits(model)
-    model = load_adapter(base, folder) if method == "qlora" else METHODS[method].load(base, folder)
+    model = METHODS[method].load(base, payload / METHODS[method].folder)
     before = _logits(model)
-    return model.merge_and_unload(safe_merge=True), before
+    return (model if method == "full" else model.merge_and_unload(safe_merge=True)), before
 
 
 def worst_difference(model: Any, before: Any) -> float:

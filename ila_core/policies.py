@@ -8,10 +8,10 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from ila_core import agreement
-from ila_core.config import AdaLoraMethod, ArmConfig, LoraMethod, MethodSettings, SearchConfig
+from ila_core.config import AdaLoraMethod, ArmConfig, LoraMethod, MethodSettings
 from ila_core.errors import UserError
 from ila_core.ranking import Layer, Ranking, kept_count, order
 
@@ -24,13 +24,23 @@ RANDOM_DRAWS = 1000
 Details = dict[str, int | float | str]
 
 
+class Fractions(Protocol):
+    """What a policy may read of a search; `SearchConfig` has both."""
+
+    @property
+    def keep(self) -> float: ...
+
+    @property
+    def least(self) -> float: ...
+
+
 @dataclass(frozen=True)
 class Request:
     """Everything a policy may look at."""
 
     arm: ArmConfig
     ranking: Ranking
-    search: SearchConfig
+    search: Fractions
     method: MethodSettings
     like: Selection | None
     forecast: Forecast | None
@@ -317,7 +327,7 @@ def _component(request: Request, wanted: Callable[[Layer], bool], what: str) -> 
     return Choice(train)
 
 
-def _number(value: Any) -> str:
+def _number(value: float) -> str:
     return f"{value:,.0f}"
 
 

@@ -119,17 +119,11 @@ class Ranking(Frozen):
             ) from error
 
 
-def check_fits(ranking: Ranking, layers: Sequence[Layer], model: str) -> None:
-    """Refuse a ranking whose layers are not the model's.
-
-    Raises:
-        UserError: naming the layers that differ in name or shape.
-    """
+def differing(ranking: Ranking, layers: Sequence[Layer]) -> list[str]:
+    """How the layers differ from a model's in name, shape or order; empty where they do not."""
     theirs = {x.name: x.shape for x in ranking.layers}
     ours = {x.name: x.shape for x in layers}
-    if list(theirs.items()) == list(ours.items()):
-        return
-    differing = [
+    found = [
         *(f"{n} (only in the ranking)" for n in theirs if n not in ours),
         *(f"{n} (only in the model)" for n in ours if n not in theirs),
         *(
@@ -138,11 +132,21 @@ def check_fits(ranking: Ranking, layers: Sequence[Layer], model: str) -> None:
             if ours.get(n, theirs[n]) != theirs[n]
         ),
     ]
-    raise UserError(
-        f"the ranking is of {ranking.base_model} and does not fit {model}: "
-        + (listed(differing) or "the same layers in another order")
-        + "; give a ranking of this architecture"
-    )
+    reordered = not found and list(theirs) != list(ours)
+    return ["the same layers in another order"] if reordered else found
+
+
+def check_fits(ranking: Ranking, layers: Sequence[Layer], model: str) -> None:
+    """Refuse a ranking whose layers are not the model's.
+
+    Raises:
+        UserError: naming the layers that differ.
+    """
+    if names := differing(ranking, layers):
+        raise UserError(
+            f"the ranking is of {ranking.base_model} and does not fit {model}: {listed(names)}; "
+            "give a ranking of this architecture"
+        )
 
 
 def order(scores: Mapping[str, float], layers: Sequence[Layer]) -> list[str]:

@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from ila_core.config import ArmConfig, Frozen, MethodSettings, SearchConfig
+from ila_core.config import ArmConfig, Frozen, MethodSettings
 from ila_core.errors import UserError, unknown_name
-from ila_core.policies import POLICIES, Details, Request
+from ila_core.policies import POLICIES, Details, Fractions, Request
 from ila_core.ranking import Layer, Ranking
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Selection(Frozen):
 def select(
     arm: ArmConfig,
     ranking: Ranking,
-    search: SearchConfig,
+    search: Fractions,
     method: MethodSettings,
     like: Selection | None,
     forecast: Forecast | None = None,

@@ -209,14 +209,20 @@ def test_per_cost_counts_from_where_gates_start() -> None:
     document = ranking().model_dump()
     gates = {"stage2": {"settings.initial_score": "10.0"}}
     started = Ranking.model_validate({**document, "settings": {"lima": gates}})
-    arm = ArmConfig(name="arm", policy="per_cost", source="lima", parameters=3000)
+    arm = ArmConfig(name="arm", policy="per_cost", source="lima", parameters=15_000)
     plain = select(arm, ranking(), SEARCH, LORA, None)
     found = select(arm, started, SEARCH, LORA, None)
     scores = started.scores("lima")
-    # Below the start an update does harm: none of these before every other that fits.
-    assert min(scores[n] for n in found.train) > 10 or found.trainable_parameters > 2900
+    # From 0 a layer with a score below 10 is worth its few parameters; from 10 on its update does
+    # harm, and it comes only after all that do good.
+    assert min(scores[n] for n in plain.train) < 10
+    assert found.train != plain.train
+    cost = {x.name: lora_parameters([x], 8) for x in started.layers}
+    good = [n for n in found.train if scores[n] > 10]
+    left = [n for n in found.frozen if scores[n] > 10]
+    spent = sum(cost[n] for n in good)
+    assert good and all(spent + cost[n] > 15_000 for n in left)
     assert started.start("lima") == 10 and ranking().start("lima") == 0
-    assert plain.trainable_parameters <= 3000 and found.trainable_parameters <= 3000
 
 
 @pytest.mark.parametrize(
