@@ -9,6 +9,7 @@ from pathlib import Path
 
 from flows.run import ProfilePlan, finished, plan_of
 from flows.stored import find_ranking
+from ila_core.benchmarks.result import Evaluation
 from ila_core.config import ArmConfig, Profile, RuntimeConfig
 from ila_core.errors import UserError
 from ila_core.forecast import Forecast, budget_table
@@ -118,8 +119,10 @@ def run_finetune(
             }
         )
     evaluations = [
-        {**read_json(fetch(runs[str(s.key)]) / "evaluation.json"), **s.given["names"]}
+        {"loss": Evaluation.load(fetch(runs[str(s.key)]) / "evaluation.json").value}
+        | s.given["names"]
         for s in arms.evaluated
+        if s.given["benchmark"].name == "held_out_loss"
     ]
     selection = load(fetch(runs[str(arms.selections[ARM].key)]))
     show_finetune(

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from flows.run import ProfilePlan, finished, plan_profile, prefect_ready
 from flows.trials import Trial
+from ila_core.benchmarks.result import Evaluation
 from ila_core.config import Profile, RuntimeConfig, TuneConfig
 from ila_core.errors import CheckError, UserError, unknown_name
 from ila_core.tuning import TrialResult, choose, trial_result
@@ -104,9 +105,10 @@ def _train(planned: ProfilePlan, trials: Sequence[Trial], jobs: int) -> list[Tri
 
 
 def _result(trial: Trial, runs: Mapping[str, StepRun]) -> TrialResult:
-    evaluations, finetunes = {}, []
+    evaluations: dict[int, float] = {}
+    finetunes = []
     for seed, step in trial.evaluated.items() if runs else ():
-        evaluations[seed] = read_json(fetch(runs[str(step.key)]) / "evaluation.json")
+        evaluations[seed] = Evaluation.load(fetch(runs[str(step.key)]) / "evaluation.json").value
         tuned = fetch(runs[str(trial.tuned[seed].key)])
         finetunes.append(read_json(tuned / "finetune.json") | read_json(tuned / CIRCUMSTANCE))
     return trial_result(trial.arm, trial.method, trial.settings, evaluations, finetunes)

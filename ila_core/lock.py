@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -17,11 +17,11 @@ from typing import Any
 
 from ila_core.config import DatasetConfig, ModelConfig
 from ila_core.errors import UserError
-from ila_core.fingerprint import key_of
+from ila_core.fingerprint import digest_of, file_digest, key_of
 from ila_core.ranking import Layer
 
 # Raised when the same files would be read as something else: the old entries then miss.
-_DATASET, _MODEL, _LAYERS = "dataset v1", "model v1", "layers v1"
+_DATASET, _MODEL, _LAYERS, _FILES = "dataset v1", "model v1", "layers v1", "files v1"
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,34 @@ class Lock:
 
         return self._revision(
             f"dataset {config.loader}", config.revision, lambda: hub_revision(config)
+        )
+
+    def hub_dataset(self, repo: str, revision: str | None) -> str | Unknown:
+        """The commit of a hub dataset that no loader of ours reads."""
+        from ila_core import hub
+
+        return self._revision(
+            f"dataset {repo}", revision, lambda: hub.current_commit(repo, kind="dataset")
+        )
+
+    def files(self, given: str, patterns: Sequence[str] = ()) -> str:
+        """Digest over a file, or over what `patterns` match in a folder, by name and content.
+
+        Raises:
+            UserError: nothing is there.
+        """
+        path = Path(given).expanduser()
+        found = sorted(f for p in patterns for f in path.glob(p)) if patterns else [path]
+        if not found or not all(f.is_file() for f in found):
+            raise UserError(
+                f"{given} {'holds no ' + ' or '.join(patterns) if patterns else 'is not a file'}"
+            )
+        return self._local(
+            f"{_FILES} {path.absolute()} {' '.join(patterns)}",
+            found,
+            lambda: digest_of(
+                {f.relative_to(path.parent).as_posix(): file_digest(f) for f in found}
+            ),
         )
 
     def model(self, config: ModelConfig) -> dict[str, str] | Unknown:

@@ -69,11 +69,28 @@ class TokenLoss:
     def __call__(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Loss (targets,) in at least float32, in nats, and batch row (targets,) of each."""
         hidden, targets, positions = self._run(batch)
-        output, nll = hidden.flatten(0, 1), []
-        for part in torch.split(positions, self._chunk):
-            log_p = _log_softmax(self._head(output[part]))
-            nll.append(-log_p.gather(1, targets[part, None])[:, 0])
-        return torch.cat(nll), positions // hidden.shape[1]
+        log_p = self.log_p(hidden.flatten(0, 1)[positions], targets[positions])
+        return -log_p, positions // hidden.shape[1]
+
+    @torch.no_grad()
+    def log_p(self, states: Tensor, targets: Tensor) -> Tensor:
+        """Log-probability (positions,) of each target token (positions,) after a state (.., d)."""
+        parts = zip(torch.split(states, self._chunk), torch.split(targets, self._chunk), strict=True)
+        return torch.cat(
+            [_log_softmax(self._head(s)).gather(1, t[:, None])[:, 0] for s, t in parts]
+        )
+
+    def states(self, **inputs: Any) -> Tensor:
+        """What the body gives the head, (batch, length, d)."""
+        return cast(Tensor, self._body(**{"use_cache": False, **inputs}).last_hidden_state)
+
+    @property
+    def config(self) -> Any:
+        return self._causal.config
+
+    @property
+    def device(self) -> torch.device:
+        return cast(torch.device, next(self._causal.parameters()).device)
 
     def backward(self, batch: dict[str, Tensor], divisor: int) -> Tensor:
         """Add the gradients of the summed loss / `divisor` to `.grad`; return that number, 0-d.
@@ -109,13 +126,12 @@ class TokenLoss:
         Raises:
             CheckError: a document's hidden states depend on what stands before it in its row.
         """
-        device = next(self._causal.parameters()).device
-        a, b = (torch.arange(n, device=device) for n in (5, 4))
+        a, b = (torch.arange(n, device=self.device) for n in (5, 4))
         # Two rows: transformers' FlashAttention finds packed documents in a single row only.
         both = torch.stack([torch.cat([a, b]), torch.cat([b, a])])
         with eval_mode(self._causal):
-            alone = self._states(input_ids=a[None])[0]  # b is its beginning, and comes out so too
-            packed = self._states(input_ids=both, position_ids=both)
+            alone = self.states(input_ids=a[None])[0]  # b is its beginning, and comes out so too
+            packed = self.states(input_ids=both, position_ids=both)
         parts = [packed[0, :5], packed[0, 5:], packed[1, :4], packed[1, 4:]]
         difference = torch.cat(parts) - torch.cat([alone, alone[:4], alone[:4], alone])
         # Rounding, or what a neighbour does: the two are orders of magnitude apart.
@@ -128,12 +144,9 @@ class TokenLoss:
                 "an attention implementation that heed restarting position_ids, such as sdpa"
             )
 
-    def _states(self, **inputs: Tensor) -> Tensor:
-        return cast(Tensor, self._body(**inputs, use_cache=False).last_hidden_state)
-
     def _run(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Hidden (batch, length, d); next token of, and number of each target's, flat position."""
-        hidden = self._states(**{k: v for k, v in batch.items() if k != "labels"})
+        hidden = self.states(**{k: v for k, v in batch.items() if k != "labels"})
         targets = pad(batch["labels"][:, 1:], (0, 1), value=IGNORED).flatten()
         return hidden, targets, (targets != IGNORED).nonzero()[:, 0]
 
@@ -141,10 +154,10 @@ class TokenLoss:
     def _checked_vocabulary(self) -> int:
         """Number of logits, after a comparison with the model's own on a few tokens."""
         causal = self._causal
-        ids = torch.arange(4, device=next(causal.parameters()).device)[None]
+        ids = torch.arange(4, device=self.device)[None]
         with eval_mode(causal):
             own = causal(input_ids=ids, use_cache=False).logits
-            ours = self._head(self._states(input_ids=ids))
+            ours = self._head(self.states(input_ids=ids))
         if not torch.allclose(own.float(), ours.float(), rtol=1e-3, atol=1e-4, equal_nan=True):
             raise CheckError(
                 f"{type(causal).__name__} changes its logits after lm_head (largest difference "

@@ -67,7 +67,7 @@ class MaskedLoss:
     def _evaluate(self, closed: frozenset[str]) -> tuple[float, ...]:
         import torch
 
-        from ila_core.benchmarks import BENCHMARKS
+        from ila_core.benchmarks.held_out_loss import held_out_loss
         from ila_core.gates import Gates
 
         self._on_evaluation()
@@ -78,7 +78,5 @@ class MaskedLoss:
             with torch.no_grad():
                 for name in closed:
                     gates.parameters[name].fill_(-math.inf)
-            found = BENCHMARKS["held_out_loss"].run(
-                self._model, self._rows, eval_batch=self._eval_batch
-            )
+            found = held_out_loss(self._model, self._rows, eval_batch=self._eval_batch)
         return tuple(conversation.nll for conversation in found.conversations)

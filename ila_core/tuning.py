@@ -57,11 +57,11 @@ def trial_result(
     arm: str,
     method: str,
     settings: MethodSettings,
-    evaluations: Mapping[int, Mapping[str, Any]],
+    evaluations: Mapping[int, float],
     finetunes: Sequence[Mapping[str, Any]],
 ) -> TrialResult:
     """A trial from its steps' results; one without any diverged."""
-    losses = {str(seed): found["loss"] for seed, found in evaluations.items()}
+    losses = {str(seed): loss for seed, loss in evaluations.items()}
     best = None
     if losses:
         watched: dict[int, list[float]] = {}

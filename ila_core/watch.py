@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from transformers import TrainerCallback, TrainerState
 
 from ila_core.batches import Row
-from ila_core.benchmarks.held_out_loss import ConversationLoss, HeldOutLoss
+from ila_core.benchmarks.held_out_loss import ConversationLoss, held_out_loss
 
 
 class Watched(BaseModel):
@@ -43,7 +43,7 @@ class HeldOutWatch(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         if state.global_step not in self._steps:
             return
-        found = HeldOutLoss().run(model, self._rows, eval_batch=self._eval_batch)
+        found = held_out_loss(model, self._rows, eval_batch=self._eval_batch)
         self.watched.append(
             Watched(step=state.global_step, loss=found.loss, conversations=found.conversations)
         )

@@ -2,25 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Protocol
 
-from ila_core.benchmarks.held_out_loss import Evaluation, HeldOutLoss
+from ila_core.benchmarks.held_out_loss import HeldOutLoss
+from ila_core.benchmarks.hellaswag import HellaSwag
+from ila_core.benchmarks.mmlu import Mmlu
+from ila_core.benchmarks.result import Evaluation
+from ila_core.benchmarks.subject import Need, Subject
+from ila_core.config import EvaluateConfig
+from ila_core.lock import Lock, Unknown
 
 
 class Benchmark(Protocol):
     name: str
     version: int
     """Raised when the same model would get another number."""
-    unit: str
+    needs: tuple[Need, ...]
 
-    def chance(self, vocab_size: int) -> float:
-        """What a model that guesses gets."""
+    def identity(self, evaluate: EvaluateConfig, lock: Lock) -> dict[str, Any] | Unknown:
+        """What of the profile, and of the files that it names, changes the result.
+
+        Raises:
+            UserError: the profile says too little for this benchmark, or a file is not there.
+        """
         ...
 
     def run(
-        self, model: Any, rows: Sequence[Any], *, eval_batch: int, progress: bool = False
-    ) -> Evaluation: ...
+        self, subject: Subject, evaluate: EvaluateConfig, resolved: dict[str, Any]
+    ) -> Evaluation:
+        """Measure the model.
+
+        Args:
+            resolved: what `identity` gave.
+        """
+        ...
 
 
-BENCHMARKS: dict[str, Benchmark] = {"held_out_loss": HeldOutLoss()}
+BENCHMARKS: dict[str, Benchmark] = {
+    "held_out_loss": HeldOutLoss(),
+    "mmlu": Mmlu(),
+    "hellaswag": HellaSwag(),
+}

@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
+from ila_core.benchmarks.result import Evaluation, Item
+from ila_core.benchmarks.subject import Need, Subject
+from ila_core.config import EvaluateConfig
 from ila_core.errors import Diverged, UserError
+from ila_core.lock import Lock
 
 if TYPE_CHECKING:
     from ila_core.batches import Row
@@ -23,12 +27,11 @@ class ConversationLoss(BaseModel):
     tokens: int
 
 
-class Evaluation(BaseModel):
-    """`evaluation.json`, less arm and seed."""
+class HeldOut(BaseModel):
+    """The loss of one model on held-out rows."""
 
     model_config = ConfigDict(frozen=True)
 
-    benchmark: str
     loss: float
     """Mean over all tokens."""
     tokens: int
@@ -39,47 +42,68 @@ class Evaluation(BaseModel):
 class HeldOutLoss:
     name = "held_out_loss"
     version = 1
-    unit = "nats per token"
+    needs: tuple[Need, ...] = ("rows",)
 
-    def chance(self, vocab_size: int) -> float:
-        """Every token equally likely."""
-        return math.log(vocab_size)
+    def identity(self, evaluate: EvaluateConfig, lock: Lock) -> dict[str, Any]:
+        return {"limit": evaluate.limit}
 
     def run(
-        self, model: Any, rows: Sequence[Row], *, eval_batch: int, progress: bool = False
+        self, subject: Subject, evaluate: EvaluateConfig, resolved: dict[str, Any]
     ) -> Evaluation:
-        """Evaluate `model` (base, or base with an adapter) in batches of similar length."""
-        import torch
-        from tqdm import tqdm
-
-        from ila_core.batches import collate, loss_tokens
-        from ila_core.loss import TokenLoss, eval_mode
-
-        if not rows:
-            raise UserError("no held-out rows; raise data.held_out_fraction")
-        device = next(model.parameters()).device
-        order = sorted(range(len(rows)), key=lambda i: -len(rows[i].input_ids))
-        batches = [order[i : i + eval_batch] for i in range(0, len(order), eval_batch)]
-        nll = [0.0] * len(rows)
-        shown = progress and sys.stderr.isatty()
-        with torch.no_grad(), eval_mode(model):
-            token_loss = TokenLoss(model)
-            for numbers in tqdm(batches, desc=self.name, unit="batch", disable=not shown):
-                batch = {k: v.to(device) for k, v in collate([[rows[i]] for i in numbers]).items()}
-                losses, row = token_loss(batch)
-                sums = losses.new_zeros(len(numbers), dtype=torch.float64)
-                sums.index_add_(0, row, losses.double())
-                for i, value in zip(numbers, sums.tolist(), strict=True):
-                    nll[i] = value
-        broken = [i for i, value in enumerate(nll) if not math.isfinite(value)]
-        if broken:
-            raise Diverged(f"the loss of held-out row {broken[0]} is {nll[broken[0]]}")
-        counts = [loss_tokens(row) for row in rows]
+        found = held_out_loss(
+            subject.model,
+            subject.rows[: evaluate.limit],
+            eval_batch=subject.eval_batch,
+            progress=subject.progress,
+        )
+        losses = enumerate(found.conversations)
         return Evaluation(
             benchmark=self.name,
-            loss=math.fsum(nll) / sum(counts),
-            tokens=sum(counts),
-            conversations=[
-                ConversationLoss(nll=n, tokens=t) for n, t in zip(nll, counts, strict=True)
-            ],
+            unit="nats per token",
+            better="lower",
+            chance=math.log(subject.model.config.vocab_size),
+            items=tuple(Item(id=str(i), value=x.nll, weight=x.tokens) for i, x in losses),
+            comparable={"rows": subject.rows_digest, "limit": evaluate.limit},
         )
+
+
+def held_out_loss(
+    model: Any, rows: Sequence[Row], *, eval_batch: int, progress: bool = False
+) -> HeldOut:
+    """Evaluate `model` (base, or base with an adapter) in batches of similar length.
+
+    Raises:
+        UserError: there are no rows.
+        Diverged: a loss that is not finite.
+    """
+    import torch
+    from tqdm import tqdm
+
+    from ila_core.batches import collate, loss_tokens
+    from ila_core.loss import TokenLoss, eval_mode
+
+    if not rows:
+        raise UserError("no held-out rows; raise data.held_out_fraction")
+    device = next(model.parameters()).device
+    order = sorted(range(len(rows)), key=lambda i: -len(rows[i].input_ids))
+    batches = [order[i : i + eval_batch] for i in range(0, len(order), eval_batch)]
+    nll = [0.0] * len(rows)
+    shown = progress and sys.stderr.isatty()
+    with torch.no_grad(), eval_mode(model):
+        token_loss = TokenLoss(model)
+        for numbers in tqdm(batches, desc="held_out_loss", unit="batch", disable=not shown):
+            batch = {k: v.to(device) for k, v in collate([[rows[i]] for i in numbers]).items()}
+            losses, row = token_loss(batch)
+            sums = losses.new_zeros(len(numbers), dtype=torch.float64)
+            sums.index_add_(0, row, losses.double())
+            for i, value in zip(numbers, sums.tolist(), strict=True):
+                nll[i] = value
+    broken = [i for i, value in enumerate(nll) if not math.isfinite(value)]
+    if broken:
+        raise Diverged(f"the loss of held-out row {broken[0]} is {nll[broken[0]]}")
+    counts = [loss_tokens(row) for row in rows]
+    return HeldOut(
+        loss=math.fsum(nll) / sum(counts),
+        tokens=sum(counts),
+        conversations=[ConversationLoss(nll=n, tokens=t) for n, t in zip(nll, counts, strict=True)],
+    )

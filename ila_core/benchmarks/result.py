@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
@@ -27,6 +28,8 @@ class Item(Frozen):
     """Tokens of a text; 1 for a question."""
     repeats: tuple[float, ...] = ()
     """A judge's grades of the same answer, of which `value` is the median."""
+    log_likelihoods: tuple[float, ...] = ()
+    """Of each choice, in nats."""
 
 
 class Evaluation(Frozen):
@@ -43,6 +46,11 @@ class Evaluation(Frozen):
     """What two evaluations must have in common to be compared: data, shots, limit, judge."""
     counts: dict[str, int] = {}  # noqa: RUF012
     """What to know beside the value: prompts that were cut, answers that were not judged."""
+
+    @classmethod
+    def load(cls, path: Path) -> Evaluation:
+        """What a file holds."""
+        return cls.model_validate_json(path.read_bytes())
 
     @property
     def value(self) -> float:

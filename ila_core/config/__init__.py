@@ -8,11 +8,19 @@ default; a run profile is complete by itself and inherits from nothing.
 from __future__ import annotations
 
 from ila_core.config.common import Frozen, LoraSettings, OptimizerSettings, Schedule
+from ila_core.config.evaluation import (
+    EvaluateConfig,
+    GeneralTextSettings,
+    GenerationSettings,
+    HellaSwagSettings,
+    JudgeSettings,
+    MmluSettings,
+    QuestionsSettings,
+)
 from ila_core.config.finetuning import (
     BASE,
     AdaLoraMethod,
     ArmConfig,
-    EvaluateConfig,
     FinetuneConfig,
     FullMethod,
     LoraMethod,
@@ -46,12 +54,18 @@ __all__ = [
     "FinetuneConfig",
     "Frozen",
     "FullMethod",
+    "GeneralTextSettings",
+    "GenerationSettings",
+    "HellaSwagSettings",
+    "JudgeSettings",
     "LoraMethod",
     "LoraSettings",
     "MethodSettings",
+    "MmluSettings",
     "ModelConfig",
     "OptimizerSettings",
     "Profile",
+    "QuestionsSettings",
     "RankingStopSettings",
     "RuntimeConfig",
     "Schedule",

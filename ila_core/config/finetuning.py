@@ -211,14 +211,3 @@ class FinetuneConfig(Frozen):
                     f"settings (finetune.{method}) are not given"
                 )
         return self
-
-
-class EvaluateConfig(Frozen):
-    benchmarks: tuple[str, ...] = Field(min_length=1)
-    """Entries of `ila_core.benchmarks.BENCHMARKS`."""
-    against: str
-    """The arm every other arm is compared with."""
-    resamples: int = Field(ge=100)
-    """Paired bootstrap resamples over conversations."""
-    confidence: float = Field(gt=0, lt=1)
-    seed: int = 0

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from ila_core.benchmarks.result import Evaluation
 from ila_core.config import BASE, EvaluateConfig, FinetuneConfig, Frozen
 from ila_core.errors import CheckError
 
@@ -108,7 +109,7 @@ def compare_arms(
     of_arm: dict[str, list[dict[str, Any]]] = {}
     for evaluation in evaluations:
         if evaluation["benchmark"] == "held_out_loss":
-            of_arm.setdefault(evaluation["arm"], []).append(evaluation)
+            of_arm.setdefault(evaluation["arm"], []).append(_as_watched(evaluation))
 
     policies = {arm.name: arm.policy for arm in finetune.arms}
     if BASE in of_arm:
@@ -154,6 +155,18 @@ def compare_arms(
             )
         )
     return tuple(results)
+
+
+def _as_watched(evaluation: dict[str, Any]) -> dict[str, Any]:
+    """An evaluation in the words of a loss that was taken on the way (`ila_core.watch`)."""
+    fields = {name: evaluation[name] for name in Evaluation.model_fields if name in evaluation}
+    found = Evaluation.model_validate(fields)
+    return {
+        "arm": evaluation["arm"],
+        "seed": evaluation["seed"],
+        "loss": found.value,
+        "conversations": [{"nll": x.value, "tokens": int(x.weight)} for x in found.items],
+    }
 
 
 def _moments(

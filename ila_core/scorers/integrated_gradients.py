@@ -34,14 +34,13 @@ class IntegratedGradients:
         `remainder` is loss(all closed) - loss(all open), each the mean over the same batches, minus
         the sum of the scores: the midpoint rule's error, and that of one batch per point.
         """
-        from ila_core.benchmarks import BENCHMARKS
+        from ila_core.benchmarks.held_out_loss import held_out_loss
         from ila_core.gates import Gates
         from ila_core.loss import TokenLoss
 
         model, batches = material.model, batches_of(material)
         assert model is not None
         layers, size = adapted_layers(material), material.micro_batch
-        measure = BENCHMARKS["held_out_loss"].run
         with Gates(model, initial_score=0.0) as gates:
             loss = TokenLoss(model)
             gradients = [
@@ -51,9 +50,9 @@ class IntegratedGradients:
                 for i, rows in enumerate(batches)
             ]
             gates.fill(-math.inf)
-            closed = fmean(measure(model, rows, eval_batch=size).loss for rows in batches)
+            closed = fmean(held_out_loss(model, rows, eval_batch=size).loss for rows in batches)
             gates.fill(math.inf)
-            opened = fmean(measure(model, rows, eval_batch=size).loss for rows in batches)
+            opened = fmean(held_out_loss(model, rows, eval_batch=size).loss for rows in batches)
         scores = {name: -fmean(g[name] for g in gradients) for name in layers}
         return ScoreResult(
             scores=scores,

@@ -11,6 +11,9 @@ from ila_core.errors import CheckError
 from ila_core.lock import Lock, Unknown
 from ila_core.ranking import Layer
 
+resident: dict[tuple[Any, ...], Any] = {}
+"""At most one model that evaluations share (`tasks.steps.resident`); loading another frees it."""
+
 
 @dataclass(frozen=True)
 class Base:
@@ -45,6 +48,7 @@ class Base:
         """
         from ila_core.loading import load_base, resolve_device
 
+        resident.clear()
         _forget_the_last_one()
         if self.lock.model(self.config) != self.files:
             raise CheckError(

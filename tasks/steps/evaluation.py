@@ -1,4 +1,4 @@
-"""Evaluation of the base and of every fine-tuned adapter on the held-out conversations."""
+"""Evaluation of the base and of every fine-tuned model, one step for each benchmark."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ from typing import Any
 from ila_core.benchmarks import BENCHMARKS
 from ila_core.config import BASE, EvaluateConfig
 from ila_core.errors import unknown_name
+from ila_core.fingerprint import digest_of
+from ila_core.lock import Unknown
 from tasks.step import Context, Step
 from tasks.steps.base import Base
-from tasks.steps.finetuning import load_tuned
 from tasks.steps.payload import write_json
+from tasks.steps.resident import evaluated
+
+VERSION = 2
 
 
 def evaluate(
@@ -21,41 +25,71 @@ def evaluate(
     """One evaluation per benchmark of the base and of each arm and seed."""
     steps = []
     for benchmark in settings.benchmarks:
-        steps.append(_evaluation(base, None, data, benchmark, {"arm": BASE, "seed": None}))
+        steps.append(_evaluation(base, None, data, benchmark, settings))
         for adapters in tuned.values():
             for adapter in adapters.values():
-                names = adapter.given["names"]
-                steps.append(_evaluation(base, adapter, data, benchmark, names))
+                steps.append(_evaluation(base, adapter, data, benchmark, settings))
     return steps
 
 
 def _evaluation(
-    base: Base, adapter: Step | None, data: Step, benchmark: str, names: Mapping[str, Any]
+    base: Base, adapter: Step | None, data: Step, name: str, settings: EvaluateConfig
 ) -> Step:
-    if benchmark not in BENCHMARKS:
-        raise unknown_name("benchmark", benchmark, BENCHMARKS)
+    if name not in BENCHMARKS:
+        raise unknown_name("benchmark", name, BENCHMARKS)
+    benchmark = BENCHMARKS[name]
+    resolved = benchmark.identity(settings, base.lock)
+    names = {"arm": BASE, "seed": None} if adapter is None else adapter.given["names"]
     who = "base" if adapter is None else f"{names['arm']} seed {names['seed']}"
+    inputs = {"data": data} if "rows" in benchmark.needs else {}
+    identity: dict[str, Any] | Unknown = resolved
+    if not isinstance(resolved, Unknown):
+        identity = base.identify_training(
+            benchmark=name, benchmark_version=benchmark.version, settings=resolved
+        )
     return Step(
         "evaluation",
-        label=f"{benchmark} {who}",
-        version=BENCHMARKS[benchmark].version,
-        identity=base.identify_training(benchmark=benchmark),
-        inputs={"data": data} | ({} if adapter is None else {"adapter": adapter}),
-        given={"base": base, "benchmark": benchmark, "names": names},
+        label=f"{name} {who}",
+        version=VERSION,
+        identity=identity,
+        inputs=inputs | ({} if adapter is None else {"adapter": adapter}),
+        given={
+            "base": base,
+            "benchmark": benchmark,
+            "evaluate": settings,
+            "resolved": resolved,
+            "names": names,
+        },
     )
 
 
 def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) -> None:
+    from ila_core.benchmarks.subject import Subject
     from ila_core.data.prepared import Prepared
+    from ila_core.loading import load_tokenizer
 
     base: Base = step.given["base"]
-    tuned = step.inputs.get("adapter")
-    model = load_tuned(tuned, inputs["adapter"], context) if tuned else base.load(context.runtime)
-    result = BENCHMARKS[step.given["benchmark"]].run(
-        model,
-        Prepared.load(inputs["data"]).splits["held_out"],
-        eval_batch=context.runtime.eval_batch,
-        progress=context.runtime.progress,
-    )
-    context.on_metrics(0, {"loss": result.loss})
-    write_json(out / "evaluation.json", result.model_dump(mode="json"))
+    benchmark = step.given["benchmark"]
+    more: dict[str, Any] = {}
+    if "data" in inputs:
+        prepared = Prepared.load(inputs["data"])
+        more = {"rows": prepared.splits["held_out"], "rows_digest": prepared.digest}
+
+    def on_progress(fraction: float) -> None:
+        context.on_metrics(round(100 * fraction), {"progress": fraction})
+
+    with evaluated(base, step.inputs.get("adapter"), inputs.get("adapter"), context) as model:
+        subject = Subject(
+            model=model,
+            tokenizer=load_tokenizer(base.pinned),
+            config=base.config,
+            identity=digest_of(base.files),
+            home=context.runtime.home,
+            eval_batch=context.runtime.eval_batch,
+            progress=context.runtime.progress,
+            on_progress=on_progress,
+            **more,
+        )
+        result = benchmark.run(subject, step.given["evaluate"], step.given["resolved"])
+    context.on_metrics(0, {benchmark.name: result.value})
+    write_json(out / "evaluation.json", result.model_dump(mode="json", exclude_defaults=True))

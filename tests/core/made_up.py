@@ -280,8 +280,18 @@ def make_arms(
     for arm, seed in [("base", None), *((a, s) for a in offsets for s in profile.finetune.seeds)]:
         offset = offsets.get(arm, 1.3)
         evaluations.append(
-            {"arm": arm, "seed": seed, "benchmark": "held_out_loss", "tokens": sum(tokens)}
-            | taken(offset)
+            {
+                "arm": arm,
+                "seed": seed,
+                "benchmark": "held_out_loss",
+                "unit": "nats per token",
+                "better": "lower",
+                "chance": 8.3,
+                "items": [
+                    {"id": str(i), "value": c["nll"], "weight": c["tokens"]}
+                    for i, c in enumerate(taken(offset)["conversations"])
+                ],
+            }
         )
         if arm != "base":
             way = {60: 0.3, 120: 0.1, 180: 0.05}

@@ -4,18 +4,17 @@ import pytest
 import tiny
 import torch
 
-from ila_core.benchmarks import BENCHMARKS
+from ila_core.benchmarks.held_out_loss import held_out_loss
 from ila_core.errors import CheckError, UserError
 
 pytestmark = tiny.STRICT
-HELD_OUT = BENCHMARKS["held_out_loss"]
 
 
 def test_equals_the_models_own_loss_row_by_row_and_keeps_the_mode():
     model, rows = tiny.model(attention_dropout=0.5), tiny.rows(11)
     model.train()
     model.lm_head.eval()
-    result = HELD_OUT.run(model, rows, eval_batch=4)
+    result = held_out_loss(model, rows, eval_batch=4)
     assert model.training and not model.lm_head.training
     model.eval()
     for row, found in zip(rows, result.conversations, strict=True):
@@ -24,15 +23,14 @@ def test_equals_the_models_own_loss_row_by_row_and_keeps_the_mode():
         assert found.nll / found.tokens == pytest.approx(own, abs=1e-5)
     assert result.tokens == sum(c.tokens for c in result.conversations)
     assert result.loss == pytest.approx(sum(c.nll for c in result.conversations) / result.tokens)
-    assert HELD_OUT.run(model, rows, eval_batch=1).loss == pytest.approx(result.loss, abs=1e-6)
-    assert HELD_OUT.chance(64) == pytest.approx(math.log(64))
+    assert held_out_loss(model, rows, eval_batch=1).loss == pytest.approx(result.loss, abs=1e-6)
 
 
 def test_bad_rows_and_models():
     with pytest.raises(UserError, match="no held-out rows"):
-        HELD_OUT.run(tiny.model(), [], eval_batch=2)
+        held_out_loss(tiny.model(), [], eval_batch=2)
     broken = tiny.model()
     with torch.no_grad():
         broken.lm_head.weight.fill_(math.nan)
     with pytest.raises(CheckError, match="held-out row 0 is nan"):
-        HELD_OUT.run(broken, tiny.rows(2), eval_batch=2)
+        held_out_loss(broken, tiny.rows(2), eval_batch=2)

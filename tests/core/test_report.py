@@ -291,7 +291,7 @@ def test_other_held_out_rows_are_refused() -> None:
     evaluations, finetunes = make_arms(
         random.Random(0), data.profile, data.selections, gain=0, memory=None
     )
-    evaluations[-1]["conversations"].pop()
+    evaluations[-1]["items"].pop()
     with pytest.raises(CheckError, match=r"seeds of 'as-many' .* different held-out conversations"):
         compare_arms(
             evaluations, finetunes, finetune=data.profile.finetune, evaluate=data.profile.evaluate

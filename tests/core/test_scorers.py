@@ -11,7 +11,7 @@ import torch
 from aligned import LAYERS, ROWS, material
 
 from ila_core.batches import collate
-from ila_core.benchmarks import BENCHMARKS
+from ila_core.benchmarks.held_out_loss import held_out_loss
 from ila_core.errors import CheckError, UserError
 from ila_core.methods import METHODS
 from ila_core.methods.lora import lora_layers
@@ -29,7 +29,7 @@ def model():
 
 
 def held_out(model, rows):
-    return BENCHMARKS["held_out_loss"].run(model, rows, eval_batch=8).loss
+    return held_out_loss(model, rows, eval_batch=8).loss
 
 
 def test_names() -> None:

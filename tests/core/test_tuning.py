@@ -110,7 +110,7 @@ def test_a_trial_is_averaged_over_its_seeds() -> None:
         return {"steps": 60, "seconds": 4.0 + losses[0], "watched": watched}
 
     found = trial_result(
-        "all", "lora", LORA, {0: {"loss": 2.0}, 1: {"loss": 2.2}},
+        "all", "lora", LORA, {0: 2.0, 1: 2.2},
         [finetune(3.0, 2.0, 1.9), finetune(3.0, 2.0, 2.4)],
     )  # fmt: skip
     assert (found.best_step, found.loss, found.seconds) == ("30 of 60", pytest.approx(2.1), 7.0)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ila_core.benchmarks.result import Evaluation
 from ila_core.config import RuntimeConfig
 from ila_core.ranking import Ranking, order
 from tasks.lookup import open_lookup
@@ -53,7 +54,7 @@ def numbers(payloads):
         elif kind == "selection":
             found[label] = len(read(folder, kind)["frozen"])
         elif kind == "held_out_loss":
-            found[label] = read(folder, "evaluation")["loss"]
+            found[label] = Evaluation.load(folder / "evaluation.json").value
     return found
 
 

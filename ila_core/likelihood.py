@@ -1,0 +1,183 @@
+"""Log-likelihood of continuations under a causal model: what multiple choice is scored by.
+
+What several requests have in common is computed once: one pass for all continuations of one token
+after the same text (MMLU's four letters), and, within a family (a subject), the keys and values of
+the prefix that all its prompts begin with (its few-shot examples).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ila_core.errors import CheckError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_WORTH_SHARING = 16
+"""Tokens; a shorter prefix costs more in an extra pass than it saves."""
+
+
+@dataclass(frozen=True, slots=True)
+class Continuation:
+    inputs: tuple[int, ...]
+    """What the model reads: the context and all of the continuation but its last token."""
+    targets: tuple[int, ...]
+    """The continuation, which the last `len(targets)` positions of `inputs` predict."""
+    family: str = ""
+    """Continuations of one family may have a prefix in common."""
+
+    @classmethod
+    def of(
+        cls, context: Sequence[int], continuation: Sequence[int], most: int, family: str = ""
+    ) -> Continuation:
+        """Cut from the left where it is longer than the `most` tokens of a model, as lm-eval does.
+
+        Raises:
+            CheckError: the continuation alone is longer.
+        """
+        if not 0 < len(continuation) <= most:
+            raise CheckError(
+                f"an answer of {len(continuation)} tokens does not fit a context of {most}"
+            )
+        read = (*context, *continuation)[-(most + 1) : -1]
+        return cls(read, tuple(continuation), family)
+
+
+def log_likelihoods(
+    model: Any,
+    continuations: Sequence[Continuation],
+    *,
+    batch: int,
+    on_rows: Callable[[int], None] = lambda rows: None,
+) -> list[float]:
+    """Summed log-probability of each continuation, in nats.
+
+    Args:
+        model: a causal language model of transformers, with or without an adapter.
+        continuations: in any order.
+        batch: rows per forward pass; halved where memory runs out.
+        on_rows: told how many rows were just read.
+    """
+    import torch
+    from accelerate.utils import find_executable_batch_size
+
+    from ila_core.loss import TokenLoss, eval_mode
+
+    wanted: dict[tuple[int, ...], list[tuple[int, ...]]] = defaultdict(list)
+    families: dict[tuple[int, ...], str] = {}
+    for c in continuations:
+        wanted[c.inputs].append(c.targets)
+        families[c.inputs] = c.family
+    done: dict[tuple[tuple[int, ...], tuple[int, ...]], float] = {}
+    token_loss = TokenLoss(model)
+
+    # Restarted with half the rows when memory runs out; what is done stays done.
+    @find_executable_batch_size(starting_batch_size=batch)  # type: ignore[untyped-decorator]
+    def score(rows: int) -> None:
+        left = [inputs for inputs, targets in wanted.items() if (inputs, targets[0]) not in done]
+        for prefix, members in _shared(left, families, wanted):
+            cache = _read(token_loss, prefix) if prefix else None
+            for start in range(0, len(members), rows):
+                part = members[start : start + rows]
+                done.update(_score(token_loss, cache, len(prefix), part, wanted))
+                on_rows(len(part))
+
+    with torch.no_grad(), eval_mode(model):
+        score()
+    return [done[c.inputs, c.targets] for c in continuations]
+
+
+def _shared(
+    inputs: Sequence[tuple[int, ...]],
+    families: dict[tuple[int, ...], str],
+    wanted: dict[tuple[int, ...], list[tuple[int, ...]]],
+) -> list[tuple[tuple[int, ...], list[tuple[int, ...]]]]:
+    """Prefix to what begins with it, longest first; the empty prefix has all that shares none."""
+    by_family: dict[str, list[tuple[int, ...]]] = defaultdict(list)
+    for given in inputs:
+        by_family[families[given]].append(given)
+    groups, alone = [], []
+    for members in by_family.values():
+        # A prompt that was cut has lost its beginning: it shares nothing, and must not hinder.
+        first = max(set(m[:_WORTH_SHARING] for m in members), key=lambda h: _count(members, h))
+        whole = [m for m in members if m[:_WORTH_SHARING] == first]
+        prefix = _common(whole) if len(whole) > 1 else ()
+        # Positions that predict a target are read anew: the prefix gives no logits.
+        prefix = prefix[: min(len(m) - max(map(len, wanted[m])) for m in whole)]
+        if len(prefix) < _WORTH_SHARING:
+            prefix, whole = (), []
+        else:
+            groups.append((prefix, sorted(whole, key=lambda m: -len(m))))
+        kept = set(whole)
+        alone += [m for m in members if m not in kept]
+    if alone:
+        groups.append(((), sorted(alone, key=lambda m: -len(m))))
+    return groups
+
+
+def _common(members: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    first, last = min(members), max(members)  # in their order, all others lie between
+    differing = (i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b)
+    return first[: next(differing, min(len(first), len(last)))]
+
+
+def _count(members: Sequence[tuple[int, ...]], head: tuple[int, ...]) -> int:
+    return sum(m[:_WORTH_SHARING] == head for m in members)
+
+
+def _read(token_loss: Any, prefix: tuple[int, ...]) -> Any:
+    """Keys and values of the prefix, for one row."""
+    import torch
+    from transformers import DynamicCache
+
+    cache = DynamicCache(config=token_loss.config)
+    ids = torch.tensor([prefix], device=token_loss.device)
+    token_loss.states(input_ids=ids, past_key_values=cache, use_cache=True)
+    return cache
+
+
+def _score(
+    token_loss: Any,
+    cache: Any,
+    skip: int,
+    part: Sequence[tuple[int, ...]],
+    wanted: dict[tuple[int, ...], list[tuple[int, ...]]],
+) -> dict[tuple[tuple[int, ...], tuple[int, ...]], float]:
+    import torch
+
+    rest = [inputs[skip:] for inputs in part]
+    longest = max(map(len, rest))
+    # Padded on the right and never masked: nothing looks ahead in a causal model.
+    ids = torch.tensor([r + (0,) * (longest - len(r)) for r in rest], device=token_loss.device)
+    extra = {}
+    if cache is not None:
+        rows = copy.deepcopy(cache)
+        rows.batch_repeat_interleave(len(part))
+        positions = torch.arange(skip, skip + longest, device=token_loss.device)
+        extra = {
+            "past_key_values": rows,
+            "use_cache": True,
+            "position_ids": positions.expand(len(part), -1),
+        }
+    hidden = token_loss.states(input_ids=ids, **extra)
+    names: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
+    where: list[tuple[int, int]] = []
+    what: list[int] = []
+    owner: list[int] = []
+    for row, (inputs, r) in enumerate(zip(part, rest, strict=True)):
+        for targets in wanted[inputs]:
+            start = len(r) - len(targets)
+            where += [(row, start + i) for i in range(len(targets))]
+            what += targets
+            owner += [len(names)] * len(targets)
+            names.append((inputs, targets))
+    at: Tensor = torch.tensor(where, device=token_loss.device)
+    log_p = token_loss.log_p(hidden[at[:, 0], at[:, 1]], torch.tensor(what, device=at.device))
+    sums = torch.zeros(len(names), dtype=torch.float64)
+    sums.index_add_(0, torch.tensor(owner), log_p.double().cpu())
+    return dict(zip(names, sums.tolist(), strict=True))

@@ -1,0 +1,41 @@
+"""The base model of this process: loaded once for all the evaluations that follow each other.
+
+An adapter is put on it and taken off again, which leaves every weight as it was. Full fine-tuning
+changes the base for good, so after it, or after an error, the next evaluation loads it anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ila_core.methods import METHODS
+from tasks.step import Context, Step
+from tasks.steps.base import Base, resident
+
+
+@contextmanager
+def evaluated(
+    base: Base, tuned: Step | None, payload: Path | None, context: Context
+) -> Iterator[Any]:
+    """The base, with what a fine-tuning trained if one is given, for as long as the block lasts."""
+    method = None if tuned is None else METHODS[tuned.given["method"]]
+    four_bit = method is not None and method.four_bit
+    key = (
+        str(base.files),
+        base.config.dtype,
+        base.config.lm_head,
+        context.runtime.device,
+        four_bit,
+    )
+    model = resident.pop(key, None) or base.load(context.runtime, four_bit=four_bit)
+    if method is None or payload is None:
+        yield model
+    else:
+        tuned_model = method.load(model, payload / method.folder)
+        yield tuned_model
+        method.detach(tuned_model)
+    if tuned is None or tuned.given["method"] != "full":
+        resident[key] = model
