@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 from flows.evidence import Steps, StepsOfSeeds
 from ila_core.config import EvaluateConfig, FinetuneConfig, SearchConfig
+from ila_core.errors import unknown_name
 from ila_core.ranking import Ranking
 from tasks.step import Step
-from tasks.steps import Base, evaluate, finetune, select
+from tasks.steps import Base, adopt, evaluate, finetune, select
 
 
 class Arms(NamedTuple):
@@ -18,7 +19,18 @@ class Arms(NamedTuple):
     tuned: StepsOfSeeds
     """By arm and fine-tuning seed."""
     evaluated: tuple[Step, ...]
-    """Of the base, and of every arm and seed."""
+    """Of the base, of every arm and seed, and of adapters trained elsewhere."""
+
+    def evaluations(self, arm: str) -> tuple[Step, ...]:
+        """Of one arm, of the base or of an adapter.
+
+        Raises:
+            UserError: there is no such.
+        """
+        found = tuple(s for s in self.evaluated if s.given["names"]["arm"] == arm)
+        if not found:
+            raise unknown_name("arm", arm, {s.given["names"]["arm"] for s in self.evaluated})
+        return found
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -48,4 +60,6 @@ def train_arms(
         tuned[arm.name] = {
             seed: finetune(base, selection, own, finetuning, seed) for seed in finetuning.seeds
         }
-    return Arms(selections, tuned, tuple(evaluate(base, tuned, own, evaluation)))
+    others = {name: {0: adopt(base, name, path)} for name, path in evaluation.adapters.items()}
+    evaluated = evaluate(base, {**tuned, **others}, own, evaluation)
+    return Arms(selections, tuned, tuple(evaluated))

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from flows.measuring import evaluate
 from flows.options import Json, Policy, Reference, Source
 from flows.selecting import export, verify
 
@@ -18,6 +19,7 @@ app = typer.Typer(
 )
 rankings_app = typer.Typer(no_args_is_help=True, help="List, show and compare rankings.")
 app.add_typer(rankings_app, name="rankings")
+app.command()(evaluate)
 app.command()(export)
 app.command()(verify)
 

@@ -49,6 +49,8 @@ class Pipeline(NamedTuple):
     def targets(self, until: str) -> tuple[Step, ...]:
         """The steps to finish for `until`: one of these names, or several joined by `+`.
 
+        `evaluate=ARM` are the evaluations of one arm, of `base` or of an adapter.
+
         Raises:
             UserError: a name that is none of them.
         """
@@ -57,6 +59,7 @@ class Pipeline(NamedTuple):
             "report": (*search, self.report),
             "search": search,
             "finetune": self.arms.steps,
+            "evaluate": self.arms.evaluated,
             "evidence": (*search, *self.evidence),
             "control": self.controls,
             "tune": tuple(step for trial in self.trials for step in trial.evaluated.values()),
@@ -65,6 +68,8 @@ class Pipeline(NamedTuple):
         }
         wanted = until.split("+")
         for name in wanted:
+            if name.startswith("evaluate="):
+                ends[name] = self.arms.evaluations(name.removeprefix("evaluate="))
             if name not in (*ends, *TABLES):
                 raise unknown_name("target", name, [*ends, *TABLES])
         steps = [step for name in wanted if name in ends for step in ends[name]]

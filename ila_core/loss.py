@@ -75,7 +75,9 @@ class TokenLoss:
     @torch.no_grad()
     def log_p(self, states: Tensor, targets: Tensor) -> Tensor:
         """Log-probability (positions,) of each target token (positions,) after a state (.., d)."""
-        parts = zip(torch.split(states, self._chunk), torch.split(targets, self._chunk), strict=True)
+        parts = zip(
+            torch.split(states, self._chunk), torch.split(targets, self._chunk), strict=True
+        )
         return torch.cat(
             [_log_softmax(self._head(s)).gather(1, t[:, None])[:, 0] for s, t in parts]
         )

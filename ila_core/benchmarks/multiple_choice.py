@@ -6,10 +6,13 @@ model of the same tokenizer is scored on the same tokens.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.metadata import version
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +54,11 @@ class QuestionSet:
     @lru_cache(maxsize=8)
     def open(cls, folder: Path, name: str, limit: int | None) -> QuestionSet:
         """The tasks that `folder` defines under `name`, built once in this process."""
-        tasks = load_tasks(folder, name)
-        for task in tasks.values():
-            task.build_all_requests(limit=limit)
+        # A bar for each subject, on a stream of its own; what is logged goes where it always does.
+        with redirect_stderr(StringIO()):
+            tasks = load_tasks(folder, name)
+            for task in tasks.values():
+                task.build_all_requests(limit=limit)
         return cls(tasks, name, limit)
 
     @property
@@ -67,6 +72,8 @@ class QuestionSet:
         from ila_core.loss import eval_mode
 
         if identity not in self._asked:
+            # It has only to tokenize, and warns of what it will not do with a model in hand.
+            logging.getLogger("lm_eval.models.huggingface").setLevel(logging.ERROR)
             causal = getattr(model, "get_base_model", lambda: model)()
             with eval_mode(model):  # which is how HFLM leaves a model
                 lm = HFLM(pretrained=causal, tokenizer=tokenizer, batch_size=1)

@@ -89,6 +89,8 @@ class EvaluateConfig(Frozen):
     seed: int = 0
     limit: int | None = Field(default=None, ge=1)
     """Questions per task, for a look; never taken for a full evaluation."""
+    adapters: dict[str, str] = {}  # noqa: RUF012  # pydantic copies it
+    """PEFT folders trained elsewhere, by the name they are shown under, evaluated like arms."""
     mmlu: MmluSettings = MmluSettings()
     hellaswag: HellaSwagSettings = HellaSwagSettings()
     vicuna: QuestionsSettings | None = None

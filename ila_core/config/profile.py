@@ -47,6 +47,9 @@ class Profile(Frozen):
         if BASE in arms:
             raise ValueError(f"finetune.arms: {BASE!r} is what the untrained model is called")
         must_be_in("evaluate.against", self.evaluate.against, arms)
+        for name in self.evaluate.adapters:
+            if name in (BASE, *arms):
+                raise ValueError(f"evaluate.adapters: {name!r} is an arm's name already")
         for i, arm in enumerate(self.finetune.arms):
             if arm.source is not None:
                 must_be_in(f"finetune.arms.{i}.source", arm.source, list(self.search.schedules))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tasks.step import Context, Step
 from tasks.steps import (
+    adopting,
     agreement,
     controlling,
     evaluation,
@@ -23,6 +24,7 @@ from tasks.steps import (
     stage_one,
     stage_two,
 )
+from tasks.steps.adopting import adopt
 from tasks.steps.agreement import agree
 from tasks.steps.base import Base
 from tasks.steps.controlling import control
@@ -39,6 +41,7 @@ from tasks.steps.stage_one import stage1
 __all__ = [
     "STEPS",
     "Base",
+    "adopt",
     "agree",
     "control",
     "evaluate",
@@ -65,6 +68,7 @@ STEPS: dict[str, Compute] = {
     "agreement": agreement.compute,
     "selection": selection.compute,
     "finetune": finetuning.compute,
+    "adapter": adopting.compute,
     "evaluation": evaluation.compute,
     "report": page.compute,
 }

@@ -24,7 +24,18 @@ def report(profile: Profile, ranking: Step, agreement: Step, results: Iterable[S
     """
     # By label: two datasets of equal content share their keys, and each has its place on the page.
     parts = {"ranking": ranking, "agreement": agreement} | {s.label: s for s in results}
-    places: Any = {"model": {"source"}, "datasets": {"__all__": {"path"}}}
+    places: Any = {
+        "model": {"source"},
+        "datasets": {"__all__": {"path"}},
+        "evaluate": {
+            "adapters": True,
+            "mmlu": {"path"},
+            "hellaswag": {"path"},
+            "general_text": {"path"},
+            "vicuna": {"questions", "references"},
+            "mt_bench": {"questions", "references"},
+        },
+    }
     return Step(
         "report",
         label="report",

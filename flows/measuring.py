@@ -1,0 +1,55 @@
+"""`ila evaluate`, `ila compare` and `ila decide` as commands: their arguments and options."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from flows.options import Json
+
+OfProfile = Annotated[
+    str | None, typer.Option("--profile", help="Whose settings count, and whose base model.")
+]
+Benchmarks = Annotated[
+    str | None,
+    typer.Option(help="Names joined by commas, in place of the profile's: mmlu,hellaswag ..."),
+]
+Limit = Annotated[
+    int | None, typer.Option(min=1, help="Questions per task: a look, kept apart from the whole.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="A.B=C", help="Change one field of the profile; repeatable."),
+]
+
+
+def evaluate(
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN|ADAPTER|BASE",
+            help="A profile, PROFILE/ARM, key:<12 hex>, an adapter's folder, or a base model.",
+        ),
+    ],
+    profile: OfProfile = None,
+    benchmarks: Benchmarks = None,
+    limit: Limit = None,
+    overrides: Overrides = None,
+    refresh: Annotated[
+        list[str] | None, typer.Option("--refresh", metavar="STEP", help="Compute again.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a run's arms, an adapter or the base; what is cached is not computed again."""
+    from flows.evaluating import run_evaluate
+
+    run_evaluate(
+        target, profile, benchmarks=named(benchmarks), limit=limit, overrides=overrides or [],
+        refresh=refresh or [], as_json=as_json,
+    )  # fmt: skip
+
+
+def named(benchmarks: str | None) -> list[str]:
+    """The names in an option, in order."""
+    return [name.strip() for name in (benchmarks or "").split(",") if name.strip()]
