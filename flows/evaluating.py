@@ -16,9 +16,6 @@ from ila_core.profiles import load_profile, shipped
 from tasks.lookup import StepRun
 from tasks.payloads import fetch
 
-GIVEN = "given"
-"""The name of an adapter that a command was given."""
-
 
 @dataclass(frozen=True)
 class Target:
@@ -26,11 +23,10 @@ class Target:
 
     profile: Profile
     arms: tuple[str, ...]
-    """None: all of them, and the base."""
 
     @property
     def until(self) -> str:
-        return "+".join(f"evaluate={arm}" for arm in self.arms) or "evaluate"
+        return "+".join(f"evaluate={arm}" for arm in self.arms)
 
 
 @dataclass(frozen=True)
@@ -44,18 +40,18 @@ class Measured:
 
 
 def find_target(
-    given: str,
+    given: Sequence[str],
     profile: str | None,
     *,
-    benchmarks: Sequence[str],
-    limit: int | None,
-    overrides: Sequence[str],
+    benchmarks: Sequence[str] = (),
+    limit: int | None = None,
+    overrides: Sequence[str] = (),
 ) -> Target:
     """What `given` names: PROFILE, PROFILE/ARM, ARM, key:..., an adapter's folder, a base model.
 
     Args:
-        given: by itself a profile's, or something that `profile` says more about.
-        profile: whose settings, and whose base model, count.
+        given: one or several, all of one base model.
+        profile: whose settings, and whose base model, count; one that `given` names by default.
         benchmarks: in place of the profile's own.
         limit: questions per task.
         overrides: fields of the profile to change.
@@ -63,48 +59,73 @@ def find_target(
     Raises:
         UserError: nothing answers to it, or an adapter or a model came without a profile.
     """
-    head, _, arm = given.rpartition("/")
-    if profile is None and head and (head in shipped("runs") or head.endswith((".yaml", ".yml"))):
-        return find_target(arm, head, benchmarks=benchmarks, limit=limit, overrides=overrides)
-    if profile is None:
-        if given in shipped("runs") or given.endswith((".yaml", ".yml")):
-            return Target(_with(load_profile(given, overrides), benchmarks, limit, {}), ())
-        if given.startswith("key:") or Path(given).exists() or given in shipped("models"):
+    parts = [_of_profile(x) for x in given]
+    named = {head for head, _ in parts if head is not None} | ({profile} - {None})
+    if len(named) > 1:
+        raise UserError(f"give things of one profile, not of {', '.join(sorted(map(str, named)))}")
+    if not named:
+        if all(g.startswith("key:") or Path(g).exists() or g in shipped("models") for g in given):
             raise UserError(
-                f"{given}: give --profile as well, which says how it is evaluated and, of an "
+                f"{given[0]}: give --profile as well, which says how it is evaluated and, of an "
                 "adapter, what its base model is"
             )
-        load_profile(given)  # which says what there is
-    assert profile is not None
-    loaded = load_profile(profile, overrides)
-    arms = [a.name for a in loaded.finetune.arms]
-    if given in (BASE, *arms):
-        return Target(_with(loaded, benchmarks, limit, {}), (given,))
-    if given in (loaded.model.name, loaded.model.source):
-        return Target(_with(loaded, benchmarks, limit, {}), (BASE,))
+        load_profile(given[0])  # which says what there is
+    (chosen,) = named
+    loaded = _with(load_profile(str(chosen), overrides), benchmarks, limit, {})
+    arms: list[str] = []
+    for head, rest in parts:
+        if head is not None and rest == "":
+            arms += [BASE, *(a.name for a in loaded.finetune.arms), *loaded.evaluate.adapters]
+        else:
+            loaded, arm = _arm(loaded, rest)
+            arms.append(arm)
+    return Target(loaded, tuple(dict.fromkeys(arms)))
+
+
+def _of_profile(given: str) -> tuple[str | None, str]:
+    """`PROFILE/ARM` as the two, a profile alone with an empty arm, anything else with none."""
+    head, _, arm = given.rpartition("/")
+    for name, rest in ((given, ""), (head, arm)):
+        if name in shipped("runs") or name.endswith((".yaml", ".yml")):
+            return name, rest
+    return None, given
+
+
+def _arm(profile: Profile, given: str) -> tuple[Profile, str]:
+    """The arm that `given` is, and the profile with it where it is an adapter from elsewhere."""
+    arms = [BASE, *(a.name for a in profile.finetune.arms), *profile.evaluate.adapters]
+    if given in arms:
+        return profile, given
+    if given in (profile.model.name, profile.model.source):
+        return profile, BASE
     if given.startswith("key:"):
-        return _of_key(loaded, given, benchmarks, limit)
+        return _of_key(profile, given)
     if Path(given).is_dir():
-        return Target(_with(loaded, benchmarks, limit, {GIVEN: given}), (GIVEN,))
+        return _adopted(profile, Path(given).resolve().name, given)
     raise unknown_name(
-        f"model to evaluate, beside key:<12 hex> and adapter folders, in {profile}",
+        f"model of profile {profile.name!r} (beside key:<12 hex> and adapter folders)",
         given,
-        [BASE, loaded.model.name, *arms],
+        [profile.model.name, *arms],
     )
 
 
-def _of_key(profile: Profile, given: str, benchmarks: Sequence[str], limit: int | None) -> Target:
+def _of_key(profile: Profile, given: str) -> tuple[Profile, str]:
     """A fine-tuning by its key: an arm of the profile, or its adapter as one trained elsewhere."""
-    changed = _with(profile, benchmarks, limit, {})
-    for arm, of_seed in plan_of(changed, until="finetune").pipeline.arms.tuned.items():
+    for arm, of_seed in plan_of(profile, until="finetune").pipeline.arms.tuned.items():
         if any(f"key:{step.key}" == given for step in of_seed.values()):
-            return Target(changed, (arm,))
+            return profile, arm
     folder = fetch(find_finetuning(given)) / "adapter"
     if not folder.is_dir():
         raise UserError(
             f"{given} is a full fine-tuning of another profile: name the profile and its arm"
         )
-    return Target(_with(profile, benchmarks, limit, {GIVEN: str(folder)}), (GIVEN,))
+    return _adopted(profile, given.removeprefix("key:"), str(folder))
+
+
+def _adopted(profile: Profile, name: str, folder: str) -> tuple[Profile, str]:
+    if name in (BASE, *(a.name for a in profile.finetune.arms), *profile.evaluate.adapters):
+        raise UserError(f"{folder}: something else is called {name!r} already; rename the folder")
+    return _with(profile, (), None, {name: folder}), name
 
 
 def _with(
@@ -124,7 +145,7 @@ def _with(
 
 
 def run_evaluate(
-    given: str,
+    given: Sequence[str],
     profile: str | None,
     *,
     benchmarks: Sequence[str],

@@ -25,10 +25,10 @@ Overrides = Annotated[
 
 
 def evaluate(
-    target: Annotated[
-        str,
+    targets: Annotated[
+        list[str],
         typer.Argument(
-            metavar="RUN|ADAPTER|BASE",
+            metavar="RUN|ADAPTER|BASE...",
             help="A profile, PROFILE/ARM, key:<12 hex>, an adapter's folder, or a base model.",
         ),
     ],
@@ -45,7 +45,7 @@ def evaluate(
     from flows.evaluating import run_evaluate
 
     run_evaluate(
-        target, profile, benchmarks=named(benchmarks), limit=limit, overrides=overrides or [],
+        targets, profile, benchmarks=named(benchmarks), limit=limit, overrides=overrides or [],
         refresh=refresh or [], as_json=as_json,
     )  # fmt: skip
 
