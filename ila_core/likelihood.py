@@ -76,8 +76,13 @@ def log_likelihoods(
     done: dict[tuple[tuple[int, ...], tuple[int, ...]], float] = {}
     token_loss = TokenLoss(model)
 
+    def half() -> int:
+        nonlocal batch
+        batch //= 2
+        return batch
+
     # Restarted with half the rows when memory runs out; what is done stays done.
-    @find_executable_batch_size(starting_batch_size=batch)  # type: ignore[untyped-decorator]
+    @find_executable_batch_size(starting_batch_size=batch, reduce_batch_size_fn=half)  # type: ignore[untyped-decorator]
     def score(rows: int) -> None:
         left = [inputs for inputs, targets in wanted.items() if (inputs, targets[0]) not in done]
         for prefix, members in _shared(left, families, wanted):
@@ -88,7 +93,14 @@ def log_likelihoods(
                 on_rows(len(part))
 
     with torch.no_grad(), eval_mode(model):
-        score()
+        try:
+            score()
+        except RuntimeError as error:
+            if "No executable batch size" not in str(error):
+                raise
+            raise CheckError(
+                f"out of memory with one row of {max(map(len, wanted))} tokens"
+            ) from error
     return [done[c.inputs, c.targets] for c in continuations]
 
 

@@ -9,6 +9,7 @@ from ila_core.benchmarks.hellaswag import HellaSwag
 from ila_core.benchmarks.mmlu import Mmlu
 from ila_core.benchmarks.result import Evaluation
 from ila_core.benchmarks.subject import Need, Subject
+from ila_core.chat.questions import Question
 from ila_core.config import EvaluateConfig
 from ila_core.lock import Lock, Unknown
 
@@ -34,6 +35,22 @@ class Benchmark(Protocol):
 
         Args:
             resolved: what `identity` gave.
+        """
+        ...
+
+
+class AnswerBenchmark(Benchmark, Protocol):
+    """One that looks at answers, and not at the model that gave them; it needs `answers`."""
+
+    def asked(self, evaluate: EvaluateConfig, lock: Lock) -> str | Unknown:
+        """Identity of the questions."""
+        ...
+
+    def questions(self, evaluate: EvaluateConfig) -> tuple[Question, ...]:
+        """All of them, in order.
+
+        Raises:
+            UserError: the profile names no file, or one that holds no questions.
         """
         ...
 

@@ -53,8 +53,8 @@ class HeldOutLoss:
         found = held_out_loss(
             subject.model,
             subject.rows[: evaluate.limit],
-            eval_batch=subject.eval_batch,
-            progress=subject.progress,
+            eval_batch=subject.runtime.eval_batch,
+            progress=subject.runtime.progress,
         )
         losses = enumerate(found.conversations)
         return Evaluation(

@@ -22,6 +22,7 @@ from ila_core.benchmarks.subject import Subject
 from ila_core.config import HellaSwagSettings, MmluSettings
 from ila_core.likelihood import Continuation, log_likelihoods
 from ila_core.lock import Lock, Unknown
+from ila_core.reproducibility import seeded
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,8 @@ class QuestionSet:
     def open(cls, folder: Path, name: str, limit: int | None) -> QuestionSet:
         """The tasks that `folder` defines under `name`, built once in this process."""
         # A bar for each subject, on a stream of its own; what is logged goes where it always does.
-        with redirect_stderr(StringIO()):
+        # Both libraries draw from the global generators.
+        with redirect_stderr(StringIO()), seeded(0):
             tasks = load_tasks(folder, name)
             for task in tasks.values():
                 task.build_all_requests(limit=limit)
@@ -147,7 +149,7 @@ def evaluate_choices(
         done += count
         subject.on_progress(done / rows)
 
-    found = log_likelihoods(subject.model, flat, batch=subject.eval_batch, on_rows=on_rows)
+    found = log_likelihoods(subject.model, flat, batch=subject.runtime.eval_batch, on_rows=on_rows)
     scores = iter(found)
     items = []
     for question in asked:

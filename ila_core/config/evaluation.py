@@ -42,8 +42,8 @@ class GenerationSettings(Frozen):
 
     max_new_tokens: int = Field(default=1024, ge=1)
     """Of one turn; FastChat's."""
-    temperature: Literal["greedy", "by_category"] = "greedy"
-    """`by_category`: FastChat's, 0.7 for writing and roleplay, 0 for what has a right answer."""
+    temperature: Literal["greedy", "by_category"] = "by_category"
+    """`by_category`: FastChat's table, from the whole vocabulary (no top-k, no top-p)."""
     seed: int = Field(default=0, ge=0)
     """Of sampled answers."""
 

@@ -18,6 +18,7 @@ from ila_core.errors import UserError
 
 Span = tuple[int, int]
 
+_ANSWER = "answer"
 _MARKED = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
@@ -61,6 +62,27 @@ class Renderer:
         """
         kept = conversation if self.takes_system else merge_system(conversation)
         return self._rendered(kept.messages)
+
+    def prompt(self, conversation: Conversation) -> str:
+        """What the model reads before it answers `conversation`, which ends on a user turn.
+
+        It is the text in front of the stretch that an answer would be, so a model is asked in
+        exactly the form in which it was trained, whether or not the template has a generation
+        prompt.
+        """
+        assert conversation.messages[-1].role == "user"
+        asked = Conversation((*conversation.messages, Message("assistant", _ANSWER)))
+        rendered = self.render(asked)
+        return rendered.text[: rendered.spans[-1][0]]
+
+    @property
+    def end_of_answer(self) -> str:
+        """What an answer ends with: the template's end token, or nothing."""
+        rendered = self.render(
+            Conversation((Message("user", "question"), Message("assistant", _ANSWER)))
+        )
+        start, end = rendered.spans[-1]
+        return rendered.text[start:end].partition(_ANSWER)[2]
 
     def _rendered(self, messages: tuple[Message, ...]) -> Rendered:
         from jinja2 import TemplateError

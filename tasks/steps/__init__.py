@@ -12,6 +12,7 @@ from tasks.step import Context, Step
 from tasks.steps import (
     adopting,
     agreement,
+    answering,
     controlling,
     evaluation,
     finetuning,
@@ -69,6 +70,7 @@ STEPS: dict[str, Compute] = {
     "selection": selection.compute,
     "finetune": finetuning.compute,
     "adapter": adopting.compute,
+    "answers": answering.compute,
     "evaluation": evaluation.compute,
     "report": page.compute,
 }

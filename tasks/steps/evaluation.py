@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ila_core.benchmarks import BENCHMARKS
 from ila_core.config import BASE, EvaluateConfig
@@ -12,9 +13,14 @@ from ila_core.errors import unknown_name
 from ila_core.fingerprint import digest_of
 from ila_core.lock import Unknown
 from tasks.step import Context, Step
+from tasks.steps.answering import answer
+from tasks.steps.answering import load as load_answers
 from tasks.steps.base import Base
 from tasks.steps.payload import write_json
 from tasks.steps.resident import evaluated
+
+if TYPE_CHECKING:
+    from ila_core.benchmarks import AnswerBenchmark
 
 VERSION = 2
 
@@ -41,7 +47,11 @@ def _evaluation(
     resolved = benchmark.identity(settings, base.lock)
     names = {"arm": BASE, "seed": None} if adapter is None else adapter.given["names"]
     who = "base" if adapter is None else f"{names['arm']} seed {names['seed']}"
-    inputs = {"data": data} if "rows" in benchmark.needs else {}
+    inputs = {} if adapter is None else {"adapter": adapter}
+    if "rows" in benchmark.needs:
+        inputs["data"] = data
+    if "answers" in benchmark.needs:
+        inputs = {"answers": answer(base, adapter, cast("AnswerBenchmark", benchmark), settings)}
     identity: dict[str, Any] | Unknown = resolved
     if not isinstance(resolved, Unknown):
         identity = base.identify_training(
@@ -52,7 +62,7 @@ def _evaluation(
         label=f"{name} {who}",
         version=VERSION,
         identity=identity,
-        inputs=inputs | ({} if adapter is None else {"adapter": adapter}),
+        inputs=inputs,
         given={
             "base": base,
             "benchmark": benchmark,
@@ -78,18 +88,21 @@ def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) ->
     def on_progress(fraction: float) -> None:
         context.on_metrics(round(100 * fraction), {"progress": fraction})
 
-    with evaluated(base, step.inputs.get("adapter"), inputs.get("adapter"), context) as model:
-        subject = Subject(
-            model=model,
-            tokenizer=load_tokenizer(base.pinned),
-            config=base.config,
-            identity=digest_of(base.files),
-            home=context.runtime.home,
-            eval_batch=context.runtime.eval_batch,
-            progress=context.runtime.progress,
-            on_progress=on_progress,
-            **more,
-        )
+    subject = Subject(
+        model=None,
+        tokenizer=load_tokenizer(base.pinned),
+        config=base.config,
+        identity=digest_of(base.files),
+        runtime=context.runtime,
+        on_progress=on_progress,
+        **more,
+    )
+    if "answers" in inputs:
+        subject = replace(subject, answers=load_answers(inputs["answers"]))
         result = benchmark.run(subject, step.given["evaluate"], step.given["resolved"])
+    else:
+        with evaluated(base, step.inputs.get("adapter"), inputs.get("adapter"), context) as model:
+            subject = replace(subject, model=model)
+            result = benchmark.run(subject, step.given["evaluate"], step.given["resolved"])
     context.on_metrics(0, {benchmark.name: result.value})
     write_json(out / "evaluation.json", result.model_dump(mode="json", exclude_defaults=True))
