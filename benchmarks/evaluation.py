@@ -81,7 +81,8 @@ def measure(folder: Path, limit: int | None, batch: int) -> dict[str, Any]:
     seconds = time.perf_counter() - start
     if done.returncode:
         sys.exit(f"{' '.join(command)} failed:\n{done.stderr}")
-    evaluating = sum(float(s) for s in re.findall(r"^(?:mmlu|hellaswag) .*?([\d.]+) s ", done.stderr, re.M))  # fmt: skip
+    steps = re.findall(r"^(?:mmlu|hellaswag) .*?([\d.]+) s ", done.stderr, re.MULTILINE)
+    evaluating = sum(map(float, steps))
     ours = {"seconds": seconds, "startup": seconds - evaluating}
     theirs = {"seconds": 0.0, "startup": 0.0}
     answers = {}

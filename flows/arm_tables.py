@@ -11,6 +11,7 @@ from flows.arms import Arms
 from flows.run import ProfilePlan
 from flows.tables import TABLES, Part, finetuning_on, stand_in
 from ila_core import paper_tables
+from ila_core.benchmarks.result import Evaluation
 from ila_core.config import ArmConfig, FinetuneConfig
 from ila_core.forecast import Forecast
 from ila_core.report.comparison import ArmResult, Difference, compare_arms
@@ -22,6 +23,14 @@ from tasks.steps.payload import read_json
 from tasks.steps.selection import load
 
 Rows = list[dict[str, Any]]
+
+_COLUMNS = {
+    "mmlu": "MMLU",
+    "hellaswag": "HellaSwag",
+    "vicuna": "Vicuna",
+    "mt_bench": "MT-Bench",
+}
+"""A benchmark's column in the paper's tables (`paper_tables.COLUMNS`)."""
 
 
 class ArmTable:
@@ -76,6 +85,7 @@ class ArmTable:
                 rows.append(
                     self._names(part, label)
                     | _ours(found, selections[arm])
+                    | self._benchmarks(part, arm)
                     | self._theirs(part, label)
                 )
         return rows
@@ -98,6 +108,22 @@ class ArmTable:
 
     def _names(self, part: Part, label: str) -> dict[str, Any]:
         return {"dataset": stand_in(self._planned.profile, part.dataset), "arm": label}
+
+    def _benchmarks(self, part: Part, arm: str) -> dict[str, Any]:
+        """Beside the paper's columns, the mean over seeds of what else was evaluated."""
+        found: dict[str, list[Evaluation]] = {}
+        for step in self._arms[part.dataset].evaluations(arm):
+            name = step.given["benchmark"].name
+            if name in _COLUMNS:
+                result = Evaluation.load(self._payload(step) / "evaluation.json")
+                found.setdefault(name, []).append(result)
+        return {
+            # A model here that grades is no GPT-4: its grades have a column of their own.
+            _COLUMNS[name] + (" (local judge)" if results[0].counts.get("local judge") else ""): (
+                fmean(r.value for r in results) * (100 if results[0].unit == "accuracy" else 1)
+            )
+            for name, results in found.items()
+        }
 
     def _theirs(self, part: Part, label: str) -> dict[str, Any]:
         return {

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.run import ProfilePlan, finished, plan_of
+from flows.run import ProfilePlan, finished, plan_of, prefect_ready
 from flows.stored import find_finetuning
 from ila_core.benchmarks import BENCHMARKS
 from ila_core.benchmarks.result import Evaluation
-from ila_core.config import BASE, Profile
-from ila_core.errors import UserError, unknown_name
+from ila_core.config import BASE, Profile, RuntimeConfig
+from ila_core.errors import CheckError, UserError, unknown_name
 from ila_core.profiles import load_profile, shipped
 from tasks.lookup import StepRun
 from tasks.payloads import fetch
@@ -152,19 +152,54 @@ def run_evaluate(
     limit: int | None,
     overrides: Sequence[str],
     refresh: Sequence[str],
+    jobs: int,
     as_json: bool,
 ) -> None:
-    """Compute what is missing and show every benchmark of every model."""
+    """Compute what is missing, `jobs` models at once, and show every benchmark of every model."""
     from flows.show_evaluation import show_evaluation
 
     target = find_target(given, profile, benchmarks=benchmarks, limit=limit, overrides=overrides)
     planned = plan_of(target.profile, until=target.until)
+    if jobs > 1:
+        _in_processes(planned, target, jobs)
     runs = finished(planned, target.until, refresh)
     show_evaluation(
         target.profile,
         measured(planned, target, runs),
         as_json=as_json,
     )
+
+
+def _in_processes(planned: ProfilePlan, target: Target, jobs: int) -> None:
+    """What every model needs first, here; then a process for each model and seed that lacks some.
+
+    Raises:
+        CheckError: one failed; what the others finished is cached.
+    """
+    folder = RuntimeConfig.from_env().home / "logs"
+    cached = {p.step.key for p in planned.steps if p.run is not None}
+    evaluations = planned.pipeline.targets(target.until)
+    # What several of them read is computed once, and trainings never share a device.
+    before = "+".join(f"trained={arm}" for arm in target.arms)
+    finished(plan_of(target.profile, until=before), before)
+    missing: dict[str, list[str]] = {}
+    for step in evaluations:
+        if step.key not in cached:
+            names = step.given["names"]
+            model = " ".join(str(x) for x in names.values() if x is not None)
+            missing.setdefault(model, []).append(str(step.key))
+    if len(missing) < 2:
+        return
+    profile = target.profile.model_dump_json()
+    with prefect_ready():
+        from flows.fan_out import Job, run_jobs
+
+        queue = [
+            Job(f"evaluate {name}", profile, target.until, keys, folder / f"evaluate-{keys[0]}.log")
+            for name, keys in missing.items()
+        ]
+        if not all(run_jobs(target.profile.name, "evaluate", queue, jobs)):
+            raise CheckError(f"a loss was not finite: see {folder}")
 
 
 def measured(planned: ProfilePlan, target: Target, runs: Mapping[str, StepRun]) -> list[Measured]:

@@ -1,4 +1,4 @@
-"""Trials as a Prefect fan-out: each is a process of its own, some of them at once.
+"""Steps as a Prefect fan-out: each job is a process of its own, some of them at once.
 
 A training seeds its process's generators and takes its whole device, so two cannot share a process.
 """
@@ -24,7 +24,7 @@ from prefect.futures import PrefectFuture, wait
 from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.trial import DIVERGED, DONE
+from flows.child import DIVERGED, DONE
 from ila_core.errors import CheckError
 from tasks.execute import interruption, stop_if_interrupted
 
@@ -32,17 +32,21 @@ log = logging.getLogger("ila")
 
 
 class Job:
-    """One trial to run. A plain object, into which Prefect does not look.
+    """One process to run. A plain object, into which Prefect does not look.
 
     Args:
         name: what a person calls it.
         profile: the profile as one line of JSON.
-        keys: of the trial's evaluations, by which its process finds it again.
+        until: among which targets of the pipeline its steps are.
+        keys: of these steps.
         output: the file that its process writes to.
     """
 
-    def __init__(self, name: str, profile: str, keys: Sequence[str], output: Path) -> None:
-        self.name, self.profile, self.keys, self.output = name, profile, keys, output
+    def __init__(
+        self, name: str, profile: str, until: str, keys: Sequence[str], output: Path
+    ) -> None:
+        self.name, self.profile, self.until = name, profile, until
+        self.keys, self.output = keys, output
 
 
 class Devices:
@@ -69,8 +73,14 @@ class Devices:
             self._free.put(device)
 
 
-def run_trials(name: str, jobs: Sequence[Job], at_once: int) -> list[bool]:
+def run_jobs(profile: str, what: str, jobs: Sequence[Job], at_once: int) -> list[bool]:
     """Run all of them, though one should fail.
+
+    Args:
+        profile: its name.
+        what: the flow is called `ila-WHAT`.
+        jobs: in the order in which they are begun.
+        at_once: how many may run together.
 
     Returns:
         Of each, whether it finished; otherwise it diverged.
@@ -80,18 +90,18 @@ def run_trials(name: str, jobs: Sequence[Job], at_once: int) -> list[bool]:
     """
     fan_out = _fan_out.with_options(
         task_runner=ThreadPoolTaskRunner(max_workers=at_once),  # type: ignore[arg-type]
-        flow_run_name=f"{name}-tune",
+        name=f"ila-{what}",
+        flow_run_name=f"{profile}-{what}",
     )
     return fan_out(jobs, Devices(at_once))
 
 
-@flow(name="ila-tune", validate_parameters=False)
+@flow(validate_parameters=False)
 def _fan_out(jobs: Sequence[Job], devices: Devices) -> list[bool]:
     logging.getLogger("ila").setLevel(logging.INFO)
     interruption.clear()
     futures: list[PrefectFuture[Any]] = [
-        _trial.with_options(task_run_name=job.name, tags={"ila"}).submit(job, devices)
-        for job in jobs
+        _job.with_options(task_run_name=job.name, tags={"ila"}).submit(job, devices) for job in jobs
     ]
     try:
         wait(futures)
@@ -101,21 +111,21 @@ def _fan_out(jobs: Sequence[Job], devices: Devices) -> list[bool]:
     return [future.result() for future in futures]
 
 
-@task(name="trial", cache_policy=NO_CACHE, persist_result=False)
-def _trial(job: Job, devices: Devices) -> bool | State[bool]:
+@task(name="job", cache_policy=NO_CACHE, persist_result=False)
+def _job(job: Job, devices: Devices) -> bool | State[bool]:
     stop_if_interrupted()
     start = time.perf_counter()
     job.output.parent.mkdir(parents=True, exist_ok=True)
     with devices.one() as environment, job.output.open("wb") as output:
-        command = [sys.executable, "-m", "flows.trial", *job.keys]
+        command = [sys.executable, "-m", "flows.child", job.until, *job.keys]
         code = run_child(command, job.profile, output.fileno(), environment)
     state = {DONE: "done", DIVERGED: "diverged"}.get(code, "failed")
-    log.info("%-44s %-8s %6.1f s", f"trial {job.name}", state, time.perf_counter() - start)
+    log.info("%-44s %-8s %6.1f s", job.name, state, time.perf_counter() - start)
     if state == "failed":
         said = job.output.read_text(errors="replace").strip().splitlines() or ["nothing was said"]
         raise CheckError(
-            f"trial {job.name}: {said[-1].removeprefix('ila: ')} (exit {code}). All that it said "
-            f"is in {job.output}; trials that finished are kept"
+            f"{job.name}: {said[-1].removeprefix('ila: ')} (exit {code}). All that it said "
+            f"is in {job.output}; what others finished is kept"
         )
     return True if code == DONE else Completed(name="Diverged", data=False)
 
@@ -124,7 +134,7 @@ def run_child(command: Sequence[str], said: str, output: int, environment: dict[
     """The exit code of a process that lives no longer than this one.
 
     Its standard input gets one line and then stays open: when this process dies, by whatever
-    means, the pipe closes, and the child ends itself (`flows.trial`).
+    means, the pipe closes, and the child ends itself (`flows.child`).
 
     Raises:
         Interrupted: the run was told to end, and the child has.

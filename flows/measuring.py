@@ -39,6 +39,9 @@ def evaluate(
     refresh: Annotated[
         list[str] | None, typer.Option("--refresh", metavar="STEP", help="Compute again.")
     ] = None,
+    jobs: Annotated[
+        int, typer.Option(min=1, help="Models evaluated at once, each in its own process.")
+    ] = 1,
     as_json: Json = False,
 ) -> None:
     """Measure a run's arms, an adapter or the base; what is cached is not computed again."""
@@ -46,7 +49,7 @@ def evaluate(
 
     run_evaluate(
         targets, profile, benchmarks=named(benchmarks), limit=limit, overrides=overrides or [],
-        refresh=refresh or [], as_json=as_json,
+        refresh=refresh or [], jobs=jobs, as_json=as_json,
     )  # fmt: skip
 
 

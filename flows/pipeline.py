@@ -49,7 +49,8 @@ class Pipeline(NamedTuple):
     def targets(self, until: str) -> tuple[Step, ...]:
         """The steps to finish for `until`: one of these names, or several joined by `+`.
 
-        `evaluate=ARM` are the evaluations of one arm, of `base` or of an adapter.
+        `evaluate=ARM` are the evaluations of one arm, of `base` or of an adapter; `trained=ARM` are
+        its fine-tunings, of which the other two have none.
 
         Raises:
             UserError: a name that is none of them.
@@ -68,8 +69,11 @@ class Pipeline(NamedTuple):
         }
         wanted = until.split("+")
         for name in wanted:
-            if name.startswith("evaluate="):
-                ends[name] = self.arms.evaluations(name.removeprefix("evaluate="))
+            kind, _, arm = name.partition("=")
+            if kind == "evaluate" and arm:
+                ends[name] = self.arms.evaluations(arm)
+            elif kind == "trained" and arm:
+                ends[name] = tuple(self.arms.tuned.get(arm, {}).values())
             if name not in (*ends, *TABLES):
                 raise unknown_name("target", name, [*ends, *TABLES])
         steps = [step for name in wanted if name in ends for step in ends[name]]

@@ -94,13 +94,14 @@ def _train(planned: ProfilePlan, trials: Sequence[Trial], jobs: int) -> list[Tri
     folder = RuntimeConfig.from_env().home / "logs"
     profile = planned.profile.model_dump_json()
     with prefect_ready():
-        from flows.fan_out import Job, run_trials
+        from flows.fan_out import Job, run_jobs
 
         queue = []
         for trial in trials:
             keys = [str(step.key) for step in trial.evaluated.values()]
-            queue.append(Job(trial.name, profile, keys, folder / f"trial-{keys[0]}.log"))
-        done = run_trials(planned.profile.name, queue, jobs)
+            log = folder / f"trial-{keys[0]}.log"
+            queue.append(Job(f"trial {trial.name}", profile, "tune", keys, log))
+        done = run_jobs(planned.profile.name, "tune", queue, jobs)
     return [trial for trial, ok in zip(trials, done, strict=True) if not ok]
 
 

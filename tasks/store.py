@@ -120,7 +120,10 @@ class Store:
             "ila.upstream": upstream,
             "ila.heartbeat": str(time.time()),
             "ila.owner": _owner(),
+            "ila.label": step.label,
         }
+        # Not by which it is found: what an arm is called changes no result.
+        tags |= {f"ila.{n}": str(v) for n, v in step.given.get("names", {}).items()}
         run = self.client.create_run(self.experiment_id, run_name=step.title, tags=tags)
         params = [Param(_param_name(n), v[:_MAX_PARAM]) for n, v in step.fields.items()]
         for start in range(0, len(params), 100):  # what MLflow takes in one batch

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ila_core.config import BASE, EvaluateConfig
-from ila_core.lock import Unknown
 from tasks.step import Context, Step
 from tasks.steps.base import Base
 from tasks.steps.resident import evaluated
@@ -25,17 +24,14 @@ def answer(
 ) -> Step:
     """What the base, or what a fine-tuning made of it, answers."""
     names = {"arm": BASE, "seed": None} if adapter is None else adapter.given["names"]
-    asked = benchmark.asked(settings, base.lock)
-    identity: dict[str, Any] | Unknown = asked
-    if not isinstance(asked, Unknown):
-        identity = base.identify(
-            "dtype",
-            "lm_head",
-            "template",
-            questions=asked,
-            generation=settings.generation,
-            limit=settings.limit,
-        )
+    identity = base.identify(
+        "dtype",
+        "lm_head",
+        "template",
+        questions=benchmark.asked(settings, base.lock),
+        generation=settings.generation,
+        limit=settings.limit,
+    )
     return Step(
         "answers",
         label=f"answers {benchmark.name} {names['arm']}"

@@ -104,5 +104,8 @@ def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) ->
         with evaluated(base, step.inputs.get("adapter"), inputs.get("adapter"), context) as model:
             subject = replace(subject, model=model)
             result = benchmark.run(subject, step.given["evaluate"], step.given["resolved"])
-    context.on_metrics(0, {benchmark.name: result.value})
+    found = {benchmark.name: result.value}
+    if len(result.groups) > 1:
+        found |= {f"{benchmark.name}/{group}": value for group, value in result.groups.items()}
+    context.on_metrics(0, found)
     write_json(out / "evaluation.json", result.model_dump(mode="json", exclude_defaults=True))

@@ -163,7 +163,7 @@ def test_hellaswag_files_that_will_not_do(tmp_path, lines, message):
     with pytest.raises(UserError, match=message):
         read_hellaswag(path)
     path.write_text(json.dumps(STORY) + "\n" + json.dumps(STORY)[:40])
-    with pytest.raises(UserError, match="line 2: .* is the file cut off"):
+    with pytest.raises(UserError, match=r"line 2: .* is the file cut off"):
         read_hellaswag(path)
     with pytest.raises(UserError, match="is no file"):
         read_hellaswag(tmp_path / "none")

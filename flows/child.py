@@ -1,4 +1,4 @@
-"""`python -m flows.trial KEY...`: one trial of `ila tune`, the child of `flows.fan_out`.
+"""`python -m flows.child UNTIL KEY...`: some steps of a profile, in a child of `flows.fan_out`.
 
 The profile comes as one line of JSON on standard input, which ends when the parent does.
 """
@@ -18,14 +18,14 @@ from ila_core.errors import CheckError, Diverged
 DONE, FAILED, DIVERGED = 0, 1, 4
 
 
-def main(keys: Sequence[str]) -> int:
-    """Compute what the trial lacks and return the exit code."""
+def main(until: str, keys: Sequence[str]) -> int:
+    """Compute what is missing and return the exit code."""
     line = sys.stdin.readline()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     logging.basicConfig(format="%(message)s")
     logging.getLogger("ila").setLevel(logging.INFO)
     try:
-        _run(Profile.model_validate_json(line), list(keys))
+        _run(Profile.model_validate_json(line), until, set(keys))
     except Diverged as error:
         print(f"ila: {error}", file=sys.stderr)
         return DIVERGED
@@ -40,7 +40,7 @@ def main(keys: Sequence[str]) -> int:
     return DONE
 
 
-def _run(profile: Profile, keys: list[str]) -> None:
+def _run(profile: Profile, until: str, keys: set[str]) -> None:
     from flows.pipeline import ila_pipeline
     from ila_core.lock import Lock
     from tasks.execute import run_here
@@ -49,11 +49,10 @@ def _run(profile: Profile, keys: list[str]) -> None:
 
     runtime = RuntimeConfig.from_env().model_copy(update={"progress": False})
     pipeline = ila_pipeline(profile, Lock(runtime.home, online=True))
-    for trial in pipeline.trials:
-        evaluated = list(trial.evaluated.values())
-        if [step.key for step in evaluated] == keys:
-            return run_here(in_order(*evaluated), Store(runtime, profile.model.name), runtime)
-    raise CheckError("the data or the base model changed meanwhile; run the same command again")
+    wanted = [step for step in pipeline.targets(until) if step.key in keys]
+    if {step.key for step in wanted} != keys:
+        raise CheckError("the data or the base model changed meanwhile; run the same command again")
+    run_here(in_order(*wanted), Store(runtime, profile.model.name), runtime)
 
 
 def _end_with_parent() -> None:
@@ -62,4 +61,4 @@ def _end_with_parent() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1], sys.argv[2:]))
