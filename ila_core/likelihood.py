@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 _WORTH_SHARING = 16
 """Tokens; a shorter prefix costs more in an extra pass than it saves."""
+_TOKENS_ON_CPU = 2048
+"""At once, on a CPU: what a pass holds should stay in its caches. stories3M reads 512-token prompts
+in 0.6 of the time that it takes at 32 rows, 16,384 tokens, at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,8 @@ def log_likelihoods(
     done: dict[tuple[tuple[int, ...], tuple[int, ...]], float] = {}
     token_loss = TokenLoss(model)
 
+    most = _TOKENS_ON_CPU if token_loss.device.type == "cpu" else None
+
     def half() -> int:
         nonlocal batch
         batch //= 2
@@ -87,8 +92,7 @@ def log_likelihoods(
         left = [inputs for inputs, targets in wanted.items() if (inputs, targets[0]) not in done]
         for prefix, members in _shared(left, families, wanted):
             cache = _read(token_loss, prefix) if prefix else None
-            for start in range(0, len(members), rows):
-                part = members[start : start + rows]
+            for part in _batches(members, len(prefix), rows, most):
                 done.update(_score(token_loss, cache, len(prefix), part, wanted))
                 on_rows(len(part))
 
@@ -130,6 +134,17 @@ def _shared(
     if alone:
         groups.append(((), sorted(alone, key=lambda m: -len(m))))
     return groups
+
+
+def _batches(
+    members: Sequence[tuple[int, ...]], skip: int, rows: int, most: int | None
+) -> Iterator[Sequence[tuple[int, ...]]]:
+    """Up to `rows` together, and up to `most` tokens; the longest of a batch is its first."""
+    start = 0
+    while start < len(members):
+        fit = rows if most is None else max(1, min(rows, most // (len(members[start]) - skip)))
+        yield members[start : start + fit]
+        start += fit
 
 
 def _common(members: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
