@@ -60,7 +60,7 @@ class Decision(Frozen):
 def decide(
     candidate: tuple[str, Evaluated], baseline: tuple[str, Evaluated], rule: Rule
 ) -> Decision:
-    """ "ship" where every requirement holds, "no" where one fails, else "undecided".
+    """Ship where every requirement holds, no where one fails, else undecided.
 
     Args:
         candidate: its name and evaluations; those that the rule does not ask for are left alone.
@@ -153,7 +153,7 @@ def _would_decide(more: Needed | None, items: int, seeds: int) -> str:
         return "so near it that no number of items worth naming would tell"
     count = {
         "items": f"{more.items:,} items ({more.items - items:,} more)",
-        "seeds": f"{more.seeds:,} seeds of each arm ({more.seeds - seeds:,} more)",
+        "seeds": f"{more.seeds:,} fine-tuning seeds ({more.seeds - seeds:,} more)",
     }
     asked = [count[x] for x in ("items", "seeds") if more.bottleneck in (x, "both")]
     return f"about {' and '.join(asked)} would tell, if the difference and its spread stay"
