@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from flows.measuring import evaluate
+from flows.measuring import compare, decide, evaluate
 from flows.options import Json, Policy, Reference, Source
 from flows.selecting import export, verify
 
@@ -20,6 +20,8 @@ app = typer.Typer(
 rankings_app = typer.Typer(no_args_is_help=True, help="List, show and compare rankings.")
 app.add_typer(rankings_app, name="rankings")
 app.command()(evaluate)
+app.command()(compare)
+app.command()(decide)
 app.command()(export)
 app.command()(verify)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flows.run import ProfilePlan, finished, plan_of, prefect_ready
@@ -27,6 +27,11 @@ class Target:
     @property
     def until(self) -> str:
         return "+".join(f"evaluate={arm}" for arm in self.arms)
+
+    def measured_by(self, benchmarks: Sequence[str]) -> Target:
+        """The same, by these."""
+        named = tuple(dict.fromkeys(benchmarks))
+        return replace(self, profile=_with(self.profile, named, None, {}))
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,48 @@ def evaluate(
     )  # fmt: skip
 
 
+Models = Annotated[
+    list[str],
+    typer.Argument(metavar="A B...", help="As for `ila evaluate`; the last is compared with."),
+]
+
+
+def compare(
+    models: Models,
+    profile: OfProfile = None,
+    benchmarks: Benchmarks = None,
+    limit: Limit = None,
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """Compare evaluated models item by item, with intervals; nothing is computed."""
+    from flows.comparing import run_compare
+
+    run_compare(
+        models, profile, benchmarks=named(benchmarks), limit=limit, overrides=overrides or [],
+        as_json=as_json,
+    )  # fmt: skip
+
+
+def decide(
+    candidate: Annotated[str, typer.Argument(help="As for `ila evaluate`.")],
+    against: Annotated[str, typer.Option(help="The model that it would replace.")],
+    rule: Annotated[
+        str, typer.Option(help="A rule's name or .yaml file: what must hold (docs/EVALUATION.md).")
+    ] = "default",
+    profile: OfProfile = None,
+    limit: Limit = None,
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """Say ship (exit 0), no (3) or undecided (4), why, and what would decide it."""
+    from flows.comparing import run_decide
+
+    run_decide(
+        candidate, against, rule, profile, limit=limit, overrides=overrides or [], as_json=as_json
+    )
+
+
 def named(benchmarks: str | None) -> list[str]:
     """The names in an option, in order."""
     return [name.strip() for name in (benchmarks or "").split(",") if name.strip()]

@@ -25,7 +25,7 @@ _VARIABLE = re.compile(r"\$\{(?P<name>[A-Z_]+)(?::-(?P<default>[^}]*))?\}")
 
 
 def shipped(kind: str) -> dict[str, Path]:
-    """The profiles that come with ILA: `kind` is `runs` or `models`; name to file."""
+    """What comes with ILA: `kind` is `runs`, `models` or `rules`; name to file."""
     folder = Path(str(resources.files("profiles"))) / kind
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
@@ -57,10 +57,15 @@ def load_profile(given: str, overrides: Sequence[str] = ()) -> Profile:
 
 def load_model_config(given: str, beside: Path | None = None) -> ModelConfig:
     """The model profile called `given`, or in the `.yaml` file `given` (relative to `beside`)."""
-    path = _find("model", "models", given, beside or Path.cwd())
+    return load_named(ModelConfig, "model", given, beside)[0]
+
+
+def load_named(model: type[M], what: str, given: str, beside: Path | None = None) -> tuple[M, Path]:
+    """The shipped `what` called `given`, or that in a `.yaml` file; and where it was found."""
+    path = _find(what, f"{what}s", given, beside or Path.cwd())
     tree = _read_mapping(path)
     tree.setdefault("name", path.stem)
-    return _validate(ModelConfig, tree, path)
+    return _validate(model, tree, path), path
 
 
 def _find(what: str, kind: str, given: str, beside: Path) -> Path:
@@ -86,9 +91,7 @@ def _read_mapping(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from error
     if not isinstance(tree, dict):
-        raise UserError(
-            f"{path}: a profile is a mapping of fields, this is a {type(tree).__name__}"
-        )
+        raise UserError(f"{path}: this must be a mapping of fields and is a {type(tree).__name__}")
     return {str(k): _expand(v) for k, v in tree.items()}
 
 

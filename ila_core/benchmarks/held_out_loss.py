@@ -44,6 +44,9 @@ class HeldOutLoss:
     version = 1
     needs: tuple[Need, ...] = ("rows",)
 
+    def configured(self, evaluate: EvaluateConfig) -> bool:
+        return True
+
     def identity(self, evaluate: EvaluateConfig, lock: Lock) -> dict[str, Any]:
         return {"limit": evaluate.limit}
 

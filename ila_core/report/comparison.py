@@ -16,6 +16,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ila_core.benchmarks.result import Evaluation
+from ila_core.bootstrap import paired_bootstrap
 from ila_core.config import BASE, EvaluateConfig, FinetuneConfig, Frozen
 from ila_core.errors import CheckError
 
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
-
-_CHUNK = 2**22  # indices drawn at a time, so that memory does not grow with the resamples
 
 Verdict = Literal["better", "worse", "no difference seen"]
 
@@ -203,36 +202,6 @@ def _difference(a: _Moment, b: _Moment, evaluate: EvaluateConfig) -> Difference:
         seed=evaluate.seed,
     )
     return Difference(against=b.arm, difference=difference, low=low, high=high)
-
-
-def paired_bootstrap(
-    nll_a: Floats,
-    nll_b: Floats,
-    tokens: Floats,
-    *,
-    resamples: int,
-    confidence: float,
-    seed: int,
-) -> tuple[float, float, float]:
-    """Token-weighted mean of a - b, and its percentile interval over resampled conversations.
-
-    Args:
-        nll_a: summed loss over the tokens of each conversation.
-        nll_b: the same conversations in the same order under the other arm.
-        tokens: tokens of each conversation that are in the loss.
-    """
-    import numpy as np
-
-    n = len(tokens)
-    gap = nll_a - nll_b
-    rng = np.random.default_rng(seed)
-    means = []
-    for start in range(0, resamples, rows := max(1, _CHUNK // n)):
-        drawn = rng.integers(n, size=(min(rows, resamples - start), n))
-        means.append(gap[drawn].sum(axis=1) / tokens[drawn].sum(axis=1))
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(np.concatenate(means), (tail, 1 - tail))
-    return float(gap.sum() / tokens.sum()), float(low), float(high)
 
 
 def _mean_over_seeds(arm: str, evaluations: Sequence[dict[str, Any]]) -> tuple[Floats, Floats]:

@@ -340,6 +340,8 @@ _FORMATS: dict[str, Callable[[Any], str]] = {
     **dict.fromkeys(["chance in types", "99th pct in types"], "{:.3f}".format),
     **dict.fromkeys(["difference", "low", "high"], "{:+.4f}".format),
     **dict.fromkeys(["difference at best", "low at best", "high at best"], "{:+.4f}".format),
+    **dict.fromkeys(["low over seeds", "high over seeds", "improvement"], "{:+.4f}".format),
+    "at least": "{:+g}".format,
     **dict.fromkeys(["above random", "from", "to"], "{:+.3f}".format),
     **dict.fromkeys(["above random in types", "in types from", "in types to"], "{:+.3f}".format),
     **dict.fromkeys(["rho in types", "chance from", "chance to"], "{:+.2f}".format),

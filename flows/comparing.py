@@ -1,0 +1,87 @@
+"""`ila compare` and `ila decide`: what was evaluated, item by item, against each other."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from flows.evaluating import Target, find_target, measured
+from flows.run import plan_of
+from ila_core.benchmarks import BENCHMARKS
+from ila_core.benchmarks.result import Evaluation
+from ila_core.errors import UserError
+
+
+def run_compare(
+    given: Sequence[str],
+    profile: str | None,
+    *,
+    benchmarks: Sequence[str],
+    limit: int | None,
+    overrides: Sequence[str],
+    as_json: bool,
+) -> None:
+    """Every model but the last beside the last, on all benchmarks that were evaluated."""
+    from flows.show_decision import show_comparison
+    from ila_core.decision.comparing import compare
+
+    target, arms = _evaluated(given, profile, benchmarks, limit, overrides)
+    evaluate = target.profile.evaluate
+    if len(arms) < 2:
+        raise UserError(f"give two models or more, the last of which is compared with; given is "
+                        f"{', '.join(arms)}")  # fmt: skip
+    comparison = compare(
+        arms,
+        against=list(arms)[-1],
+        confidence=evaluate.confidence,
+        resamples=evaluate.resamples,
+        seed=evaluate.seed,
+    )
+    show_comparison(comparison, as_json=as_json)
+
+
+def run_decide(
+    candidate: str,
+    against: str,
+    rule: str,
+    profile: str | None,
+    *,
+    limit: int | None,
+    overrides: Sequence[str],
+    as_json: bool,
+) -> None:
+    """Whether the candidate may take the baseline's place; exits with 0, 3 or 4."""
+    from flows.show_decision import EXIT_CODES, show_decision
+    from ila_core.decision.decide import decide
+    from ila_core.decision.rule import load_rule
+
+    required = load_rule(rule, BENCHMARKS)
+    benchmarks = [requirement.benchmark for requirement in required.require]
+    _, arms = _evaluated([candidate, against], profile, benchmarks, limit, overrides)
+    if len(arms) < 2:
+        raise UserError(f"{candidate} is {against}: there is nothing to decide")
+    first, second = arms.items()
+    decision = decide(first, second, required)
+    show_decision(decision, as_json=as_json)
+    sys.exit(EXIT_CODES[decision.answer])
+
+
+def _evaluated(
+    given: Sequence[str],
+    profile: str | None,
+    benchmarks: Sequence[str],
+    limit: int | None,
+    overrides: Sequence[str],
+) -> tuple[Target, dict[str, dict[str, list[Evaluation]]]]:
+    """Arm to benchmark to what is in the cache, one for each seed; nothing is computed."""
+    target = find_target(given, profile, benchmarks=benchmarks, limit=limit, overrides=overrides)
+    if not benchmarks:
+        evaluate = target.profile.evaluate
+        known = [name for name, x in BENCHMARKS.items() if x.configured(evaluate)]
+        target = target.measured_by([*evaluate.benchmarks, *known])
+    planned = plan_of(target.profile, until=target.until)
+    runs = {str(p.step.key): p.run for p in planned.steps if p.run is not None}
+    arms: dict[str, dict[str, list[Evaluation]]] = {arm: {} for arm in target.arms}
+    for found in measured(planned, target, runs):
+        arms[found.arm].setdefault(found.result.benchmark, []).append(found.result)
+    return target, arms

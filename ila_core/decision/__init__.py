@@ -1,0 +1,1 @@
+"""Evaluations of the same items compared, and a rule about them answered."""
