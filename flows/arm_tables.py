@@ -117,13 +117,14 @@ class ArmTable:
             if name in _COLUMNS:
                 result = Evaluation.load(self._payload(step) / "evaluation.json")
                 found.setdefault(name, []).append(result)
-        return {
+        columns = {}
+        for name, results in found.items():
             # A model here that grades is no GPT-4: its grades have a column of their own.
-            _COLUMNS[name] + (" (local judge)" if results[0].counts.get("local judge") else ""): (
-                fmean(r.value for r in results) * (100 if results[0].unit == "accuracy" else 1)
-            )
-            for name, results in found.items()
-        }
+            local = results[0].comparable.get("judge", {}).get("local", False)
+            scale = 100 if results[0].unit == "accuracy" else 1
+            column = f"{_COLUMNS[name]} (local judge)" if local else _COLUMNS[name]
+            columns[column] = scale * fmean(r.value for r in results)
+        return columns
 
     def _theirs(self, part: Part, label: str) -> dict[str, Any]:
         return {

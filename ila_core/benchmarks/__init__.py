@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from ila_core.benchmarks.held_out_loss import HeldOutLoss
 from ila_core.benchmarks.hellaswag import HellaSwag
+from ila_core.benchmarks.judged import Judged
 from ila_core.benchmarks.mmlu import Mmlu
 from ila_core.benchmarks.result import Evaluation
 from ila_core.benchmarks.subject import Need, Subject
@@ -63,4 +64,6 @@ BENCHMARKS: dict[str, Benchmark] = {
     "held_out_loss": HeldOutLoss(),
     "mmlu": Mmlu(),
     "hellaswag": HellaSwag(),
+    "vicuna": Judged("vicuna"),
+    "mt_bench": Judged("mt_bench"),
 }

@@ -14,7 +14,9 @@ from ila_core.config.evaluation import (
     GenerationSettings,
     HellaSwagSettings,
     JudgeSettings,
+    LocalJudgeSettings,
     MmluSettings,
+    OpenAiJudgeSettings,
     QuestionsSettings,
 )
 from ila_core.config.finetuning import (
@@ -30,7 +32,7 @@ from ila_core.config.finetuning import (
 )
 from ila_core.config.inputs import DataConfig, DatasetConfig, ModelConfig
 from ila_core.config.profile import Profile
-from ila_core.config.runtime import RuntimeConfig
+from ila_core.config.runtime import JudgeLimits, RuntimeConfig
 from ila_core.config.search import (
     ControlSettings,
     EvidenceSettings,
@@ -57,12 +59,15 @@ __all__ = [
     "GeneralTextSettings",
     "GenerationSettings",
     "HellaSwagSettings",
+    "JudgeLimits",
     "JudgeSettings",
+    "LocalJudgeSettings",
     "LoraMethod",
     "LoraSettings",
     "MethodSettings",
     "MmluSettings",
     "ModelConfig",
+    "OpenAiJudgeSettings",
     "OptimizerSettings",
     "Profile",
     "QuestionsSettings",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -48,22 +48,34 @@ class GenerationSettings(Frozen):
     """Of sampled answers."""
 
 
-class JudgeSettings(Frozen):
-    """Who grades answers, which is part of a grade's identity."""
+class OpenAiJudgeSettings(Frozen):
+    """A judge at an endpoint that OPENAI_BASE_URL and OPENAI_API_KEY say: what decides a grade."""
 
-    kind: Literal["openai", "local"]
-    """`openai`: any endpoint of that protocol, which OPENAI_BASE_URL and OPENAI_API_KEY say;
-    `local`: a causal model here, by the likelihood of each grade. Never in the paper's column."""
-    model: str
-    """As the endpoint calls it; or a model profile."""
+    kind: Literal["openai"] = "openai"
+    model: str = Field(min_length=1)
+    """As the endpoint calls it."""
     prompts: str | None = None
     """FastChat's `judge_prompts.jsonl`; `null` uses our own wording."""
-    repeats: int = Field(default=3, ge=1)
-    """Grades per answer, of which the median counts. A local judge always says the same."""
-    attempts: int = Field(default=3, ge=1)
-    """Questions at most until a reply holds a grade."""
     max_tokens: int = Field(default=2048, ge=1)
+    """Of a reply; FastChat's."""
     temperature: float = Field(default=0.0, ge=0)
+    repeats: int = Field(default=3, ge=1)
+    """Of each answer; servers differ from reply to reply even at temperature 0."""
+    attempts: int = Field(default=3, ge=1)
+    """Before a refusal, or a reply without a grade, is taken for the judge's last word."""
+    local: bool = False
+    """A model of one's own behind a server: marked, and never in the paper's column."""
+
+
+class LocalJudgeSettings(Frozen):
+    """A causal model of this machine that grades by likelihood, with a short prompt of our own."""
+
+    kind: Literal["local"]
+    model: str = Field(min_length=1)
+    """A model profile."""
+
+
+JudgeSettings = Annotated[OpenAiJudgeSettings | LocalJudgeSettings, Field(discriminator="kind")]
 
 
 class GeneralTextSettings(Frozen):

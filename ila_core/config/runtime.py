@@ -10,6 +10,35 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from ila_core.errors import UserError
 
+_VARIABLES = {
+    "device": "ILA_DEVICE",
+    "micro_batch": "ILA_MICRO_BATCH",
+    "eval_batch": "ILA_EVAL_BATCH",
+    "checkpoint_seconds": "ILA_CHECKPOINT_SECONDS",
+}
+_JUDGE_VARIABLES = {
+    "concurrency": "ILA_JUDGE_CONCURRENCY",
+    "requests": "ILA_JUDGE_REQUESTS",
+    "tokens": "ILA_JUDGE_TOKENS",
+    "timeout": "ILA_JUDGE_TIMEOUT",
+}
+
+
+class JudgeLimits(BaseModel):
+    """What a judge at an endpoint may cost at once; nothing here changes a verdict."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    concurrency: int = Field(default=4, ge=1)
+    requests: int | None = Field(default=None, ge=1)
+    """Most requests of one benchmark of one model, failed ones included."""
+    tokens: int | None = Field(default=None, ge=1)
+    """Most tokens of the same, prompts and replies together."""
+    timeout: float = Field(default=120.0, gt=0)
+    """Seconds without a byte."""
+    max_retries: int = Field(default=5, ge=0)
+    """Of one request that failed in passing: rate limit, status 500, time-out, broken reply."""
+
 
 class RuntimeConfig(BaseModel):
     """Where and how a run happens. Recorded with each result, never part of a key."""
@@ -26,6 +55,7 @@ class RuntimeConfig(BaseModel):
     checkpoint_seconds: float = Field(default=60.0, ge=0)
     """Least time between two checkpoints of a training; 0 writes one after every step."""
     progress: bool = True
+    judge: JudgeLimits = JudgeLimits()
 
     @property
     def checkpoints(self) -> Path:
@@ -48,13 +78,12 @@ class RuntimeConfig(BaseModel):
         """
         home = Path(os.environ.get("ILA_HOME", ".ila")).expanduser().absolute()
         uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{quote(str(home / 'mlflow.db'))}"
-        variables = {"device": "ILA_DEVICE", "micro_batch": "ILA_MICRO_BATCH"}
-        variables["eval_batch"] = "ILA_EVAL_BATCH"
-        variables["checkpoint_seconds"] = "ILA_CHECKPOINT_SECONDS"
-        given = {field: os.environ[v] for field, v in variables.items() if os.environ.get(v)}
+        given = {f: os.environ[v] for f, v in _VARIABLES.items() if os.environ.get(v)}
+        limits = {f: os.environ[v] for f, v in _JUDGE_VARIABLES.items() if os.environ.get(v)}
         try:
-            return cls.model_validate({"home": home, "tracking_uri": uri, **given})
+            return cls.model_validate({"home": home, "tracking_uri": uri, **given, "judge": limits})
         except ValidationError as error:
             first = error.errors()[0]
-            field = str(first["loc"][0])
-            raise UserError(f"{variables[field]}={given[field]}: {first['msg']}") from error
+            field = str(first["loc"][-1])
+            variable = (_VARIABLES | _JUDGE_VARIABLES)[field]
+            raise UserError(f"{variable}={os.environ[variable]}: {first['msg']}") from error

@@ -19,9 +19,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from typing import Any
 
-from pydantic import Field
-
-from ila_core.config import Frozen
+from ila_core.config import JudgeLimits, OpenAiJudgeSettings
 from ila_core.errors import CheckError
 from ila_core.judging.asking import READINGS, Ask
 from ila_core.judging.budget import KEPT, Budget, Forecast, estimated, forecast
@@ -38,35 +36,6 @@ LONGEST_RETRY_AFTER = 600.0
 """A server that asks for more patience is a reason to stop and say so."""
 
 _VERSION = re.compile(r"-(\d{3,8}|\d{4}-\d{2}-\d{2}|v\d+(\.\d+)*)")
-
-
-class OpenAiJudgeSettings(Frozen):
-    """Identity: what decides a verdict."""
-
-    model: str = Field(min_length=1)
-    max_tokens: int = Field(default=2048, ge=1)
-    """Of a reply; FastChat's."""
-    temperature: float = Field(default=0.0, ge=0)
-    repeats: int = Field(default=3, ge=1)
-    """Of each answer; servers differ from reply to reply even at temperature 0."""
-    attempts: int = Field(default=3, ge=1)
-    """Before a refusal, or a reply without a grade, is taken for the judge's last word."""
-    local: bool = False
-    """A model of one's own behind a server: marked, and never in the paper's column."""
-
-
-class JudgeLimits(Frozen):
-    """Circumstance: nothing here changes a verdict."""
-
-    concurrency: int = Field(default=4, ge=1)
-    requests: int | None = Field(default=None, ge=1)
-    """Most requests of one call of `verdicts`, failed ones included."""
-    tokens: int | None = Field(default=None, ge=1)
-    """Most tokens of one call, prompts and replies together."""
-    timeout: float = Field(default=120.0, gt=0)
-    """Seconds without a byte."""
-    max_retries: int = Field(default=5, ge=0)
-    """Of one request that failed in passing: rate limit, status 500, time-out, broken reply."""
 
 
 class OpenAiJudge:
@@ -104,7 +73,7 @@ class OpenAiJudge:
 
     @property
     def identity(self) -> dict[str, Any]:
-        return {"kind": "openai", **self.settings.model_dump()}
+        return self.settings.model_dump(exclude={"prompts"})
 
     @property
     def _asked_as(self) -> dict[str, Any]:

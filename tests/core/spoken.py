@@ -8,7 +8,7 @@ from typing import Any
 
 import tiny
 
-from ila_core.chat import Question
+from ila_core.chat.questions import Question
 from ila_core.data.template import Renderer
 
 TEMPLATE = (

@@ -12,18 +12,11 @@ import tiny
 import torch
 from spoken import QUESTIONS, answered, asked, write_lines
 
-from ila_core.chat import (
-    Answer,
-    GenerationSettings,
-    Question,
-    answer_all,
-    load_questions,
-    questions_digest,
-    read_fastchat,
-    write_fastchat,
-)
-from ila_core.chat.answering import end_tokens
+from ila_core.chat.answering import Answer, answer_all, end_tokens
+from ila_core.chat.fastchat import read_fastchat, write_fastchat
+from ila_core.chat.questions import Question, load_questions, questions_digest
 from ila_core.chat.sampling import RowSampler
+from ila_core.config import GenerationSettings
 from ila_core.data import Conversation, Message
 from ila_core.data.template import Renderer
 from ila_core.errors import CheckError, UserError

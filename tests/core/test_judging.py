@@ -15,19 +15,15 @@ from judge_server import KEY, MODEL, Act, JudgeServer, Request, fail, rate, say
 from spoken import QUESTIONS
 
 from ila_core.benchmarks.result import Evaluation
-from ila_core.chat import Answer, Question
+from ila_core.chat.answering import Answer
+from ila_core.chat.questions import Question
+from ila_core.config import JudgeLimits, OpenAiJudgeSettings
 from ila_core.errors import CheckError, UserError
-from ila_core.judging import (
-    JudgeLimits,
-    JudgePrompts,
-    OpenAiJudge,
-    OpenAiJudgeSettings,
-    VerdictStore,
-    grade,
-    require_same_judge,
-)
 from ila_core.judging.asking import Ask
-from ila_core.judging.openai_judge import same_model
+from ila_core.judging.grading import grade, require_same_judge
+from ila_core.judging.openai_judge import OpenAiJudge, same_model
+from ila_core.judging.prompts import JudgePrompts
+from ila_core.judging.store import VerdictStore
 from ila_core.judging.verdict import Verdict
 
 pytestmark = tiny.STRICT

@@ -16,20 +16,17 @@ import torch
 from spoken import QUESTIONS, write_lines
 
 from ila_core.benchmarks.result import Evaluation, Item
-from ila_core.chat import Answer, Question, load_questions
+from ila_core.chat.answering import Answer
+from ila_core.chat.questions import Question, load_questions
 from ila_core.errors import CheckError, UserError
-from ila_core.judging import (
-    JudgePrompts,
-    LocalJudge,
-    Verdict,
-    VerdictStore,
-    compare,
-    grade,
-    parse_rating,
-    spread,
-)
 from ila_core.judging.asking import Ask
-from ila_core.judging.verdict import parse_preference
+from ila_core.judging.grading import grade
+from ila_core.judging.local_judge import LocalJudge
+from ila_core.judging.pairwise import compare
+from ila_core.judging.prompts import JudgePrompts
+from ila_core.judging.spread import spread
+from ila_core.judging.store import VerdictStore
+from ila_core.judging.verdict import Verdict, parse_preference, parse_rating
 from ila_core.judging.wording import FIELDS, OWN, SHORT
 
 pytestmark = tiny.STRICT

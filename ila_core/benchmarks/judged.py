@@ -1,0 +1,134 @@
+"""Vicuna and MT-Bench: a model's answers to FastChat's questions, graded by a judge."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ila_core.benchmarks.result import Evaluation
+from ila_core.benchmarks.subject import Need, Subject
+from ila_core.chat.questions import Question, load_questions
+from ila_core.config import (
+    EvaluateConfig,
+    LocalJudgeSettings,
+    OpenAiJudgeSettings,
+    QuestionsSettings,
+)
+from ila_core.errors import UserError
+from ila_core.lock import Lock, Unknown
+
+if TYPE_CHECKING:
+    from ila_core.judging.asking import Judge
+
+
+class Judged:
+    """A question set of one turn or two.
+
+    Args:
+        name: of the benchmark, and of its settings in `evaluate`.
+    """
+
+    version = 1
+    needs: tuple[Need, ...] = ("answers",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def configured(self, evaluate: EvaluateConfig) -> bool:
+        return getattr(evaluate, self.name) is not None and evaluate.judge is not None
+
+    def asked(self, evaluate: EvaluateConfig, lock: Lock) -> str | Unknown:
+        return lock.files(self._settings(evaluate).questions)
+
+    def questions(self, evaluate: EvaluateConfig) -> tuple[Question, ...]:
+        settings = self._settings(evaluate)
+        references = None if settings.references is None else Path(settings.references)
+        return load_questions(Path(settings.questions), references)
+
+    def identity(self, evaluate: EvaluateConfig, lock: Lock) -> dict[str, Any] | Unknown:
+        settings, judge = self._settings(evaluate), _judge_settings(self.name, evaluate)
+        found: dict[str, Any] = {
+            "judge": judge.model_dump(exclude={"prompts"}),
+            "limit": evaluate.limit,
+        }
+        if settings.references is not None:
+            found["references"] = lock.files(settings.references)
+        if isinstance(judge, LocalJudgeSettings):
+            files = lock.model(_local_model(judge))
+            if isinstance(files, Unknown):
+                return files
+            found["judge_files"] = files
+        elif judge.prompts is not None:
+            found["prompts"] = lock.files(judge.prompts)
+        return found
+
+    def run(
+        self, subject: Subject, evaluate: EvaluateConfig, resolved: dict[str, Any]
+    ) -> Evaluation:
+        from ila_core.judging.grading import grade
+        from ila_core.judging.store import VerdictStore
+
+        return grade(
+            self.questions(evaluate)[: evaluate.limit],
+            subject.answers,
+            _judge(_judge_settings(self.name, evaluate), subject, resolved),
+            VerdictStore(subject.runtime.home / "verdicts"),
+            benchmark=self.name,
+            generation=evaluate.generation.model_dump(),
+        )
+
+    def _settings(self, evaluate: EvaluateConfig) -> QuestionsSettings:
+        settings: QuestionsSettings | None = getattr(evaluate, self.name)
+        if settings is None:
+            raise UserError(
+                f"{self.name} needs its questions, which do not come with ILA: give "
+                f"evaluate.{self.name}.questions (and .references), FastChat's files"
+            )
+        return settings
+
+
+def _judge_settings(
+    name: str, evaluate: EvaluateConfig
+) -> OpenAiJudgeSettings | LocalJudgeSettings:
+    if evaluate.judge is None:
+        raise UserError(
+            f"{name} needs a judge: give evaluate.judge, for example --set "
+            "'evaluate.judge={kind: openai, model: gpt-4-0613}' with OPENAI_API_KEY, or "
+            "--set 'evaluate.judge={kind: local, model: NAME}', a model profile's"
+        )
+    return evaluate.judge
+
+
+def _local_model(judge: LocalJudgeSettings) -> Any:
+    from ila_core.profiles import load_model_config
+
+    return load_model_config(judge.model)
+
+
+def _judge(
+    settings: OpenAiJudgeSettings | LocalJudgeSettings, subject: Subject, resolved: dict[str, Any]
+) -> Judge:
+    from ila_core.judging.openai_judge import OpenAiJudge
+    from ila_core.judging.prompts import JudgePrompts
+
+    if isinstance(settings, LocalJudgeSettings):
+        files = resolved["judge_files"]
+        return _local_judge(
+            settings, files.get("revision"), next(iter(files.values())), subject.runtime.device
+        )
+    path = None if settings.prompts is None else Path(settings.prompts)
+    return OpenAiJudge(settings, JudgePrompts.load(path), limits=subject.runtime.judge)
+
+
+@lru_cache(maxsize=1)
+def _local_judge(
+    settings: LocalJudgeSettings, revision: str | None, files: str, device: str
+) -> Judge:
+    """Kept for the arms that it still has to grade."""
+    from ila_core.judging.local_judge import LocalJudge
+    from ila_core.loading import load_base, load_tokenizer, resolve_device
+
+    config = _local_model(settings).model_copy(update={"revision": revision})
+    model = load_base(config, resolve_device(device))
+    return LocalJudge(model, load_tokenizer(config), name=config.name, files=files)
