@@ -7,7 +7,6 @@ marked and never stand in the paper's column.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -17,8 +16,7 @@ from ila_core.judging.asking import READINGS, Ask
 from ila_core.judging.prompts import JudgePrompts
 from ila_core.judging.store import VerdictStore
 from ila_core.judging.verdict import Verdict
-
-log = logging.getLogger("ila")
+from ila_core.likelihood import Continuation, log_likelihoods
 
 
 class LocalJudge:
@@ -46,18 +44,13 @@ class LocalJudge:
 
     def verdicts(self, asks: Sequence[Ask], store: VerdictStore) -> list[Verdict]:
         """One per ask, in their order; `too_long` where the prompt does not fit the context."""
-        import torch
-
-        from ila_core.loss import eval_mode
-
         found = []
-        with torch.no_grad(), eval_mode(self._model):
-            for ask in asks:
-                verdict = store.get(self.identity, ask)
-                if verdict is None:
-                    verdict = self._verdict(ask)
-                    store.put(self.identity, ask, verdict)
-                found.append(verdict)
+        for ask in asks:
+            verdict = store.get(self.identity, ask)
+            if verdict is None:
+                verdict = self._verdict(ask)
+                store.put(self.identity, ask, verdict)
+            found.append(verdict)
         return found
 
     def _verdict(self, ask: Ask) -> Verdict:
@@ -70,7 +63,12 @@ class LocalJudge:
         if longest > self._context:
             said = f"{longest} tokens; the judge reads {self._context}"
             return Verdict(grade=None, why_not="too_long", text=said)
-        likelihoods = self._log_likelihoods(rows)
+        begin = _shared(rows)
+        likelihoods = log_likelihoods(
+            self._model,
+            [Continuation(tuple(row[:-1]), tuple(row[begin:])) for row in rows],
+            batch=len(rows),
+        )
         highest = max(likelihoods)
         if not math.isfinite(highest):
             raise Diverged("the local judge gives log-likelihoods that are not finite")
@@ -87,26 +85,6 @@ class LocalJudge:
             "input_ids"
         ]
         return ids
-
-    def _log_likelihoods(self, rows: list[list[int]]) -> list[float]:
-        """Of what each row has behind the beginning that all share, which is read once."""
-        import torch
-
-        shared = _shared(rows)
-        device = next(self._model.parameters()).device
-        beginning = torch.tensor([rows[0][:shared]], device=device)
-        first = self._model(input_ids=beginning, use_cache=True, logits_to_keep=1)
-        cache = first.past_key_values
-        cache.batch_repeat_interleave(len(rows))
-        tails = [row[shared:] for row in rows]
-        longest = max(map(len, tails))
-        # Padding on the right, which nothing before it sees.
-        ids = torch.tensor([tail + [0] * (longest - len(tail)) for tail in tails], device=device)
-        logits = self._model(input_ids=ids, past_key_values=cache, use_cache=True).logits
-        start = first.logits[:, -1:].expand(len(rows), -1, -1)
-        log_p = torch.cat([start, logits[:, :-1]], dim=1).double().log_softmax(-1)
-        each = log_p.gather(2, ids[:, :, None])[:, :, 0].tolist()
-        return [math.fsum(row[: len(tail)]) for row, tail in zip(each, tails, strict=True)]
 
 
 def _shared(rows: list[list[int]]) -> int:
