@@ -13,6 +13,7 @@ import pytest
 import spoken
 import tiny
 import torch
+from judged import ANSWERS
 from spoken import QUESTIONS, write_lines
 
 from ila_core.benchmarks.result import Evaluation, Item
