@@ -34,9 +34,6 @@ from ila_core.judging.verdict import parse_preference
 from ila_core.judging.wording import FIELDS, OWN, SHORT
 
 pytestmark = tiny.STRICT
-ANSWERS = tuple(
-    Answer(question_id=q.id, turns=tuple(f"my {t}" for t in q.turns)) for q in QUESTIONS
-)
 OTHERS = tuple(Answer(question_id=q.id, turns=tuple("no" for _ in q.turns)) for q in QUESTIONS)
 
 
