@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -110,3 +111,22 @@ def finished(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Ila:
             ila("run", "smoke")
             done.touch()
     return ila
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Any], Any]]:
+    """Starts a `JudgeServer` with a script (tests/core/judge_server.py); closed after the test."""
+    from judge_server import JudgeServer  # beside the tests that use it
+
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    servers: list[JudgeServer] = []
+
+    def start(script: Any) -> JudgeServer:
+        servers.append(JudgeServer(script))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.close()

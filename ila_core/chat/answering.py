@@ -133,13 +133,15 @@ class _Writer:
             prompts = [self._fitted(prompt) for prompt in whole]
             written = self._generate(causal, [questions[i] for i in now], prompts, turn)
             for i, prompt, fitted, ids in zip(now, whole, prompts, written, strict=True):
-                text = self._tokenizer.decode(ids, skip_special_tokens=True).strip()
+                finished = bool(ids) and ids[-1] in self._ends
+                said = ids[:-1] if finished else ids
+                text = self._tokenizer.decode(said, skip_special_tokens=True).strip()
                 answer = made[i]
                 made[i] = Answer(
                     question_id=answer.question_id,
                     turns=(*answer.turns, text),
                     tokens=(*answer.tokens, len(ids)),
-                    finished=(*answer.finished, bool(ids) and ids[-1] in self._ends),
+                    finished=(*answer.finished, finished),
                     cut=(*answer.cut, len(prompt) - len(fitted)),
                 )
         return made
@@ -200,8 +202,12 @@ def end_tokens(model: Any, tokenizer: Any, renderer: Renderer) -> tuple[int, ...
     causal = getattr(model, "get_base_model", lambda: model)()
     own = getattr(causal.generation_config, "eos_token_id", None)
     found = {tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])}
+    # Not `all_special_ids`: a base model's tokenizer has the end tokens of chat (`<|eot_id|>`)
+    # among its added tokens, without a name.
+    added = tokenizer.added_tokens_decoder.items()
+    special = {*tokenizer.all_special_ids, *(i for i, token in added if token.special)}
     tail = tokenizer(renderer.end_of_answer, add_special_tokens=False)["input_ids"]
-    found |= set(tail[:1]) & set(tokenizer.all_special_ids)
+    found.add(next((token for token in tail if token in special), None))
     found.discard(None)
     if not found:
         raise UserError(

@@ -46,15 +46,8 @@ def grade(
         UserError: answers to other questions, or what a judge says about wrong input.
         CheckError: no item could be judged, or by more than one model.
     """
-    check_answers(questions, answers)
-    asks = [
-        Ask(reading="grade", messages=judge.prompts.messages(question, answer, turn), repeat=repeat)
-        for question, answer in zip(questions, answers, strict=True)
-        for turn in range(1, len(question.turns) + 1)
-        for repeat in range(judge.repeats)
-    ]
-    verdicts = judge.verdicts(asks, store)
-    models, fingerprints = judged_by(verdicts)
+    verdicts = judge.verdicts(asks_about(questions, answers, judge), store)
+    model, fingerprints = judged_by(verdicts)
     items, counts = [], Counter({"judged": 0} | dict.fromkeys(WHY_NOT, 0))
     rest = iter(verdicts)
     for question in questions:
@@ -84,9 +77,24 @@ def grade(
         better="higher",
         chance=None,
         items=tuple(items),
-        comparable=comparable(questions, judge, models, fingerprints, generation),
+        comparable=comparable(questions, judge, model, fingerprints, generation),
         counts=dict(counts),
     )
+
+
+def asks_about(questions: Sequence[Question], answers: Sequence[Answer], judge: Judge) -> list[Ask]:
+    """What `grade` asks the judge, in its order: by question, turn and repeat.
+
+    Raises:
+        UserError: answers to other questions, or a reference answer that is needed and missing.
+    """
+    check_answers(questions, answers)
+    return [
+        Ask(reading="grade", messages=judge.prompts.messages(question, answer, turn), repeat=repeat)
+        for question, answer in zip(questions, answers, strict=True)
+        for turn in range(1, len(question.turns) + 1)
+        for repeat in range(judge.repeats)
+    ]
 
 
 def check_answers(questions: Sequence[Question], answers: Sequence[Answer]) -> None:

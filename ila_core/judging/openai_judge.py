@@ -207,10 +207,10 @@ class _Session:
         settings, limits = self._judge.settings, self._judge.limits
         most = estimated(messages) + settings.max_tokens
         for retry in range(limits.max_retries + 1):
-            if self.stop.is_set():
-                raise _Stopped
             try:
                 with self._budget.request(most) as spending:
+                    if self.stop.is_set():
+                        raise _Stopped
                     reply = self._endpoint.complete(
                         messages,
                         model=settings.model,

@@ -70,6 +70,9 @@ class Request:
         return str(self.body["messages"][-1]["content"])
 
 
+Script = Callable[[int, Request], Act]
+
+
 class JudgeServer:
     """Answers each request by what `script` says of it.
 

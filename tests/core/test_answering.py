@@ -11,6 +11,7 @@ import spoken
 import tiny
 import torch
 from spoken import QUESTIONS, answered, asked, write_lines
+from transformers import AddedToken
 
 from ila_core.chat.answering import Answer, answer_all, end_tokens
 from ila_core.chat.fastchat import read_fastchat, write_fastchat
@@ -129,8 +130,8 @@ def test_a_prompt_is_what_stood_before_the_answer_in_training(marked: bool) -> N
 
 def test_every_token_that_ends_an_answer_is_one() -> None:
     tokenizer, model = spoken.tokenizer(), spoken.model()
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_end|>"]})
-    template = spoken.TEMPLATE.replace("m.content + eos_token", "m.content + '<|im_end|>'")
+    tokenizer.add_tokens(AddedToken("<|im_end|>", special=True))  # one that has no name
+    template = spoken.TEMPLATE.replace("m.content + eos_token", "m.content + ' <|im_end|>'")
     model.generation_config.eos_token_id = [7, 8]
     found = end_tokens(model, tokenizer, Renderer(tokenizer, template))
     assert found == (1, 7, 8, tokenizer.convert_tokens_to_ids("<|im_end|>"))

@@ -1,89 +1,31 @@
-"""Judges over the real protocol: what they are asked, how they fail, what is kept and counted."""
+"""A judge over the real protocol: what it is asked, and every way in which it fails."""
 
 from __future__ import annotations
 
-import logging
+import subprocess
+import sys
 import threading
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import judge_server
 import pytest
 import tiny
-from judge_server import KEY, MODEL, Act, JudgeServer, Request, fail, rate, say
+from judge_server import KEY, MODEL, Act, Request, fail, rate, say
+from judged import ANSWERS, VERDICTS, Serve, graded, judge_at, one
 from spoken import QUESTIONS
 
-from ila_core.benchmarks.result import Evaluation
-from ila_core.chat.answering import Answer
-from ila_core.chat.questions import Question
-from ila_core.config import JudgeLimits, OpenAiJudgeSettings
 from ila_core.errors import CheckError, UserError
-from ila_core.judging.asking import Ask
-from ila_core.judging.grading import grade, require_same_judge
-from ila_core.judging.openai_judge import OpenAiJudge, same_model
-from ila_core.judging.prompts import JudgePrompts
-from ila_core.judging.store import VerdictStore
-from ila_core.judging.verdict import Verdict
+from ila_core.judging.openai_judge import same_model
 
 pytestmark = tiny.STRICT
-ANSWERS = tuple(
-    Answer(question_id=q.id, turns=tuple(f"my {t}" for t in q.turns)) for q in QUESTIONS
-)
-VERDICTS = 7
-"""Turns of all questions."""
-Script = Callable[[int, Request], Act]
 
 
-@pytest.fixture
-def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Script], JudgeServer]]:
-    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.lower(), raising=False)
-    servers: list[JudgeServer] = []
-
-    def start(script: Script) -> JudgeServer:
-        servers.append(JudgeServer(script))
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.close()
-
-
-Serve = Callable[[Script], JudgeServer]
-
-
-def judge_at(server: JudgeServer, waited: list[float] | None = None, **changed: Any) -> OpenAiJudge:
-    """A judge that notes its waits instead of waiting."""
-    limits = {k: changed.pop(k) for k in tuple(changed) if k in JudgeLimits.model_fields}
-    settings = {"model": "gpt-4", "repeats": 1} | changed
-    return OpenAiJudge(
-        OpenAiJudgeSettings.model_validate(settings),
-        JudgePrompts.load(None),
-        limits=JudgeLimits.model_validate({"timeout": 20.0} | limits),
-        environment=server.environment,
-        wait=(waited if waited is not None else []).append,
+def test_nothing_heavy_is_imported_before_it_is_needed() -> None:
+    heavy = ("openai", "torch", "transformers", "httpx")
+    code = (
+        f"import sys, ila_core.judging, ila_core.chat; assert not set({heavy}) & set(sys.modules)"
     )
-
-
-def graded(judge: Any, folder: Path, **changed: Any) -> Evaluation:
-    given: dict[str, Any] = {"questions": QUESTIONS, "answers": ANSWERS} | changed
-    return grade(
-        given["questions"],
-        given["answers"],
-        judge,
-        VerdictStore(folder),
-        benchmark="mt_bench",
-        generation={"temperature": "greedy"},
-    )
-
-
-def one(judge: OpenAiJudge, folder: Path) -> Verdict:
-    """The verdict on a single answer."""
-    messages = judge.prompts.messages(QUESTIONS[1], ANSWERS[1], 1)
-    ask = Ask(reading="grade", messages=messages, repeat=0)
-    return judge.verdicts([ask], VerdictStore(folder))[0]
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 # ---------------------------------------------------------------- the protocol
@@ -325,150 +267,3 @@ def test_an_answer_cannot_talk_itself_into_a_ten(serve: Serve, tmp_path: Path) -
 
     result = graded(judge_at(serve(script)), tmp_path, answers=answers)
     assert result.value == 1 and result.counts["several_ratings"] == VERDICTS
-
-
-# ---------------------------------------------------------------- what is kept
-
-
-def test_a_crash_before_the_last_verdict_costs_one_request(serve: Serve, tmp_path: Path) -> None:
-    server = serve(lambda number, _: fail(400, "bug") if number == VERDICTS - 1 else rate(5))
-    with pytest.raises(UserError, match="what was judged is kept"):
-        graded(judge_at(server, concurrency=1), tmp_path)
-    assert len(server.requests) == VERDICTS
-    again = serve(lambda *_: rate(5))
-    result = graded(judge_at(again), tmp_path)
-    assert len(again.requests) == 1 and len(result.items) == 4
-
-    # All of it is there now: no server, no key, no network.
-    judge = judge_at(again)
-    judge._environment = {}
-    assert graded(judge, tmp_path) == result and len(again.requests) == 1
-
-
-def test_what_is_under_way_when_another_fails_is_kept(serve: Serve, tmp_path: Path) -> None:
-    first_failed = threading.Event()
-
-    def script(number: int, request: Request) -> Act:
-        if number == 0:
-            first_failed.wait(20)  # answers only after the other request has failed
-            return rate(5)
-        first_failed.set()
-        return fail(400, "bug")
-
-    server = serve(script)
-    with pytest.raises(UserError, match="does not take the request"):
-        graded(judge_at(server, concurrency=2), tmp_path)
-    assert len(list(tmp_path.rglob("*.json"))) == 1
-
-
-def test_more_repeats_ask_only_for_those(serve: Serve, tmp_path: Path) -> None:
-    server = serve(lambda number, _: rate(5))
-    graded(judge_at(server, repeats=2), tmp_path)
-    graded(judge_at(server, repeats=3, attempts=5), tmp_path)
-    assert len(server.requests) == 3 * VERDICTS
-    graded(judge_at(server, repeats=1, temperature=0.5), tmp_path)  # another question
-    assert len(server.requests) == 4 * VERDICTS
-
-
-def test_the_budget_in_requests(serve: Serve, tmp_path: Path) -> None:
-    server = serve(lambda number, _: fail(500) if number == 0 else rate(5))
-    judge = judge_at(server, requests=3, concurrency=1)
-    with pytest.raises(
-        CheckError, match="budget of 3 requests is used up; what was judged is kept"
-    ):
-        graded(judge, tmp_path)
-    assert len(server.requests) == 3 and len(list(tmp_path.rglob("*.json"))) == 2
-    for _ in range(2):
-        try:
-            graded(judge, tmp_path)
-        except CheckError:
-            continue
-    assert len(server.requests) == VERDICTS + 1
-
-
-@pytest.mark.parametrize("concurrency", [1, 4])
-def test_the_budget_in_tokens(serve: Serve, tmp_path: Path, concurrency: int) -> None:
-    """Of 110 a request; one may take up to 50 and its prompt, so four do not begin at once."""
-    server = serve(lambda *_: rate(5))
-    judge = judge_at(server, tokens=600, max_tokens=50, concurrency=concurrency)
-    with pytest.raises(CheckError, match=r"budget of 600 tokens is used up: (\d+) are spent"):
-        graded(judge, tmp_path)
-    assert 2 <= len(server.requests) <= 5
-
-
-def test_tokens_are_estimated_where_the_server_does_not_say(serve: Serve, tmp_path: Path) -> None:
-    verdict = one(judge_at(serve(lambda *_: say("[[5]]" * 8, usage=None))), tmp_path)
-    assert verdict.completion_tokens == 11 and verdict.prompt_tokens > 100
-
-
-def test_the_forecast_comes_before_the_first_call(
-    serve: Serve, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO, "ila")
-    said: list[str] = []
-
-    def script(number: int, request: Request) -> Act:
-        if number == 0:
-            said.append(caplog.text)
-        return rate(5)
-
-    server = serve(script)
-    graded(judge_at(server, concurrency=1, requests=99), tmp_path)
-    assert "judge gpt-4: 7 requests (0 verdicts are there), about" in said[0]
-    assert f"at most {7 * 2048} of replies; budget: 99 requests, any number of tokens" in said[0]
-
-
-def test_the_key_is_nowhere(
-    serve: Serve, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: Any
-) -> None:
-    caplog.set_level(logging.DEBUG)
-    server = serve(lambda number, _: fail(500, message=f"key {KEY}") if number < 2 else rate(5))
-    judge = judge_at(server)
-    result = graded(judge, tmp_path)
-    out, err = capfd.readouterr()
-    written = "".join(path.read_text() for path in tmp_path.rglob("*.json"))
-    for text in (caplog.text, out, err, written, repr(judge), repr(vars(judge)["settings"])):
-        assert KEY not in text
-    assert KEY not in repr(judge.identity) + result.model_dump_json()
-
-
-def test_another_model_under_the_same_name_is_noticed(serve: Serve, tmp_path: Path) -> None:
-    judge = judge_at(serve(lambda *_: rate(5)))
-    graded(judge, tmp_path, questions=QUESTIONS[:2], answers=ANSWERS[:2])
-    newer = serve(lambda *_: say("[[5]]", model="gpt-4-1106"))
-    with pytest.raises(CheckError, match=r"several judges \(gpt-4-0613, gpt-4-1106\)"):
-        graded(judge_at(newer), tmp_path)
-
-
-def test_the_answers_must_be_those_to_the_questions(serve: Serve, tmp_path: Path) -> None:
-    judge = judge_at(serve(lambda *_: rate(5)))
-    with pytest.raises(UserError, match=r"not those to the questions.*\(141\)"):
-        graded(judge, tmp_path, answers=ANSWERS[:3])
-    with pytest.raises(UserError, match="no question to judge"):
-        graded(judge, tmp_path, questions=(), answers=())
-    short = [a.model_copy(update={"turns": a.turns[:1]}) for a in ANSWERS]
-    with pytest.raises(UserError, match="answers to 81, 111, 141 have other turns"):
-        graded(judge, tmp_path, answers=short)
-
-
-def test_one_table_has_one_judge(serve: Serve, tmp_path: Path) -> None:
-    server = serve(lambda *_: rate(5))
-    one, same = (graded(judge_at(server), tmp_path) for _ in range(2))
-    require_same_judge({"ila": one, "all": same})
-    other = graded(
-        judge_at(serve(lambda *_: say("[[5]]", system_fingerprint="fp_2"))), tmp_path / "o"
-    )
-    with pytest.raises(
-        CheckError, match="ila and all cannot stand in one table: their fingerprints"
-    ):
-        require_same_judge({"ila": one, "all": other})
-    more = graded(judge_at(server, repeats=2), tmp_path)
-    with pytest.raises(CheckError, match="their judge differ"):
-        require_same_judge({"ila": one, "all": more})
-
-
-def test_a_reference_that_is_needed_is_missed(serve: Serve, tmp_path: Path) -> None:
-    question = Question(id=1, category="math", turns=("1+1?",))
-    judge = judge_at(serve(lambda *_: rate(5)))
-    with pytest.raises(UserError, match=r"question 1 \(math\) has no reference answer"):
-        graded(judge, tmp_path, questions=[question], answers=[Answer(question_id=1, turns=("2",))])

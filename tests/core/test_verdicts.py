@@ -13,6 +13,7 @@ import pytest
 import spoken
 import tiny
 import torch
+from judged import ANSWERS
 from spoken import QUESTIONS, write_lines
 
 from ila_core.benchmarks.result import Evaluation, Item
@@ -30,9 +31,6 @@ from ila_core.judging.verdict import Verdict, parse_preference, parse_rating
 from ila_core.judging.wording import FIELDS, OWN, SHORT
 
 pytestmark = tiny.STRICT
-ANSWERS = tuple(
-    Answer(question_id=q.id, turns=tuple(f"my {t}" for t in q.turns)) for q in QUESTIONS
-)
 OTHERS = tuple(Answer(question_id=q.id, turns=tuple("no" for _ in q.turns)) for q in QUESTIONS)
 
 
