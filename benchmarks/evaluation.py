@@ -26,8 +26,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ila_core.benchmarks.result import Evaluation
 from ila_core.config import LoraMethod, RuntimeConfig
+from ila_core.evaluation.result import Evaluation
 from ila_core.profiles import load_profile
 
 PROFILE = "stories3m-real"
@@ -215,9 +215,9 @@ def shared_prefix(batch: int, limit: int) -> dict[str, Any]:
     from lm_eval.models.huggingface import HFLM
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from ila_core.benchmarks.lm_eval_tasks import MMLU, read_mmlu, write_mmlu
-    from ila_core.benchmarks.multiple_choice import QuestionSet
-    from ila_core.likelihood import log_likelihoods
+    from ila_core.evaluation.likelihood import log_likelihoods
+    from ila_core.evaluation.lm_eval_tasks import MMLU, read_mmlu, write_mmlu
+    from ila_core.evaluation.multiple_choice import QuestionSet
     from ila_core.loading import load_tokenizer
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)

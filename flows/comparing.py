@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from flows.evaluating import Target, find_target, measured
 from flows.run import plan_of
 from ila_core.benchmarks import BENCHMARKS
-from ila_core.benchmarks.result import Evaluation
 from ila_core.errors import UserError
+from ila_core.evaluation.result import Evaluation
 
 
 def run_compare(

@@ -9,9 +9,9 @@ from pathlib import Path
 from flows.run import ProfilePlan, finished, plan_of, prefect_ready
 from flows.stored import find_finetuning
 from ila_core.benchmarks import BENCHMARKS
-from ila_core.benchmarks.result import Evaluation
 from ila_core.config import BASE, Profile, RuntimeConfig
 from ila_core.errors import CheckError, UserError, unknown_name
+from ila_core.evaluation.result import Evaluation
 from ila_core.profiles import load_profile, shipped
 from tasks.lookup import StepRun
 from tasks.payloads import fetch

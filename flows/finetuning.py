@@ -9,9 +9,9 @@ from pathlib import Path
 
 from flows.run import ProfilePlan, finished, plan_of
 from flows.stored import find_ranking
-from ila_core.benchmarks.result import Evaluation
 from ila_core.config import ArmConfig, Profile, RuntimeConfig
 from ila_core.errors import UserError
+from ila_core.evaluation.result import Evaluation
 from ila_core.forecast import Forecast, budget_table
 from ila_core.profiles import load_profile
 from ila_core.ranking import Ranking, order

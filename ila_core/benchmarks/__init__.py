@@ -6,12 +6,13 @@ from typing import Any, Protocol
 
 from ila_core.benchmarks.held_out_loss import HeldOutLoss
 from ila_core.benchmarks.hellaswag import HellaSwag
-from ila_core.benchmarks.judged import Judged
 from ila_core.benchmarks.mmlu import Mmlu
-from ila_core.benchmarks.result import Evaluation
-from ila_core.benchmarks.subject import Need, Subject
+from ila_core.benchmarks.mt_bench import MtBench
+from ila_core.benchmarks.vicuna import Vicuna
 from ila_core.chat.questions import Question
 from ila_core.config import EvaluateConfig
+from ila_core.evaluation.result import Evaluation
+from ila_core.evaluation.subject import Need, Subject
 from ila_core.lock import Lock, Unknown
 
 
@@ -64,6 +65,6 @@ BENCHMARKS: dict[str, Benchmark] = {
     "held_out_loss": HeldOutLoss(),
     "mmlu": Mmlu(),
     "hellaswag": HellaSwag(),
-    "vicuna": Judged("vicuna"),
-    "mt_bench": Judged("mt_bench"),
+    "vicuna": Vicuna(),
+    "mt_bench": MtBench(),
 }

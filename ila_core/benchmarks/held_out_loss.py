@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
-from ila_core.benchmarks.result import Evaluation, Item
-from ila_core.benchmarks.subject import Need, Subject
 from ila_core.config import EvaluateConfig
 from ila_core.errors import Diverged, UserError
+from ila_core.evaluation.result import Evaluation, Item
+from ila_core.evaluation.subject import Need, Subject
 from ila_core.lock import Lock
 
 if TYPE_CHECKING:

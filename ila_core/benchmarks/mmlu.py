@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ila_core.benchmarks import lm_eval_tasks as tasks
-from ila_core.benchmarks.multiple_choice import evaluate_choices, question_identity
-from ila_core.benchmarks.result import Evaluation
-from ila_core.benchmarks.subject import Need, Subject
 from ila_core.config import EvaluateConfig
+from ila_core.evaluation import lm_eval_tasks as tasks
+from ila_core.evaluation.multiple_choice import evaluate_choices, question_identity
+from ila_core.evaluation.result import Evaluation
+from ila_core.evaluation.subject import Need, Subject
 from ila_core.lock import Lock, Unknown
 
 

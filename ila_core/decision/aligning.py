@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from ila_core.benchmarks.result import Evaluation
 from ila_core.errors import UserError, listed
+from ila_core.evaluation.result import Evaluation
 
 if TYPE_CHECKING:
     import numpy as np

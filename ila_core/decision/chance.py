@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from ila_core.benchmarks.result import Evaluation
 from ila_core.bootstrap import paired_bootstrap
 from ila_core.decision.quantiles import half_width
+from ila_core.evaluation.result import Evaluation
 
 RESAMPLES = 10_000
 

@@ -19,7 +19,6 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Literal, NamedTuple
 
-from ila_core.benchmarks.result import Evaluation
 from ila_core.bootstrap import paired_bootstrap
 from ila_core.config import Frozen
 from ila_core.decision.aligning import Aligned, Side, align, between_repeats
@@ -27,6 +26,7 @@ from ila_core.decision.chance import RESAMPLES, all_at_chance, is_accuracy
 from ila_core.decision.quantiles import half_width
 from ila_core.decision.seeds import OverSeeds, over_seeds
 from ila_core.errors import UserError, unknown_name
+from ila_core.evaluation.result import Evaluation
 
 Evaluated = Mapping[str, Sequence[Evaluation]]
 """By benchmark, one evaluation per fine-tuning seed."""

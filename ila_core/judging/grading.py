@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean, median
 from typing import Any
 
-from ila_core.benchmarks.result import Evaluation, Item
 from ila_core.chat.answering import Answer
 from ila_core.chat.questions import Question, named, questions_digest
 from ila_core.errors import CheckError, UserError
+from ila_core.evaluation.result import Evaluation, Item
 from ila_core.fingerprint import canonical
 from ila_core.judging.asking import Ask, Judge
 from ila_core.judging.store import VerdictStore

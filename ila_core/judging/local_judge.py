@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from ila_core.errors import Diverged
+from ila_core.evaluation.likelihood import Continuation, log_likelihoods
 from ila_core.judging.asking import READINGS, Ask
 from ila_core.judging.prompts import JudgePrompts
 from ila_core.judging.store import VerdictStore
 from ila_core.judging.verdict import Verdict
-from ila_core.likelihood import Continuation, log_likelihoods
 
 
 class LocalJudge:

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean, median
 from typing import Any
 
-from ila_core.benchmarks.result import Evaluation, Item
 from ila_core.chat.answering import Answer
 from ila_core.chat.questions import Question
+from ila_core.evaluation.result import Evaluation, Item
 from ila_core.judging.asking import Ask, Judge
 from ila_core.judging.grading import (
     WHY_NOT,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ila_core.benchmarks.result import Evaluation
 from ila_core.config import Frozen
+from ila_core.evaluation.result import Evaluation
 
 
 class Spread(Frozen):

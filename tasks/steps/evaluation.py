@@ -74,8 +74,8 @@ def _evaluation(
 
 
 def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) -> None:
-    from ila_core.benchmarks.subject import Subject
     from ila_core.data.prepared import Prepared
+    from ila_core.evaluation.subject import Subject
     from ila_core.loading import load_tokenizer
 
     base: Base = step.given["base"]

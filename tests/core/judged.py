@@ -9,18 +9,15 @@ from typing import Any
 from judge_server import JudgeServer, Script
 from spoken import QUESTIONS
 
-from ila_core.benchmarks.result import Evaluation
-from ila_core.chat import Answer
-from ila_core.judging import (
-    JudgeLimits,
-    JudgePrompts,
-    OpenAiJudge,
-    OpenAiJudgeSettings,
-    Verdict,
-    VerdictStore,
-    grade,
-)
+from ila_core.chat.answering import Answer
+from ila_core.config import JudgeLimits, OpenAiJudgeSettings
+from ila_core.evaluation.result import Evaluation
 from ila_core.judging.asking import Ask
+from ila_core.judging.grading import grade
+from ila_core.judging.openai_judge import OpenAiJudge
+from ila_core.judging.prompts import JudgePrompts
+from ila_core.judging.store import VerdictStore
+from ila_core.judging.verdict import Verdict
 
 ANSWERS = tuple(
     Answer(question_id=q.id, turns=tuple(f"my {t}" for t in q.turns)) for q in QUESTIONS

@@ -183,7 +183,7 @@ def test_too_few_items_or_seeds_decide_nothing() -> None:
 
 def test_what_was_not_evaluated_is_named_with_its_command() -> None:
     sides = ("new", {"mmlu": [accuracy([1, 0])]}), ("old", {})
-    with pytest.raises(UserError, match=r"'old' was not.*`ila evaluate old --benchmark mmlu`"):
+    with pytest.raises(UserError, match=r"'old' was not.*`ila evaluate old --benchmarks mmlu`"):
         decide(*sides, rule(mmlu=0.0))
     with pytest.raises(UserError, match="both 'new'"):
         decide(sides[0], sides[0], rule(mmlu=0.0))

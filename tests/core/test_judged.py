@@ -16,9 +16,10 @@ from judge_server import KEY, Act, Request, fail, rate, say
 from judged import ANSWERS, VERDICTS, Serve, graded, judge_at, one
 from spoken import QUESTIONS
 
-from ila_core.chat import Answer, Question
+from ila_core.chat.answering import Answer
+from ila_core.chat.questions import Question
 from ila_core.errors import CheckError, UserError
-from ila_core.judging import require_same_judge
+from ila_core.judging.grading import require_same_judge
 
 pytestmark = tiny.STRICT
 
@@ -41,8 +42,13 @@ def test_a_crash_before_the_last_verdict_costs_one_request(serve: Serve, tmp_pat
 CHILD = """
 import sys
 from pathlib import Path
-from ila_core.chat import Answer, Question
-from ila_core.judging import *
+from ila_core.chat.answering import Answer
+from ila_core.chat.questions import Question
+from ila_core.config import JudgeLimits, OpenAiJudgeSettings
+from ila_core.judging.grading import grade
+from ila_core.judging.openai_judge import OpenAiJudge
+from ila_core.judging.prompts import JudgePrompts
+from ila_core.judging.store import VerdictStore
 
 questions = [Question(id=n, category="generic", turns=(f"q{n}",)) for n in range(80)]
 answers = [Answer(question_id=n, turns=(f"a{n}",)) for n in range(80)]

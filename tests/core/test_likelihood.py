@@ -7,7 +7,7 @@ import tiny
 import torch
 
 from ila_core.errors import CheckError
-from ila_core.likelihood import Continuation, _shared, log_likelihoods
+from ila_core.evaluation.likelihood import Continuation, _shared, log_likelihoods
 
 pytestmark = tiny.STRICT
 CONTEXT = 96
@@ -70,7 +70,7 @@ def test_what_was_scored_before_memory_ran_out_stays(monkeypatch):
     model = tiny.model(max_position_embeddings=CONTEXT)
     found = asked(random.Random(1))
     expected = log_likelihoods(model, found, batch=1)
-    import ila_core.likelihood as module
+    import ila_core.evaluation.likelihood as module
 
     score, asked_for, failed = module._score, [], []
 
@@ -100,7 +100,7 @@ def test_an_answer_longer_than_the_context_is_refused():
 
 
 def test_no_memory_for_a_single_row_is_an_error_that_says_so(monkeypatch):
-    import ila_core.likelihood as module
+    import ila_core.evaluation.likelihood as module
 
     def fails(*_):
         raise torch.OutOfMemoryError("CUDA out of memory.")

@@ -8,7 +8,9 @@ import pytest
 import tiny
 import torch
 
-from ila_core.benchmarks.lm_eval_tasks import (
+from ila_core.config import RuntimeConfig
+from ila_core.errors import UserError
+from ila_core.evaluation.lm_eval_tasks import (
     HELLASWAG,
     MMLU,
     read_hellaswag,
@@ -17,10 +19,8 @@ from ila_core.benchmarks.lm_eval_tasks import (
     write_hellaswag,
     write_mmlu,
 )
-from ila_core.benchmarks.multiple_choice import QuestionSet, evaluate_choices
-from ila_core.benchmarks.subject import Subject
-from ila_core.config import RuntimeConfig
-from ila_core.errors import UserError
+from ila_core.evaluation.multiple_choice import QuestionSet, evaluate_choices
+from ila_core.evaluation.subject import Subject
 from ila_core.loading import load_base, load_tokenizer
 from ila_core.profiles import load_model_config
 

@@ -16,10 +16,10 @@ import torch
 from judged import ANSWERS
 from spoken import QUESTIONS, write_lines
 
-from ila_core.benchmarks.result import Evaluation, Item
 from ila_core.chat.answering import Answer
 from ila_core.chat.questions import Question, load_questions
 from ila_core.errors import CheckError, UserError
+from ila_core.evaluation.result import Evaluation, Item
 from ila_core.judging.asking import Ask
 from ila_core.judging.grading import grade
 from ila_core.judging.local_judge import LocalJudge

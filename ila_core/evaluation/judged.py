@@ -1,4 +1,4 @@
-"""Vicuna and MT-Bench: a model's answers to FastChat's questions, graded by a judge."""
+"""A model's answers to FastChat's questions, graded by a judge."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ila_core.benchmarks.result import Evaluation
-from ila_core.benchmarks.subject import Need, Subject
 from ila_core.chat.questions import Question, load_questions
 from ila_core.config import (
     EvaluateConfig,
@@ -16,6 +14,8 @@ from ila_core.config import (
     QuestionsSettings,
 )
 from ila_core.errors import UserError
+from ila_core.evaluation.result import Evaluation
+from ila_core.evaluation.subject import Need, Subject
 from ila_core.lock import Lock, Unknown
 
 if TYPE_CHECKING:
@@ -23,17 +23,11 @@ if TYPE_CHECKING:
 
 
 class Judged:
-    """A question set of one turn or two.
+    """A question set of one turn or two."""
 
-    Args:
-        name: of the benchmark, and of its settings in `evaluate`.
-    """
-
-    version = 1
+    name: str
+    """Of the benchmark, and of its settings in `evaluate`."""
     needs: tuple[Need, ...] = ("answers",)
-
-    def __init__(self, name: str) -> None:
-        self.name = name
 
     def configured(self, evaluate: EvaluateConfig) -> bool:
         return getattr(evaluate, self.name) is not None and evaluate.judge is not None

@@ -16,11 +16,11 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from ila_core.benchmarks.lm_eval_tasks import definitions, load_tasks, task_versions
-from ila_core.benchmarks.result import Evaluation, Item
-from ila_core.benchmarks.subject import Subject
 from ila_core.config import HellaSwagSettings, MmluSettings
-from ila_core.likelihood import Continuation, log_likelihoods
+from ila_core.evaluation.likelihood import Continuation, log_likelihoods
+from ila_core.evaluation.lm_eval_tasks import definitions, load_tasks, task_versions
+from ila_core.evaluation.result import Evaluation, Item
+from ila_core.evaluation.subject import Subject
 from ila_core.lock import Lock, Unknown
 from ila_core.reproducibility import seeded
 
