@@ -213,17 +213,27 @@ def test_a_row_samples_from_the_softmax_at_its_temperature() -> None:
     assert set(second.tolist()) == {0}
 
 
-def test_prompts_are_cut_behind_the_bos_and_counted(tmp_path: Path) -> None:
+def test_prompts_are_cut_behind_the_bos_and_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     room = spoken.CONTEXT - GREEDY.max_new_tokens
     around = len("U:\nA:") + 1  # and BOS
     fits = Question(id=1, category="math", turns=("x" * (room - around),))
     assert answers(tmp_path / "fits", (fits,))[0].cut == (0,)
     long = Question(id=1, category="math", turns=("x" * 300 + "end", "more"))
-    answer = answers(tmp_path / "long", (long,))[0]
+    model, read = spoken.model(), []
+    generate = model.generate
+
+    def spy(ids: torch.Tensor, **options: Any) -> Any:
+        read.append(ids[0].tolist())
+        return generate(ids, **options)
+
+    monkeypatch.setattr(model, "generate", spy)
+    answer = answers(tmp_path / "long", (long,), model=model)[0]
     assert answer.cut[0] == around + 303 - room < answer.cut[1]
     kept = "<s>" + ("U:" + "x" * 300 + "end\nA:")[-(room - 1) :]
-    ids = by_hand(spoken.model(), kept, 12)
-    assert answer.turns[0] == spoken.tokenizer().decode(ids, skip_special_tokens=True).strip()
+    assert read[0] == spoken.tokenizer()(kept, add_special_tokens=False)["input_ids"]
+    assert [len(ids) for ids in read] == [room, room] and read[1][0] == read[0][0]
 
 
 def test_no_room_for_a_prompt_is_refused(tmp_path: Path) -> None:

@@ -84,6 +84,14 @@ def test_a_rate_limit_is_waited_out_as_the_server_says(serve: Serve, tmp_path: P
     assert waited == [7.0, 2.5, 0.0]
 
 
+def test_the_wait_is_a_wait(serve: Serve, tmp_path: Path) -> None:
+    """Where no test stands in for it."""
+    server = serve(lambda n, _: fail(429, retry_after_ms="5") if n == 0 else rate(4))
+    judge = judge_at(server)
+    judge._wait = None
+    assert one(judge, tmp_path).grade == 4
+
+
 def test_failures_that_pass_are_waited_out_longer_each_time(serve: Serve, tmp_path: Path) -> None:
     waited: list[float] = []
     acts = [
