@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from ila_core.benchmarks.general_text import GeneralText
 from ila_core.benchmarks.held_out_loss import HeldOutLoss
 from ila_core.benchmarks.hellaswag import HellaSwag
+from ila_core.benchmarks.instructions import Instructions
 from ila_core.benchmarks.mmlu import Mmlu
 from ila_core.benchmarks.mt_bench import MtBench
 from ila_core.benchmarks.vicuna import Vicuna
@@ -63,6 +65,8 @@ class AnswerBenchmark(Benchmark, Protocol):
 
 BENCHMARKS: dict[str, Benchmark] = {
     "held_out_loss": HeldOutLoss(),
+    "general_text": GeneralText(),
+    "instructions": Instructions(),
     "mmlu": Mmlu(),
     "hellaswag": HellaSwag(),
     "vicuna": Vicuna(),

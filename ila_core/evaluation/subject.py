@@ -36,8 +36,8 @@ class Subject:
     rows_digest: str = ""
     answers: Sequence[Answer] = ()
     """To the benchmark's questions, for the benchmarks that look at nothing else."""
-    texts: Sequence[str] = ()
-    """General text, for the benchmarks that read it."""
+    texts: Sequence[list[int]] = ()
+    """Token rows that the base wrote, for the benchmarks that read them."""
 
     def task_folder(self, benchmark: str, resolved: Mapping[str, Any]) -> Path:
         """Where lm-eval's task files of this content lie, kept for `lm_eval --include_path`."""

@@ -20,6 +20,7 @@ from tasks.steps import (
     page,
     preparation,
     ranking,
+    sampling,
     scoring,
     selection,
     stage_one,
@@ -71,6 +72,7 @@ STEPS: dict[str, Compute] = {
     "finetune": finetuning.compute,
     "adapter": adopting.compute,
     "answers": answering.compute,
+    "texts": sampling.compute,
     "evaluation": evaluation.compute,
     "report": page.compute,
 }

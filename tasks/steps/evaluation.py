@@ -18,6 +18,8 @@ from tasks.steps.answering import load as load_answers
 from tasks.steps.base import Base
 from tasks.steps.payload import write_json
 from tasks.steps.resident import evaluated
+from tasks.steps.sampling import load as load_texts
+from tasks.steps.sampling import sample
 
 if TYPE_CHECKING:
     from ila_core.benchmarks import AnswerBenchmark
@@ -50,6 +52,8 @@ def _evaluation(
     inputs = {} if adapter is None else {"adapter": adapter}
     if "rows" in benchmark.needs:
         inputs["data"] = data
+    if "texts" in benchmark.needs and settings.general_text.path is None:
+        inputs["texts"] = sample(base, settings.general_text)
     if "answers" in benchmark.needs:
         inputs = {"answers": answer(base, adapter, cast("AnswerBenchmark", benchmark), settings)}
     identity: dict[str, Any] | Unknown = resolved
@@ -84,6 +88,8 @@ def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) ->
     if "data" in inputs:
         prepared = Prepared.load(inputs["data"])
         more = {"rows": prepared.splits["held_out"], "rows_digest": prepared.digest}
+    if "texts" in inputs:
+        more["texts"] = load_texts(inputs["texts"])
 
     def on_progress(fraction: float) -> None:
         context.on_metrics(round(100 * fraction), {"progress": fraction})

@@ -1,0 +1,86 @@
+"""Whether a model does as it is told, where that can be checked without a judge.
+
+In the spirit of IFEval (Zhou et al. 2023, arXiv:2311.07911), strict: the answer as it is. The
+prompts are ours and ask for little, so that small models differ on them. Beside format and length,
+an answer must end by itself and not go round in circles.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ila_core.chat.answering import Answer
+from ila_core.chat.questions import Question, questions_digest
+from ila_core.config import EvaluateConfig
+from ila_core.evaluation.checks import CHECKS, Check, repeats_itself
+from ila_core.evaluation.result import Evaluation, Item
+from ila_core.evaluation.subject import Need, Subject
+from ila_core.lock import Lock
+
+TOPICS = (
+    "What is a good name for a dog?",
+    "Tell me about the sea.",
+    "What do you like about winter?",
+    "Why do birds sing?",
+    "What should I eat today?",
+)
+
+
+class Instructions:
+    name = "instructions"
+    version = 1
+    needs: tuple[Need, ...] = ("answers",)
+
+    def configured(self, evaluate: EvaluateConfig) -> bool:
+        return True
+
+    def asked(self, evaluate: EvaluateConfig, lock: Lock) -> str:
+        return questions_digest(self.questions(evaluate))
+
+    def questions(self, evaluate: EvaluateConfig) -> tuple[Question, ...]:
+        return tuple(
+            Question(id=number, category=check.kind, turns=(f"{topic} {check.instruction}",))
+            for number, (topic, check) in enumerate(_pairs())
+        )
+
+    def identity(self, evaluate: EvaluateConfig, lock: Lock) -> dict[str, Any]:
+        return {"limit": evaluate.limit}
+
+    def run(
+        self, subject: Subject, evaluate: EvaluateConfig, resolved: dict[str, Any]
+    ) -> Evaluation:
+        checks = [check for _, check in _pairs()]
+        items = [
+            item
+            for number, answer in enumerate(subject.answers)
+            for item in _items(number, answer, checks[number])
+        ]
+        return Evaluation(
+            benchmark=self.name,
+            unit="share of checks passed",
+            better="higher",
+            chance=None,
+            items=tuple(items),
+            comparable=resolved
+            | {
+                "questions": questions_digest(self.questions(evaluate)),
+                "generation": evaluate.generation.model_dump(),
+            },
+        )
+
+
+def _pairs() -> list[tuple[str, Check]]:
+    """Topic by topic, so that a limit meets every kind of check."""
+    return [(topic, check) for topic in TOPICS for check in CHECKS]
+
+
+def _items(number: int, answer: Answer, check: Check) -> list[Item]:
+    (text,), (finished,) = answer.turns, answer.finished
+    return [
+        Item(id=f"{number}/{check.kind}", group=check.kind, value=float(check.passes(text))),
+        Item(
+            id=f"{number}/stop",
+            group="stop",
+            value=float(finished and not repeats_itself(text)),
+        ),
+    ]
