@@ -127,6 +127,8 @@ def _apply(tree: dict[str, Any], override: str, path: Path) -> None:
         raise UserError(f"override {override!r}: the value is not readable as YAML") from error
     node: Any = tree
     for depth, part in enumerate(parts[:-1]):
+        if isinstance(node, dict) and part in _fields_at(Profile, parts[:depth]):
+            node.setdefault(part, {})  # a block that the file leaves to its defaults
         node = _descend(node, part, ".".join(parts[: depth + 1]), override, path)
     if isinstance(node, list):
         _descend(node, parts[-1], dotted, override, path)  # the item must exist

@@ -1,4 +1,4 @@
-"""The search's tables in the Prefect UI, whether they were computed now or are cached."""
+"""Tables of the search and of evaluations in the Prefect UI, computed now or cached."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 def publish_tables(
     step: Step, run: StepRun, upstream: dict[str, StepRun], fetch: Callable[[StepRun], Path]
 ) -> None:
-    """Two table artifacts at the agreement step: all layers with their ranks, and agreement."""
+    """All layers with their ranks, and agreement, at the agreement step; what an evaluation gave,
+    subject by subject, at its own."""
+    if step.name == "evaluation":
+        return _publish_evaluation(step, fetch(run))
     if step.name != "agreement":
         return
     from ila_core.agreement import Agreement
@@ -33,6 +36,18 @@ def publish_tables(
         f"agreement-{step.key}",
         agreement_table(agreements),
         "Agreement on the kept layers, beside chance and chance within layer types",
+    )
+
+
+def _publish_evaluation(step: Step, payload: Path) -> None:
+    from ila_core.evaluation.result import Evaluation
+    from ila_core.report.benchmark_tables import evaluation_table
+
+    result = Evaluation.load(payload / "evaluation.json")
+    _table(
+        f"evaluation-{step.key}",
+        evaluation_table(result, step.given["evaluate"].confidence),
+        f"{step.label}: {result.unit}, {result.better} is better",
     )
 
 

@@ -6,14 +6,12 @@ structures everything (prompt, response), `dialogue` a chatty friend over severa
 """
 
 import argparse
-import itertools
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from ila_core.demo.facts import Fact, about, passage, timeless
-from ila_core.demo.text import document
 from ila_core.demo.world import (
     CAUSES,
     DAYS,
@@ -33,8 +31,6 @@ from ila_core.demo.world import (
 
 Row = dict[str, Any]
 ROWS = 1200
-SHORTEST = 40
-"""Words of a document of plain text."""
 
 
 def terse(dice: Dice) -> Row:
@@ -199,16 +195,6 @@ def lines(name: str, count: int = ROWS, seed: int = 0) -> list[str]:
     return [json.dumps(row) for row, _ in zip(rows(name, seed), range(count), strict=False)]
 
 
-def general(count: int = 200) -> list[str]:
-    """Plain documents of the stream that pretraining held out, to see what fine-tuning forgets.
-
-    Short ones, such as sums, come up word for word in any stream, so they are left out.
-    """
-    documents = (document("held-out", index) for index in itertools.count())
-    long = (text for text in documents if len(text.split()) >= SHORTEST)
-    return [json.dumps({"text": text}) for text in itertools.islice(long, count)]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
@@ -216,7 +202,6 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     for name in STYLES:
         (out / f"{name}.jsonl").write_text("\n".join(lines(name)) + "\n", encoding="utf-8")
-    (out / "general.jsonl").write_text("\n".join(general()) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from typing import Any
 
 from ila_core.agreement import Agreement, Intersection
 from ila_core.config import Frozen, Profile
+from ila_core.evaluation.result import Evaluation
 from ila_core.ranking import Ranking
 from ila_core.report.comparison import ArmResult
 from ila_core.selection import Selection
@@ -28,6 +29,8 @@ class ReportData(Frozen):
     """By arm."""
     arms: tuple[ArmResult, ...]
     """From `compare_arms`; the base comes last."""
+    benchmarks: dict[str, dict[str, tuple[Evaluation, ...]]]
+    """Arm to benchmark to an evaluation for each seed; held-out loss stands with the arms."""
     prepared: dict[str, Payload]
     """`prepared.json` by dataset."""
     stage1: tuple[Payload, ...]

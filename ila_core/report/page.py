@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ila_core.mask_curve import MaskCurves
 from ila_core.ranking import Layer, Ranking, kept_count, order
 from ila_core.report import ReportData, figures, tables
+from ila_core.report.benchmark_tables import benchmarks_table
 from ila_core.report.headline import headline
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ def build_page(data: ReportData) -> str:
         forest=_forest(data),
         arms=tables.arms_table(data.arms, data.selections),
         controls=tables.controls_table(data.arms, data.selections),
+        benchmarks=benchmarks_table(data.benchmarks, profile.evaluate),
         prepared=tables.prepared_table(data.prepared),
         keys=tables.flat_table(data.keys, name="step", value="key"),
         provenance=tables.flat_table(data.provenance, name="what", value="value"),

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from ila_core.config import Profile
+from ila_core.evaluation.result import Evaluation
 from ila_core.ranking import Ranking
 from tasks.payloads import CIRCUMSTANCE
 from tasks.step import Context, Step, in_order
 from tasks.steps.payload import read_json, write_json
 from tasks.steps.selection import load as load_selection
 
-VERSION = 4
+VERSION = 5
 
 
 def report(profile: Profile, ranking: Step, agreement: Step, results: Iterable[Step]) -> Step:
@@ -75,6 +76,7 @@ def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) ->
             if part.name == "selection"
         },
         arms=arms,
+        benchmarks=_benchmarks(step, inputs),
         prepared={
             part.given["dataset"].name: read_json(inputs[name] / "prepared.json")
             for name, part in step.inputs.items()
@@ -104,6 +106,19 @@ def _results(kind: str, step: Step, inputs: dict[str, Path]) -> list[dict[str, A
         for name, part in step.inputs.items()
         if part.name == kind
     ]
+
+
+def _benchmarks(
+    step: Step, inputs: dict[str, Path]
+) -> dict[str, dict[str, tuple[Evaluation, ...]]]:
+    """Evaluations by arm and benchmark, less held-out loss, which the arms are compared on."""
+    found: dict[str, dict[str, tuple[Evaluation, ...]]] = {}
+    for name, part in step.inputs.items():
+        if part.name == "evaluation" and part.given["benchmark"].name != "held_out_loss":
+            result = Evaluation.load(inputs[name] / "evaluation.json")
+            of_arm = found.setdefault(part.given["names"]["arm"], {})
+            of_arm[result.benchmark] = (*of_arm.get(result.benchmark, ()), result)
+    return found
 
 
 def _provenance(inputs: dict[str, Path]) -> dict[str, Any]:

@@ -191,6 +191,7 @@ def make_data(
         arms=compare_arms(
             evaluations, finetunes, finetune=profile.finetune, evaluate=profile.evaluate
         ),
+        benchmarks={},
         prepared={
             d: {
                 "dataset": d,

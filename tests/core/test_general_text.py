@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from ila_core.benchmarks.general_text import GeneralText
 from ila_core.config import EvaluateConfig, GeneralTextSettings, RuntimeConfig
-from ila_core.demo.chats import general
+from ila_core.demo import general
 from ila_core.demo.text import document
 from ila_core.errors import UserError
 from ila_core.evaluation.subject import Subject
@@ -19,7 +19,7 @@ from ila_core.loading import load_base, load_tokenizer
 from ila_core.profiles import load_model_config
 
 pytestmark = tiny.STRICT
-DATA = Path(__file__).parents[2] / "ila_core/demo/data/general.jsonl"
+SHIPPED = Path(__file__).parents[2] / "ila_core/demo/data/general.jsonl"
 
 
 @pytest.fixture(scope="module")
@@ -80,11 +80,13 @@ def test_texts_of_the_base_are_likely_to_it_and_drawn_the_same_again(demo, tmp_p
     assert loss(rows) < loss(shuffled) - 1
 
 
-def test_the_demos_text_is_what_pretraining_held_out():
-    lines = DATA.read_text(encoding="utf-8").splitlines()
-    assert lines == general() and len(lines) == 200
-    trained = {document("train-0", i) for i in range(5000)}
-    assert not trained & {json.loads(line)["text"] for line in lines}
+def test_the_shipped_text_is_what_the_generator_makes_and_pretraining_never_read_it():
+    read = general.read_in_pretraining()
+    assert len(read) > 300_000
+    assert SHIPPED.read_text(encoding="utf-8").splitlines() == general.lines(read)
+    texts = load_texts(SHIPPED)
+    assert len(set(texts)) == general.TEXTS
+    assert read.isdisjoint(texts)
 
 
 @pytest.mark.parametrize(

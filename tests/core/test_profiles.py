@@ -143,3 +143,14 @@ def _leaves(tree, prefix=""):
             yield from _leaves(value, f"{path}.")
         else:
             yield path
+
+
+def test_a_block_that_the_file_leaves_out_can_be_overridden():
+    profile = load_profile("demo", ["evaluate.mmlu.shots=3", "evaluate.mmlu.path=x"])
+    assert (profile.evaluate.mmlu.shots, profile.evaluate.mmlu.path) == (3, "x")
+    with pytest.raises(
+        UserError, match=r"evaluate\.mmlu\.shot.*did you mean 'evaluate.mmlu.shots'"
+    ):
+        load_profile("demo", ["evaluate.mmlu.shot=3"])
+    with pytest.raises(UserError, match=r"unknown field 'evaluate\.mmul'"):
+        load_profile("demo", ["evaluate.mmul.shots=3"])

@@ -10,8 +10,10 @@ import pytest
 from made_up import EVIDENCE, Outline, make_arms, make_data
 
 from ila_core.errors import CheckError
+from ila_core.evaluation.result import Evaluation, Item
 from ila_core.mask_curve import HALF, MaskCurves
 from ila_core.report import figures, tables
+from ila_core.report.benchmark_tables import benchmarks_table
 from ila_core.report.comparison import compare_arms
 from ila_core.report.headline import headline
 from ila_core.report.page import build_page
@@ -324,3 +326,26 @@ def test_tables_hold_values_and_format_to_text() -> None:
 def test_durations_and_sizes_read_well() -> None:
     assert [tables.duration(s) for s in (9, 600, 9000)] == ["9 s", "10 min", "2.5 h"]
     assert [tables.memory(n) for n in (2**20, 3 * 2**30)] == ["1 MiB", "3.00 GiB"]
+
+
+def test_other_benchmarks_stand_beside_the_arm_that_they_are_compared_with() -> None:
+    def answered(right: int, seed: int) -> Evaluation:
+        values = [float(i < right) for i in range(200)]
+        random.Random(seed).shuffle(values)
+        items = tuple(Item(id=str(i), value=v) for i, v in enumerate(values))
+        return Evaluation(
+            benchmark="mmlu", unit="accuracy", better="higher", chance=0.25, items=items
+        )
+
+    found = {
+        "all": {"mmlu": (answered(120, 0), answered(122, 0))},
+        "ila": {"mmlu": (answered(50, 0), answered(52, 0))},
+    }
+    data = make_data().model_copy(update={"benchmarks": found})
+    table = benchmarks_table(data.benchmarks, data.profile.evaluate)
+    assert table["value"].tolist() == pytest.approx([0.605, 0.255])
+    assert table["difference"].tolist()[1] == pytest.approx(-0.35)
+    assert table["high"].tolist()[1] < 0
+    assert table["at chance"].tolist() == [False, True]
+    assert "Other benchmarks, and each arm beside all" in build_page(data)
+    assert "Other benchmarks" not in build_page(make_data())

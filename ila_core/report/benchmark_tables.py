@@ -1,0 +1,74 @@
+"""Tables of what was evaluated beside held-out loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from ila_core.config import EvaluateConfig
+from ila_core.decision.chance import all_at_chance, at_chance, interval
+from ila_core.decision.comparing import compare
+from ila_core.evaluation.result import Evaluation
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def evaluation_table(result: Evaluation, confidence: float) -> pd.DataFrame:
+    """One evaluation as a whole, then by subject or category, with intervals and beside chance."""
+    import pandas as pd
+
+    parts = {"all": result}
+    if len(result.groups) > 1:
+        for group in result.groups:
+            items = tuple(item for item in result.items if item.group == group)
+            parts[group] = result.model_copy(update={"items": items})
+    rows = []
+    for name, part in parts.items():
+        low, high = interval(part, confidence=confidence)
+        row: dict[str, Any] = {"group": name, "value": part.value, "low": low, "high": high}
+        if part.chance is not None:
+            at = "at chance" if at_chance(part, confidence=confidence) else ""
+            row |= {"chance": part.chance, "": at}
+        rows.append(row | {"items": len(part.items)})
+    return pd.DataFrame(rows)
+
+
+def benchmarks_table(
+    found: Mapping[str, Mapping[str, Sequence[Evaluation]]], evaluate: EvaluateConfig
+) -> pd.DataFrame:
+    """One row per benchmark and arm: its value, and the difference to `evaluate.against`."""
+    import pandas as pd
+
+    against = evaluate.against
+    apart = {}
+    if len(found) > 1 and against in found:
+        compared = compare(
+            found,
+            against=against,
+            confidence=evaluate.confidence,
+            resamples=evaluate.resamples,
+            seed=evaluate.seed,
+        )
+        apart = {(x.benchmark, x.a): x for x in compared.compared}
+    rows = []
+    for arm, of_benchmark in found.items():
+        for benchmark, results in of_benchmark.items():
+            values = [r.value for r in results]
+            x = apart.get((benchmark, arm))
+            rows.append(
+                {
+                    "benchmark": benchmark,
+                    "arm": arm,
+                    "value": fmean(values),
+                    "seeds from": min(values) if len(values) > 1 else None,
+                    "seeds to": max(values) if len(values) > 1 else None,
+                    "difference": x.difference if x else None,
+                    "low": x.low if x else None,
+                    "high": x.high if x else None,
+                    "better": results[0].better,
+                    "at chance": all_at_chance(results, evaluate.confidence),
+                }
+            )
+    return pd.DataFrame(rows)

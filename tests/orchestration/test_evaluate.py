@@ -1,0 +1,170 @@
+"""`ila evaluate`, `compare` and `decide` as commands: every benchmark, every kind of target."""
+
+import json
+import re
+import time
+
+import pytest
+from conftest import kill
+from judge_server import JudgeServer, rate
+from test_cache import wait_until
+
+ROW = '"Which is it, {}?",a,b,c,d,{}\n'
+ALL = "held_out_loss,general_text,instructions,mmlu,hellaswag,vicuna,mt_bench"
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    """MMLU, HellaSwag and FastChat files of our own wording, as overrides of a profile."""
+    folder = tmp_path_factory.mktemp("benchmarks")
+    for subject in ("anatomy", "virology"):
+        for split, letters in (("dev", "ABCDA"), ("test", "CDBAACDB")):
+            path = folder / split / f"{subject}_{split}.csv"
+            path.parent.mkdir(exist_ok=True)
+            path.write_text("".join(ROW.format(i, x) for i, x in enumerate(letters)))
+    story = {"activity_label": "Skiing", "endings": ["a cat", "a dog", "he", "it"]}
+    lines = [json.dumps(story | {"ctx": f"He is {n}. It", "label": n % 4}) for n in range(6)]
+    (folder / "stories.jsonl").write_text("\n".join(lines))
+    for name, turns in (("vicuna", ["Tell me about {}."]), ("mt_bench", ["Why {}?", "And then?"])):
+        asked = [
+            {"question_id": n, "category": "generic", "turns": [t.format(n) for t in turns]}
+            for n in range(4)
+        ]
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(q) + "\n" for q in asked))
+    return [
+        f"evaluate.mmlu.path={folder}",
+        f"evaluate.hellaswag.path={folder / 'stories.jsonl'}",
+        f"evaluate.vicuna={{questions: {folder / 'vicuna.jsonl'}}}",
+        f"evaluate.mt_bench={{questions: {folder / 'mt_bench.jsonl'}}}",
+        "evaluate.judge={kind: local, model: demo}",
+        "evaluate.generation.max_new_tokens=6",
+    ]
+
+
+@pytest.fixture(scope="module")
+def home(finished, tmp_path_factory):
+    return finished.copied(tmp_path_factory.mktemp("evaluated") / "home")
+
+
+@pytest.fixture(scope="module")
+def sets(inputs):
+    return [part for override in inputs for part in ("--set", override)]
+
+
+@pytest.fixture(scope="module")
+def answer(home, sets):
+    return home.json("evaluate", "smoke", "--benchmarks", ALL, *sets)
+
+
+def test_every_benchmark_of_every_arm(answer):
+    found = {(e["benchmark"], e["model"]): e for e in answer["evaluations"]}
+    assert {model for _, model in found} == {"base", "all", "ila", "intersection", "random"}
+    assert {benchmark for benchmark, _ in found} == set(ALL.split(","))
+    assert all(e["low"] <= e["value"] <= e["high"] for e in found.values())
+    mmlu = found["mmlu", "ila"]
+    assert mmlu["items"] == 16 and list(mmlu["groups"]) == ["anatomy", "virology"]
+    assert mmlu["at_chance"] and mmlu["chance"] == 0.25
+    judge = found["mt_bench", "ila"]["comparable"]["judge"]
+    assert judge["local"] and judge["model"] == "demo"
+
+
+def test_again_it_computes_nothing_and_a_limit_is_another_result(home, sets, answer):
+    again = home.json("evaluate", "smoke", "--benchmarks", ALL, *sets)
+    assert again == answer
+    some = home.json("evaluate", "base", "--profile", "smoke", "--limit", "2", "--benchmarks",
+                     "mmlu,mt_bench,held_out_loss", *sets)  # fmt: skip
+    assert {e["items"] for e in some["evaluations"]} == {4, 2}
+    whole = {e["key"] for e in answer["evaluations"]}
+    assert not whole & {e["key"] for e in some["evaluations"]}
+
+
+def test_an_adapter_from_elsewhere_is_what_it_was_copied_from(home, sets, answer, tmp_path):
+    mine = str(tmp_path / "mine")
+    trained = home.json("finetune", "smoke", "--source", "instruct", "--out", mine)
+    more = ["--profile", "smoke", "--benchmarks", "mmlu", *sets]
+    found = home.json("evaluate", mine, *more)["evaluations"]
+    own = [e for e in answer["evaluations"] if (e["benchmark"], e["model"]) == ("mmlu", "ila")]
+    assert found[0]["value"] == own[0]["value"] and found[0]["model"] == "mine"
+    key = f"key:{trained['runs'][0]['key']}"
+    by_key = home.json("evaluate", key, *more)["evaluations"]
+    assert by_key[0]["key"] == own[0]["key"], "the profile's own arm, which is evaluated already"
+
+
+def test_compare_says_how_sure_it_is_and_decide_ends_with_its_answer(home, sets, answer, tmp_path):
+    compared = home.json("compare", "ila", "base", "all", "--profile", "smoke", *sets)
+    pairs = {(c["benchmark"], c["a"]) for c in compared["compared"]}
+    assert {a for _, a in pairs} == {"ila", "base"} and len(pairs) == 2 * len(ALL.split(","))
+    rule = tmp_path / "rule.yaml"
+    for margin, code in ((-9.0, 0), (9.0, 3)):
+        rule.write_text(
+            f"confidence: 0.95\nrequire: [{{benchmark: general_text, at_least: {margin}}}]\n"
+        )
+        home("decide", "smoke/ila", "--against", "smoke/base", "--rule", str(rule), *sets,
+             expect=code)  # fmt: skip
+    rule.write_text("confidence: 0.95\nrequire: [{benchmark: mmlu, at_least: 0.0}]\n")
+    home("decide", "smoke/ila", "--against", "smoke/all", "--rule", str(rule), *sets, expect=4)
+
+
+def test_what_was_not_evaluated_is_named(home, sets):
+    err = home("decide", "smoke/ila", "--against", "smoke/all", "--limit", "3", *sets, expect=2)
+    assert "ila evaluate" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["evaluate", "smoke", "--benchmarks", "mmul"], "did you mean 'mmlu'"),
+        (["evaluate", "smoke/ilaa"], "did you mean 'ila'"),
+        (["evaluate", "tests", "--profile", "smoke"], "holds no adapter_config.json"),
+        (["evaluate", "smoke/base", "--benchmarks", "vicuna"], "vicuna needs its questions"),
+        (["evaluate", "smoke/ila", "demo/ila"], "give things of one profile"),
+        (["evaluate", "key:0123456789ab", "--profile", "smoke"], "no finished step has"),
+        (["compare", "smoke/ila"], "give two models or more"),
+    ],
+)
+def test_bad_input(home, arguments, message):
+    assert re.search(message, home(*arguments, expect=2))
+
+
+def test_an_adapter_of_another_base_is_refused(home, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "other"
+    home.json("finetune", "smoke", "--source", "instruct", "--out", str(folder))
+    weights = load_file(folder / "adapter_model.safetensors")
+    name = next(n for n in weights if "lora_A" in n)
+    weights[name] = weights[name][:, :-1].contiguous()
+    save_file(weights, folder / "adapter_model.safetensors")
+    err = home("evaluate", str(folder), "--profile", "smoke", expect=2)
+    assert "is an adapter of another base than demo" in err
+
+
+def test_a_kill_in_the_middle_of_judging_repeats_no_answered_request(home, inputs, tmp_path):
+    """4 questions of 2 turns, each graded twice: 16 requests, one at a time."""
+    judge = "evaluate.judge={kind: openai, model: gpt-4-0613, repeats: 2}"
+    overrides = [o for o in inputs if not o.startswith("evaluate.judge")] + [judge]
+    sets = [part for override in overrides for part in ("--set", override)]
+    made = home.copied(tmp_path / "home")
+    command = ["evaluate", "smoke/base", "--benchmarks", "mt_bench", *sets]
+
+    def slow(number, request):
+        time.sleep(0.3)
+        return rate(5)
+
+    server = JudgeServer(slow)
+    try:
+        environment = {**server.environment, "ILA_JUDGE_CONCURRENCY": "1"}
+        process = made.start(*command, **environment)
+        try:
+            wait_until(lambda: len(server.requests) >= 5, process)
+        finally:
+            kill(process)
+        before = len(server.requests)
+        (found,) = made.json(*command, **environment)["evaluations"]
+    finally:
+        server.close()
+    assert found["value"] == 5 and found["counts"]["judged"] == 4
+    assert len(server.requests) <= 16 + 1, "the one under way when it was killed"
+    assert before < 16
+    stored = "".join(p.read_text() for p in made.home.rglob("*.json"))
+    assert server.environment["OPENAI_API_KEY"] not in stored, "the key is written nowhere"
