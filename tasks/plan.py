@@ -18,6 +18,7 @@ class Planned:
     """HIT, MISS, RUNNING or UNKNOWN."""
     reason: str
     run: StepRun | None = None
+    """Finished, of a HIT; one that is computed now is nothing to read from."""
 
 
 def plan(steps: Sequence[Step], lookup: Lookup) -> list[Planned]:
@@ -32,7 +33,7 @@ def plan(steps: Sequence[Step], lookup: Lookup) -> list[Planned]:
             planned.append(Planned(step, "HIT", "", cached[step.key]))
         elif alive := [run for run in lookup.running(step.key) if run.alive]:
             owner = alive[0].tags.get("ila.owner", "somebody")
-            planned.append(Planned(step, "RUNNING", f"computed now by {owner}", alive[0]))
+            planned.append(Planned(step, "RUNNING", f"computed now by {owner}"))
         else:
             if step.name not in similar:
                 similar[step.name] = lookup.finished_steps(step.name)

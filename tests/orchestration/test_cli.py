@@ -23,7 +23,18 @@ COMMANDS = [
 ]
 SCORERS = ", ".join(sorted(SCORER_NAMES))
 NEEDS_DATA = "stories3m-real"
-ELSEWHERE = {"ui", "control", "reproduce", "tune", "finetune", "merge"}  # run by files of their own
+# Run by files of their own.
+ELSEWHERE = {
+    "ui",
+    "control",
+    "reproduce",
+    "tune",
+    "finetune",
+    "merge",
+    "evaluate",
+    "compare",
+    "decide",
+}
 
 
 def test_the_readme_has_commands():
