@@ -16,6 +16,7 @@ from ila_core.config import (
 from ila_core.errors import UserError
 from ila_core.evaluation.result import Evaluation
 from ila_core.evaluation.subject import Need, Subject
+from ila_core.judging.prompts import JudgePrompts
 from ila_core.lock import Lock, Unknown
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class Judged:
         settings, judge = self._settings(evaluate), _judge_settings(self.name, evaluate)
         found: dict[str, Any] = {
             "judge": judge.model_dump(exclude={"prompts"}),
+            "prompts": _prompts(judge).digest,
             "limit": evaluate.limit,
         }
         if settings.references is not None:
@@ -53,8 +55,6 @@ class Judged:
             if isinstance(files, Unknown):
                 return files
             found["judge_files"] = files
-        elif judge.prompts is not None:
-            found["prompts"] = lock.files(judge.prompts)
         return found
 
     def run(
@@ -104,15 +104,19 @@ def _judge(
     settings: OpenAiJudgeSettings | LocalJudgeSettings, subject: Subject, resolved: dict[str, Any]
 ) -> Judge:
     from ila_core.judging.openai_judge import OpenAiJudge
-    from ila_core.judging.prompts import JudgePrompts
 
     if isinstance(settings, LocalJudgeSettings):
         files = resolved["judge_files"]
         return _local_judge(
             settings, files.get("revision"), next(iter(files.values())), subject.runtime.device
         )
-    path = None if settings.prompts is None else Path(settings.prompts)
-    return OpenAiJudge(settings, JudgePrompts.load(path), limits=subject.runtime.judge)
+    return OpenAiJudge(settings, _prompts(settings), limits=subject.runtime.judge)
+
+
+def _prompts(settings: OpenAiJudgeSettings | LocalJudgeSettings) -> JudgePrompts:
+    if isinstance(settings, LocalJudgeSettings):
+        return JudgePrompts.short()
+    return JudgePrompts.load(None if settings.prompts is None else Path(settings.prompts))
 
 
 @lru_cache(maxsize=1)
