@@ -119,10 +119,8 @@ class ArmTable:
                 found.setdefault(name, []).append(result)
         columns = {}
         for name, results in found.items():
-            # A model here that grades is no GPT-4: its grades have a column of their own.
-            local = results[0].comparable.get("judge", {}).get("local", False)
             scale = 100 if results[0].unit == "accuracy" else 1
-            column = f"{_COLUMNS[name]} (local judge)" if local else _COLUMNS[name]
+            column = _COLUMNS[name] + _apart_from_the_papers(results[0].comparable)
             columns[column] = scale * fmean(r.value for r in results)
         return columns
 
@@ -215,6 +213,20 @@ class ArmTable:
                 if result.arm != against or against == part.against:
                     found[result.arm] = result
         return found
+
+
+def _apart_from_the_papers(comparable: Mapping[str, Any]) -> str:
+    """What keeps a figure out of the paper's column: another judge than GPT-4 with FastChat's
+    prompts, or not all questions."""
+    said = []
+    if judge := comparable.get("judge"):
+        as_published = judge["model"].startswith("gpt-4") and not judge["local"]
+        if not as_published or comparable["prompts"]["wording"] != "fastchat":
+            said.append("local judge" if judge["local"] else f"judge {judge['model']}")
+            said.append(f"{comparable['prompts']['wording']} prompts")
+    if comparable.get("limit") is not None:
+        said.append(f"{comparable['limit']} questions a task")
+    return f" ({', '.join(said)})" if said else ""
 
 
 def _groups(finetuning: FinetuneConfig, against: str) -> dict[str, list[ArmConfig]]:

@@ -60,6 +60,8 @@ def train_arms(
         tuned[arm.name] = {
             seed: finetune(base, selection, own, finetuning, seed) for seed in finetuning.seeds
         }
-    others = {name: {0: adopt(base, name, path)} for name, path in evaluation.adapters.items()}
+    others = {
+        name: {0: adopt(base, name, adapter)} for name, adapter in evaluation.adapters.items()
+    }
     evaluated = evaluate(base, {**tuned, **others}, own, evaluation)
     return Arms(selections, tuned, tuple(evaluated))

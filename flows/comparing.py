@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from flows.evaluating import Target, find_target, measured
 from flows.run import plan_of
 from ila_core.benchmarks import BENCHMARKS
+from ila_core.config import RuntimeConfig
 from ila_core.errors import UserError
 from ila_core.evaluation.result import Evaluation
+from ila_core.lock import Lock, Unknown
 
 
 def run_compare(
@@ -26,13 +28,14 @@ def run_compare(
     from ila_core.decision.comparing import compare
 
     target, arms = _evaluated(given, profile, benchmarks, limit, overrides)
+    against = _one(given[-1], target.asked[-1])
     evaluate = target.profile.evaluate
     if len(arms) < 2:
         raise UserError(f"give two models or more, the last of which is compared with; given is "
                         f"{', '.join(arms)}")  # fmt: skip
     comparison = compare(
         arms,
-        against=list(arms)[-1],
+        against=against,
         confidence=evaluate.confidence,
         resamples=evaluate.resamples,
         seed=evaluate.seed,
@@ -46,7 +49,6 @@ def run_decide(
     rule: str,
     profile: str | None,
     *,
-    limit: int | None,
     overrides: Sequence[str],
     as_json: bool,
 ) -> None:
@@ -57,13 +59,33 @@ def run_decide(
 
     required = load_rule(rule, BENCHMARKS)
     benchmarks = [requirement.benchmark for requirement in required.require]
-    _, arms = _evaluated([candidate, against], profile, benchmarks, limit, overrides)
-    if len(arms) < 2:
+    given = [candidate, against]
+    target, arms = _evaluated(given, profile, benchmarks, None, overrides)
+    if target.profile.evaluate.limit is not None:
+        raise UserError(
+            "evaluate.limit is set, and a look decides nothing: evaluate in full, then decide"
+        )
+    first, second = (_one(g, asked) for g, asked in zip(given, target.asked, strict=True))
+    if first == second:
         raise UserError(f"{candidate} is {against}: there is nothing to decide")
-    first, second = arms.items()
-    decision = decide(first, second, required)
+    decision = decide(
+        (f"{target.name}/{first}", arms[first]), (f"{target.name}/{second}", arms[second]), required
+    )
     show_decision(decision, as_json=as_json)
     sys.exit(EXIT_CODES[decision.answer])
+
+
+def _one(given: str, arms: Sequence[str]) -> str:
+    """The arm that an argument stands for.
+
+    Raises:
+        UserError: it stands for several.
+    """
+    if len(arms) > 1:
+        raise UserError(
+            f"{given} stands for {', '.join(arms)}: name one of them, {given}/{arms[-1]}"
+        )
+    return arms[0]
 
 
 def _evaluated(
@@ -76,12 +98,23 @@ def _evaluated(
     """Arm to benchmark to what is in the cache, one for each seed; nothing is computed."""
     target = find_target(given, profile, benchmarks=benchmarks, limit=limit, overrides=overrides)
     if not benchmarks:
-        evaluate = target.profile.evaluate
-        known = [name for name, x in BENCHMARKS.items() if x.configured(evaluate)]
-        target = target.measured_by([*evaluate.benchmarks, *known])
-    planned = plan_of(target.profile, until=target.until)
+        lock = Lock(RuntimeConfig.from_env().home, online=False)
+        target = target.measured_by([n for n in BENCHMARKS if _is_described(n, target, lock)])
+    planned = plan_of(target.profile, until=target.until, online=False)
     runs = {str(p.step.key): p.run for p in planned.steps if p.run is not None}
     arms: dict[str, dict[str, list[Evaluation]]] = {arm: {} for arm in target.arms}
     for found in measured(planned, target, runs):
         arms[found.arm].setdefault(found.result.benchmark, []).append(found.result)
     return target, arms
+
+
+def _is_described(benchmark: str, target: Target, lock: Lock) -> bool:
+    """Whether the profile and this machine say what a benchmark's result would be kept under.
+
+    Without that it cannot have been evaluated with these settings, so nothing is left out.
+    """
+    try:
+        found = BENCHMARKS[benchmark].identity(target.profile.evaluate, lock)
+    except UserError:
+        return False
+    return not isinstance(found, Unknown)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,12 +10,13 @@ from pathlib import Path
 from flows.run import ProfilePlan, finished, plan_of, prefect_ready
 from flows.stored import find_finetuning
 from ila_core.benchmarks import BENCHMARKS
-from ila_core.config import BASE, Profile, RuntimeConfig
+from ila_core.config import BASE, AdapterSettings, Profile, RuntimeConfig
 from ila_core.errors import CheckError, UserError, unknown_name
 from ila_core.evaluation.result import Evaluation
 from ila_core.profiles import load_profile, shipped
 from tasks.lookup import StepRun
 from tasks.payloads import fetch
+from tasks.steps.payload import read_json
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,15 @@ class Target:
     """What is to be evaluated: a profile with its settings, and which of its arms."""
 
     profile: Profile
-    arms: tuple[str, ...]
+    asked: tuple[tuple[str, ...], ...]
+    """Of each argument, the arms that it stands for."""
+    name: str
+    """Of the profile as it was given."""
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """All of them, each once."""
+        return tuple(dict.fromkeys(arm for arms in self.asked for arm in arms))
 
     @property
     def until(self) -> str:
@@ -77,14 +87,15 @@ def find_target(
         load_profile(given[0])  # which says what there is
     (chosen,) = named
     loaded = _with(load_profile(str(chosen), overrides), benchmarks, limit, {})
-    arms: list[str] = []
+    asked: list[tuple[str, ...]] = []
     for head, rest in parts:
         if head is not None and rest == "":
-            arms += [BASE, *(a.name for a in loaded.finetune.arms), *loaded.evaluate.adapters]
+            own = (a.name for a in loaded.finetune.arms)
+            asked.append((BASE, *own, *loaded.evaluate.adapters))
         else:
             loaded, arm = _arm(loaded, rest)
-            arms.append(arm)
-    return Target(loaded, tuple(dict.fromkeys(arms)))
+            asked.append((arm,))
+    return Target(loaded, tuple(asked), str(chosen))
 
 
 def _of_profile(given: str) -> tuple[str | None, str]:
@@ -106,7 +117,10 @@ def _arm(profile: Profile, given: str) -> tuple[Profile, str]:
     if given.startswith("key:"):
         return _of_key(profile, given)
     if Path(given).is_dir():
-        return _adopted(profile, Path(given).resolve().name, given)
+        path = Path(given).resolve()
+        # Folders that PEFT writes are often all called alike; their parents are not.
+        called = path.parent.name if path.name == "adapter" else path.name
+        return _adopted(profile, called, AdapterSettings(path=given))
     raise unknown_name(
         f"model of profile {profile.name!r} (beside key:<12 hex> and adapter folders)",
         given,
@@ -119,29 +133,36 @@ def _of_key(profile: Profile, given: str) -> tuple[Profile, str]:
     for arm, of_seed in plan_of(profile, until="finetune").pipeline.arms.tuned.items():
         if any(f"key:{step.key}" == given for step in of_seed.values()):
             return profile, arm
-    folder = fetch(find_finetuning(given)) / "adapter"
-    if not folder.is_dir():
+    payload = fetch(find_finetuning(given))
+    if not (payload / "adapter").is_dir():
         raise UserError(
             f"{given} is a full fine-tuning of another profile: name the profile and its arm"
         )
-    return _adopted(profile, given.removeprefix("key:"), str(folder))
+    method = read_json(payload / "finetune.json")["method"]
+    name = given.removeprefix("key:")
+    return _adopted(profile, name, AdapterSettings(path=str(payload / "adapter"), method=method))
 
 
-def _adopted(profile: Profile, name: str, folder: str) -> tuple[Profile, str]:
+def _adopted(profile: Profile, called: str, adapter: AdapterSettings) -> tuple[Profile, str]:
+    name = re.sub(r"[^A-Za-z0-9_.\-]", "-", called)
+    folder = adapter.path
     if name in (BASE, *(a.name for a in profile.finetune.arms), *profile.evaluate.adapters):
         raise UserError(f"{folder}: something else is called {name!r} already; rename the folder")
-    return _with(profile, (), None, {name: folder}), name
+    return _with(profile, (), None, {name: adapter}), name
 
 
 def _with(
-    profile: Profile, benchmarks: Sequence[str], limit: int | None, adapters: dict[str, str]
+    profile: Profile,
+    benchmarks: Sequence[str],
+    limit: int | None,
+    adapters: Mapping[str, AdapterSettings],
 ) -> Profile:
     for name in benchmarks:
         if name not in BENCHMARKS:
             raise unknown_name("benchmark", name, BENCHMARKS)
     evaluate = profile.evaluate.model_copy(
         update={
-            "benchmarks": tuple(benchmarks) or profile.evaluate.benchmarks,
+            "benchmarks": tuple(dict.fromkeys(benchmarks)) or profile.evaluate.benchmarks,
             "adapters": {**profile.evaluate.adapters, **adapters},
             **({} if limit is None else {"limit": limit}),
         }
@@ -165,6 +186,8 @@ def run_evaluate(
 
     target = find_target(given, profile, benchmarks=benchmarks, limit=limit, overrides=overrides)
     planned = plan_of(target.profile, until=target.until)
+    if jobs > 1 and refresh:
+        raise UserError("--jobs computes what is missing: refresh first, or with --jobs 1")
     if jobs > 1:
         _in_processes(planned, target, jobs)
     runs = finished(planned, target.until, refresh)

@@ -83,16 +83,13 @@ def decide(
         str, typer.Option(help="A rule's name or .yaml file: what must hold (docs/EVALUATION.md).")
     ] = "default",
     profile: OfProfile = None,
-    limit: Limit = None,
     overrides: Overrides = None,
     as_json: Json = False,
 ) -> None:
     """Say ship (exit 0), no (3) or undecided (4), why, and what would decide it."""
     from flows.comparing import run_decide
 
-    run_decide(
-        candidate, against, rule, profile, limit=limit, overrides=overrides or [], as_json=as_json
-    )
+    run_decide(candidate, against, rule, profile, overrides=overrides or [], as_json=as_json)
 
 
 def named(benchmarks: str | None) -> list[str]:

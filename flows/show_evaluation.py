@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import typer
-from ila_core.decision.chance import at_chance, interval
 
 from flows.printing import print_json, print_table
 from ila_core.config import Profile
+from ila_core.decision.chance import at_chance, interval
 
 if TYPE_CHECKING:
     from flows.evaluating import Measured
@@ -49,9 +49,17 @@ def _row(m: Measured, confidence: float) -> list[str]:
         f"{low:.4f} to {high:.4f}",
         chance,
         f"{len(result.items):,}",
-        ", ".join(f"{count} {what}" for what, count in result.counts.items() if count),
+        ", ".join([f"{n} {what}" for what, n in result.counts.items() if n] + _judged_again(m)),
         f"key:{m.key}",
     ]
+
+
+def _judged_again(m: Measured) -> list[str]:
+    """How far the value moves when the judge is asked again, apart from what questions do."""
+    from ila_core.judging.spread import spread
+
+    found = spread(m.result).repeats if any(len(x.repeats) > 1 for x in m.result.items) else None
+    return [] if found is None else [f"judged again {found[0]:.3f} to {found[1]:.3f}"]
 
 
 def _as_json(m: Measured, confidence: float) -> dict[str, object]:

@@ -44,10 +44,12 @@ def _publish_evaluation(step: Step, payload: Path) -> None:
     from ila_core.report.benchmark_tables import evaluation_table
 
     result = Evaluation.load(payload / "evaluation.json")
+    limit = step.given["evaluate"].limit
     _table(
         f"evaluation-{step.key}",
         evaluation_table(result, step.given["evaluate"].confidence),
-        f"{step.label}: {result.unit}, {result.better} is better",
+        f"{step.label}: {result.unit}, {result.better} is better"
+        + ("" if limit is None else f"; limited to {limit} questions a task, a look"),
     )
 
 

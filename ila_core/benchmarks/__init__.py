@@ -24,10 +24,6 @@ class Benchmark(Protocol):
     """Raised when the same model would get another number."""
     needs: tuple[Need, ...]
 
-    def configured(self, evaluate: EvaluateConfig) -> bool:
-        """Whether the profile says all that it needs; of the hub's data it says nothing."""
-        ...
-
     def identity(self, evaluate: EvaluateConfig, lock: Lock) -> dict[str, Any] | Unknown:
         """What of the profile, and of the files that it names, changes the result.
 

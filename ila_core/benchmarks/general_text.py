@@ -23,9 +23,6 @@ class GeneralText:
     version = 1
     needs: tuple[Need, ...] = ("texts",)
 
-    def configured(self, evaluate: EvaluateConfig) -> bool:
-        return True
-
     def identity(self, evaluate: EvaluateConfig, lock: Lock) -> dict[str, Any]:
         settings = evaluate.general_text
         if settings.path is None:

@@ -44,9 +44,6 @@ class HeldOutLoss:
     version = 1
     needs: tuple[Need, ...] = ("rows",)
 
-    def configured(self, evaluate: EvaluateConfig) -> bool:
-        return True
-
     def identity(self, evaluate: EvaluateConfig, lock: Lock) -> dict[str, Any]:
         return {"limit": evaluate.limit}
 

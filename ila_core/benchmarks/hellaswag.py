@@ -18,9 +18,6 @@ class HellaSwag:
     version = 1
     needs: tuple[Need, ...] = ()
 
-    def configured(self, evaluate: EvaluateConfig) -> bool:
-        return evaluate.hellaswag.path is not None
-
     def identity(self, evaluate: EvaluateConfig, lock: Lock) -> dict[str, Any] | Unknown:
         return question_identity(
             evaluate.hellaswag, evaluate.limit, lock, hub="Rowan/hellaswag", files=()

@@ -28,11 +28,8 @@ TOPICS = (
 
 class Instructions:
     name = "instructions"
-    version = 1
+    version = 2
     needs: tuple[Need, ...] = ("answers",)
-
-    def configured(self, evaluate: EvaluateConfig) -> bool:
-        return True
 
     def asked(self, evaluate: EvaluateConfig, lock: Lock) -> str:
         return questions_digest(self.questions(evaluate))
@@ -50,17 +47,17 @@ class Instructions:
         self, subject: Subject, evaluate: EvaluateConfig, resolved: dict[str, Any]
     ) -> Evaluation:
         checks = [check for _, check in _pairs()]
-        items = [
-            item
-            for number, answer in enumerate(subject.answers)
-            for item in _items(number, answer, checks[number])
-        ]
+        answers = list(zip(subject.answers, checks, strict=False))  # fewer answers under a limit
         return Evaluation(
             benchmark=self.name,
             unit="share of checks passed",
             better="higher",
             chance=None,
-            items=tuple(items),
+            items=tuple(_item(number, *pair) for number, pair in enumerate(answers)),
+            counts={
+                "obeyed": sum(check.passes(answer.turns[0]) for answer, check in answers),
+                "ended well": sum(map(_ended_well, subject.answers)),
+            },
             comparable=resolved
             | {
                 "questions": questions_digest(self.questions(evaluate)),
@@ -74,13 +71,11 @@ def _pairs() -> list[tuple[str, Check]]:
     return [(topic, check) for topic in TOPICS for check in CHECKS]
 
 
-def _items(number: int, answer: Answer, check: Check) -> list[Item]:
-    (text,), (finished,) = answer.turns, answer.finished
-    return [
-        Item(id=f"{number}/{check.kind}", group=check.kind, value=float(check.passes(text))),
-        Item(
-            id=f"{number}/stop",
-            group="stop",
-            value=float(finished and not repeats_itself(text)),
-        ),
-    ]
+def _item(number: int, answer: Answer, check: Check) -> Item:
+    """The mean of the answer's two checks: as items of their own they would not be independent."""
+    passed = check.passes(answer.turns[0]) + _ended_well(answer)
+    return Item(id=str(number), group=check.kind, value=passed / 2)
+
+
+def _ended_well(answer: Answer) -> bool:
+    return answer.finished[0] and not repeats_itself(answer.turns[0])

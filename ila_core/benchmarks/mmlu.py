@@ -18,9 +18,6 @@ class Mmlu:
     version = 1
     needs: tuple[Need, ...] = ()
 
-    def configured(self, evaluate: EvaluateConfig) -> bool:
-        return evaluate.mmlu.path is not None
-
     def identity(self, evaluate: EvaluateConfig, lock: Lock) -> dict[str, Any] | Unknown:
         return question_identity(
             evaluate.mmlu, evaluate.limit, lock, hub="cais/mmlu", files=("dev/*.csv", "test/*.csv")

@@ -21,7 +21,7 @@ from ila_core.chat.questions import Question
 from ila_core.config import Frozen, GenerationSettings
 from ila_core.data.conversation import Conversation, Message
 from ila_core.data.template import Renderer
-from ila_core.errors import CheckError, UserError
+from ila_core.errors import CheckError, Diverged, UserError
 from ila_core.fingerprint import digest_of
 
 log = logging.getLogger("ila")
@@ -165,7 +165,7 @@ class _Writer:
         device = next(causal.parameters()).device
         ids = torch.tensor([[pad] * (longest - len(p)) + p for p in prompts], device=device)
         mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts])
-        processors = LogitsProcessorList()
+        processors = LogitsProcessorList([_refuse_nan])
         if self._settings.temperature == "by_category":
             from ila_core.chat.sampling import RowSampler
 
@@ -189,6 +189,13 @@ class _Writer:
         """What a row wrote, its end token included, without the padding behind it."""
         ends = [i for i, token in enumerate(ids) if token in self._ends]
         return ids[: ends[0] + 1] if ends else ids
+
+
+def _refuse_nan(input_ids: Any, scores: Any) -> Any:
+    """Of broken weights, which would answer with the first token of the vocabulary."""
+    if bool(scores.isnan().any()):
+        raise Diverged("a logit is no number: are the model's weights?")
+    return scores
 
 
 def end_tokens(model: Any, tokenizer: Any, renderer: Renderer) -> tuple[int, ...]:

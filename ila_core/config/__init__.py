@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from ila_core.config.common import Frozen, LoraSettings, OptimizerSettings, Schedule
 from ila_core.config.evaluation import (
+    AdapterSettings,
     EvaluateConfig,
     GeneralTextSettings,
     GenerationSettings,
@@ -47,6 +48,7 @@ from ila_core.config.search import (
 __all__ = [
     "BASE",
     "AdaLoraMethod",
+    "AdapterSettings",
     "ArmConfig",
     "ControlSettings",
     "DataConfig",

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, model_validator
 
-from ila_core.config.common import Frozen
+from ila_core.config.common import Frozen, refuse_repeats
+
+PathText = Annotated[str, AfterValidator(lambda given: str(Path(given).expanduser()))]
+"""Of a local file or folder; `~` is the user's home."""
 
 
 class MmluSettings(Frozen):
     """MMLU by lm-eval's definition."""
 
-    path: str | None = None
+    path: PathText | None = None
     """Folder with `dev/` and `test/` CSV files; `null` reads cais/mmlu from the hub."""
     revision: str | None = None
     """Hub commit; `null` is resolved and locked by the first online run."""
@@ -22,7 +26,7 @@ class MmluSettings(Frozen):
 class HellaSwagSettings(Frozen):
     """HellaSwag by lm-eval's definition."""
 
-    path: str | None = None
+    path: PathText | None = None
     """Validation rows as JSON Lines; `null` reads Rowan/hellaswag from the hub."""
     revision: str | None = None
     shots: int = Field(default=0, ge=0)
@@ -31,9 +35,9 @@ class HellaSwagSettings(Frozen):
 class QuestionsSettings(Frozen):
     """A question set in FastChat's format."""
 
-    questions: str
+    questions: PathText
     """`question.jsonl`."""
-    references: str | None = None
+    references: PathText | None = None
     """`reference_answer/gpt-4.jsonl`, for questions that have a right answer."""
 
 
@@ -54,7 +58,7 @@ class OpenAiJudgeSettings(Frozen):
     kind: Literal["openai"] = "openai"
     model: str = Field(min_length=1)
     """As the endpoint calls it."""
-    prompts: str | None = None
+    prompts: PathText | None = None
     """FastChat's `judge_prompts.jsonl`; `null` uses our own wording."""
     max_tokens: int = Field(default=2048, ge=1)
     """Of a reply; FastChat's."""
@@ -81,13 +85,22 @@ JudgeSettings = Annotated[OpenAiJudgeSettings | LocalJudgeSettings, Field(discri
 class GeneralTextSettings(Frozen):
     """Text unlike the fine-tuning data, on which forgetting is seen."""
 
-    path: str | None = None
+    path: PathText | None = None
     """JSON Lines with `text`, or paragraphs; `null` samples texts from the base, once."""
     texts: int = Field(default=64, ge=1)
     """To sample."""
     tokens: int = Field(default=128, ge=2)
     """Of each, at most."""
     seed: int = Field(default=0, ge=0)
+
+
+class AdapterSettings(Frozen):
+    """A PEFT folder that was trained elsewhere."""
+
+    path: PathText
+    method: Literal["lora", "qlora", "adalora"] | None = None
+    """`null`: what PEFT's configuration says, on the base in its own precision; `qlora`: on the
+    base in 4 bits."""
 
 
 class EvaluateConfig(Frozen):
@@ -101,8 +114,8 @@ class EvaluateConfig(Frozen):
     seed: int = 0
     limit: int | None = Field(default=None, ge=1)
     """Questions per task, for a look; never taken for a full evaluation."""
-    adapters: dict[str, str] = {}  # noqa: RUF012  # pydantic copies it
-    """PEFT folders trained elsewhere, by the name they are shown under, evaluated like arms."""
+    adapters: dict[str, AdapterSettings] = {}  # noqa: RUF012  # pydantic copies it
+    """Trained elsewhere, by the name they are shown under, evaluated like arms."""
     mmlu: MmluSettings = MmluSettings()
     hellaswag: HellaSwagSettings = HellaSwagSettings()
     vicuna: QuestionsSettings | None = None
@@ -110,3 +123,8 @@ class EvaluateConfig(Frozen):
     generation: GenerationSettings = GenerationSettings()
     judge: JudgeSettings | None = None
     general_text: GeneralTextSettings = GeneralTextSettings()
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        refuse_repeats("benchmarks", self.benchmarks)
+        return self

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ila_core.errors import UserError, listed
 from ila_core.evaluation.result import Evaluation
@@ -95,12 +95,19 @@ def _is_judged(evaluation: Evaluation) -> bool:
     return any(x.repeats for x in evaluation.items)
 
 
+def _differ(field: str, x: Any, y: Any) -> bool:
+    """Servers take turns with their back ends: judges differ where no fingerprint is common."""
+    if field == "fingerprints" and isinstance(x, list) and isinstance(y, list) and x and y:
+        return not set(x) & set(y)
+    return bool(x != y)
+
+
 def _refuse_unlike(arm: str, first: Evaluation, other_arm: str, other: Evaluation) -> None:
     x, y = ({"unit": e.unit, "better": e.better, **e.comparable} for e in (first, other))
     apart = [
         f"{field} is {x.get(field, 'not given')!r} and {y.get(field, 'not given')!r}"
         for field in {**x, **y}
-        if x.get(field, "not given") != y.get(field, "not given")
+        if _differ(field, x.get(field, "not given"), y.get(field, "not given"))
     ]
     if apart:
         raise UserError(

@@ -13,8 +13,8 @@ RESAMPLES = 10_000
 
 
 def is_accuracy(evaluation: Evaluation) -> bool:
-    """Whether every item is right or wrong and counts the same."""
-    return all(x.weight == 1 and x.value in (0, 1) for x in evaluation.items)
+    """Whether every item is right or wrong and counts the same; a judge's grade 1 is neither."""
+    return all(x.weight == 1 and x.value in (0, 1) and not x.repeats for x in evaluation.items)
 
 
 def interval(

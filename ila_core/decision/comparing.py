@@ -77,6 +77,8 @@ class Comparison(Frozen):
     confidence: float
     """That all intervals hold at once."""
     compared: tuple[Compared, ...]
+    limited: dict[str, int]
+    """Benchmark to the questions per task that it was limited to, where it was."""
     missing: tuple[str, ...]
     """What only one of two arms was evaluated on."""
 
@@ -126,6 +128,11 @@ def compare(
             _compared(Side(a, arms[a][x]), Side(against, arms[against][x]), settings)
             for a, x in pairs
         ),
+        limited={
+            x: limit
+            for x, found in arms[against].items()
+            if (limit := found[0].comparable.get("limit")) is not None
+        },
         missing=tuple(dict.fromkeys(missing)),
     )
 

@@ -48,6 +48,9 @@ def comparison_notes(comparison: Comparison) -> list[str]:
         f"fixed), so that all {len(every)} hold at once with {comparison.confidence:.0%} "
         "(Bonferroni)."
     ]
+    if comparison.limited:
+        said = ", ".join(f"{name} to {limit}" for name, limit in comparison.limited.items())
+        notes.append(f"Limited, questions per task: {said}. A look, no evaluation.")
     if any(x.over_seeds for x in every):
         notes.append(
             "Over seeds: the same for trainings with other seeds (Student's interval); an arm with "

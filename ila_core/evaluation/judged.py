@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,11 +17,15 @@ from ila_core.config import (
 from ila_core.errors import UserError
 from ila_core.evaluation.result import Evaluation
 from ila_core.evaluation.subject import Need, Subject
+from ila_core.fingerprint import canonical
 from ila_core.judging.prompts import JudgePrompts
 from ila_core.lock import Lock, Unknown
 
 if TYPE_CHECKING:
     from ila_core.judging.asking import Judge
+
+_DECISIVE = {"dtype", "lm_head"}
+"""What of a local judge's profile changes its grades, beside its files."""
 
 
 class Judged:
@@ -29,9 +34,6 @@ class Judged:
     name: str
     """Of the benchmark, and of its settings in `evaluate`."""
     needs: tuple[Need, ...] = ("answers",)
-
-    def configured(self, evaluate: EvaluateConfig) -> bool:
-        return getattr(evaluate, self.name) is not None and evaluate.judge is not None
 
     def asked(self, evaluate: EvaluateConfig, lock: Lock) -> str | Unknown:
         return lock.files(self._settings(evaluate).questions)
@@ -51,10 +53,11 @@ class Judged:
         if settings.references is not None:
             found["references"] = lock.files(settings.references)
         if isinstance(judge, LocalJudgeSettings):
-            files = lock.model(_local_model(judge))
+            config = _local_model(judge)
+            files = lock.model(config)
             if isinstance(files, Unknown):
                 return files
-            found["judge_files"] = files
+            found["judge_model"] = {"files": files, **config.model_dump(include=_DECISIVE)}
         return found
 
     def run(
@@ -63,7 +66,7 @@ class Judged:
         from ila_core.judging.grading import grade
         from ila_core.judging.store import VerdictStore
 
-        return grade(
+        found = grade(
             self.questions(evaluate)[: evaluate.limit],
             subject.answers,
             _judge(_judge_settings(self.name, evaluate), subject, resolved),
@@ -71,6 +74,7 @@ class Judged:
             benchmark=self.name,
             generation=evaluate.generation.model_dump(),
         )
+        return found.model_copy(update={"comparable": found.comparable | {"limit": evaluate.limit}})
 
     def _settings(self, evaluate: EvaluateConfig) -> QuestionsSettings:
         settings: QuestionsSettings | None = getattr(evaluate, self.name)
@@ -106,10 +110,7 @@ def _judge(
     from ila_core.judging.openai_judge import OpenAiJudge
 
     if isinstance(settings, LocalJudgeSettings):
-        files = resolved["judge_files"]
-        return _local_judge(
-            settings, files.get("revision"), next(iter(files.values())), subject.runtime.device
-        )
+        return _local_judge(settings, canonical(resolved["judge_model"]), subject.runtime.device)
     return OpenAiJudge(settings, _prompts(settings), limits=subject.runtime.judge)
 
 
@@ -120,13 +121,16 @@ def _prompts(settings: OpenAiJudgeSettings | LocalJudgeSettings) -> JudgePrompts
 
 
 @lru_cache(maxsize=1)
-def _local_judge(
-    settings: LocalJudgeSettings, revision: str | None, files: str, device: str
-) -> Judge:
-    """Kept for the arms that it still has to grade."""
+def _local_judge(settings: LocalJudgeSettings, identity: str, device: str) -> Judge:
+    """Kept for the arms that it still has to grade, beside the model under evaluation.
+
+    Args:
+        identity: its files and what else decides its grades, as canonical JSON.
+    """
     from ila_core.judging.local_judge import LocalJudge
     from ila_core.loading import load_base, load_tokenizer, resolve_device
 
+    revision = json.loads(identity)["files"].get("revision")
     config = _local_model(settings).model_copy(update={"revision": revision})
     model = load_base(config, resolve_device(device))
-    return LocalJudge(model, load_tokenizer(config), name=config.name, files=files)
+    return LocalJudge(model, load_tokenizer(config), name=config.name, files=identity)

@@ -8,12 +8,13 @@ the prefix that all its prompts begin with (its few-shot examples).
 from __future__ import annotations
 
 import copy
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ila_core.errors import CheckError
+from ila_core.errors import CheckError, Diverged
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -105,7 +106,10 @@ def log_likelihoods(
             raise CheckError(
                 f"out of memory with one row of {max(map(len, wanted))} tokens"
             ) from error
-    return [done[c.inputs, c.targets] for c in continuations]
+    found = [done[c.inputs, c.targets] for c in continuations]
+    if not all(map(math.isfinite, found)):
+        raise Diverged("a log-likelihood is not finite: are the model's weights?")
+    return found
 
 
 def _shared(

@@ -83,6 +83,10 @@ class Endpoint:
                 f"{KEY} is not set, so {self.host} would not answer; set it to the judge's key "
                 "(for a server that wants none, to any text)"
             )
+        if not (self._key.isascii() and self._key.isprintable() and " " not in self._key):
+            raise UserError(
+                f"{KEY} holds a space, a line break or a letter that no key has; is it two keys?"
+            )
         import openai
 
         self._client = openai.OpenAI(

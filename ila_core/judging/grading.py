@@ -12,7 +12,6 @@ from ila_core.chat.answering import Answer
 from ila_core.chat.questions import Question, named, questions_digest
 from ila_core.errors import CheckError, UserError
 from ila_core.evaluation.result import Evaluation, Item
-from ila_core.fingerprint import canonical
 from ila_core.judging.asking import Ask, Judge
 from ila_core.judging.store import VerdictStore
 from ila_core.judging.verdict import Verdict, WhyNot
@@ -152,24 +151,6 @@ def comparable(
         "questions": questions_digest(questions),
         "generation": dict(generation),
     }
-
-
-def require_same_judge(arms: Mapping[str, Evaluation]) -> None:
-    """The arms of one table were graded by one judge, on the same questions.
-
-    Raises:
-        CheckError: naming two arms and what differs.
-    """
-    (first, evaluation), *others = arms.items()
-    for name, other in others:
-        fields = sorted(evaluation.comparable.keys() | other.comparable.keys())
-        for field in fields:
-            ours, theirs = evaluation.comparable.get(field), other.comparable.get(field)
-            if canonical(ours) != canonical(theirs):
-                raise CheckError(
-                    f"{first} and {name} cannot stand in one table: their {field} differ "
-                    f"({canonical(ours)} and {canonical(theirs)}); have both judged alike"
-                )
 
 
 def reason(verdicts: Any) -> WhyNot:

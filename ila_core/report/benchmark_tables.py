@@ -69,6 +69,7 @@ def benchmarks_table(
                     "high": x.high if x else None,
                     "better": results[0].better,
                     "at chance": all_at_chance(results, evaluate.confidence),
+                    "limited to": results[0].comparable.get("limit"),
                 }
             )
     return pd.DataFrame(rows)

@@ -48,7 +48,7 @@ def _evaluation(
     benchmark = BENCHMARKS[name]
     resolved = benchmark.identity(settings, base.lock)
     names = {"arm": BASE, "seed": None} if adapter is None else adapter.given["names"]
-    who = "base" if adapter is None else f"{names['arm']} seed {names['seed']}"
+    who = names["arm"] if names["seed"] is None else f"{names['arm']} seed {names['seed']}"
     inputs = {} if adapter is None else {"adapter": adapter}
     if "rows" in benchmark.needs:
         inputs["data"] = data

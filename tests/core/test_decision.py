@@ -9,6 +9,7 @@ import pytest
 from evaluated import accuracy, losses
 
 from flows.show_decision import EXIT_CODES, show_comparison, show_decision
+from ila_core.benchmarks import BENCHMARKS
 from ila_core.decision.comparing import compare
 from ila_core.decision.decide import Decision, decide
 from ila_core.decision.rule import Requirement, Rule, load_rule
@@ -16,7 +17,7 @@ from ila_core.decision.tables import decision_notes
 from ila_core.errors import UserError
 from ila_core.profiles import shipped
 
-KNOWN = ("held_out_loss", "mmlu", "mt_bench")
+KNOWN = tuple(BENCHMARKS)
 RNG = np.random.default_rng(0)
 HARD = 10 * RNG.normal(2, 1, size=200)
 

@@ -61,7 +61,7 @@ def run(answers):
     return Instructions().run(subject, evaluate, {"limit": None})
 
 
-def test_two_items_an_answer():
+def test_an_item_is_the_mean_of_an_answers_two_checks():
     questions = Instructions().questions(None)
     assert len(questions) == len(TOPICS) * len(CHECKS) == len({q.turns for q in questions})
     answers = [
@@ -69,7 +69,8 @@ def test_two_items_an_answer():
         for q in questions
     ]
     found = run(answers)
-    assert len(found.items) == 2 * len(questions)
-    assert [i.value for i in found.items[:4]] == [1, 1, 0, 0], "one word; a list, and cut off"
-    assert found.groups["stop"] == pytest.approx(1 - 1 / len(questions))
-    assert set(found.groups) == {"format", "length", "stop"}
+    assert len(found.items) == len(questions)
+    assert [i.value for i in found.items[:3]] == [1, 0, 0.5], "one word; a list, and cut off"
+    assert found.counts == {"obeyed": 3 * len(TOPICS), "ended well": len(questions) - 1}
+    assert set(found.groups) == {"format", "length"}
+    assert len(run(answers[:4]).items) == 4

@@ -18,8 +18,9 @@ from spoken import QUESTIONS
 
 from ila_core.chat.answering import Answer
 from ila_core.chat.questions import Question
+from ila_core.decision.comparing import compare
 from ila_core.errors import CheckError, UserError
-from ila_core.judging.grading import require_same_judge
+from ila_core.evaluation.result import Evaluation
 
 pytestmark = tiny.STRICT
 
@@ -193,20 +194,24 @@ def test_the_answers_must_be_those_to_the_questions(serve: Serve, tmp_path: Path
         graded(judge, tmp_path, answers=short)
 
 
-def test_one_table_has_one_judge(serve: Serve, tmp_path: Path) -> None:
+def test_two_judges_are_not_compared(serve: Serve, tmp_path: Path) -> None:
+    def compared(a: Evaluation, b: Evaluation) -> object:
+        return compare({"ila": {"vicuna": [a]}, "all": {"vicuna": [b]}}, against="all")
+
     server = serve(lambda *_: rate(5))
     one, same = (graded(judge_at(server), tmp_path) for _ in range(2))
-    require_same_judge({"ila": one, "all": same})
+    compared(one, same)
     other = graded(
         judge_at(serve(lambda *_: say("[[5]]", system_fingerprint="fp_2"))), tmp_path / "o"
     )
-    with pytest.raises(
-        CheckError, match="ila and all cannot stand in one table: their fingerprints"
-    ):
-        require_same_judge({"ila": one, "all": other})
+    with pytest.raises(UserError, match=r"cannot be compared: fingerprints is"):
+        compared(one, other)
+    both = [*one.comparable["fingerprints"], *other.comparable["fingerprints"]]
+    turns = one.model_copy(update={"comparable": {**one.comparable, "fingerprints": both}})
+    compared(one, turns)  # a server whose back ends take turns
     more = graded(judge_at(server, repeats=2), tmp_path)
-    with pytest.raises(CheckError, match="their judge differ"):
-        require_same_judge({"ila": one, "all": more})
+    with pytest.raises(UserError, match=r"cannot be compared: judge is"):
+        compared(one, more)
 
 
 def test_a_reference_that_is_needed_is_missed(serve: Serve, tmp_path: Path) -> None:

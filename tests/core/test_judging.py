@@ -15,6 +15,7 @@ from judged import ANSWERS, VERDICTS, Serve, graded, judge_at, one
 from spoken import QUESTIONS
 
 from ila_core.errors import CheckError, UserError
+from ila_core.judging.endpoint import Endpoint
 from ila_core.judging.openai_judge import same_model
 
 pytestmark = tiny.STRICT
@@ -276,3 +277,11 @@ def test_an_answer_cannot_talk_itself_into_a_ten(serve: Serve, tmp_path: Path) -
 
     result = graded(judge_at(serve(script)), tmp_path, answers=answers)
     assert result.value == 1 and result.counts["several_ratings"] == VERDICTS
+
+
+@pytest.mark.parametrize("key", ["sk-one\nsk-two", "sk-one two", "sk-\u00fc"])
+def test_a_key_that_is_none_is_refused_and_not_shown(key: str, serve: Serve) -> None:
+    environment = {**serve(lambda *_: rate(5)).environment, "OPENAI_API_KEY": key}
+    with pytest.raises(UserError, match="OPENAI_API_KEY holds") as caught:
+        Endpoint(environment, timeout=1)
+    assert "sk-" not in str(caught.value)

@@ -106,8 +106,15 @@ def test_compare_says_how_sure_it_is_and_decide_ends_with_its_answer(home, sets,
 
 
 def test_what_was_not_evaluated_is_named(home, sets):
-    err = home("decide", "smoke/ila", "--against", "smoke/all", "--limit", "3", *sets, expect=2)
-    assert "ila evaluate" in err
+    changed = ["--set", "evaluate.mmlu.shots=3"]
+    decide = ["decide", "smoke/ila", "--against", "smoke/all", *sets, *changed]
+    err = home(*decide, expect=2)
+    command = re.search(r"`ila (evaluate smoke/ila --benchmarks [a-z_,]+)`", err)
+    assert command is not None and "mmlu" in command[1], err
+    home(*command[1].split(), *sets, *changed)
+    assert "`ila evaluate smoke/all" in home(*decide, expect=2)
+    limited = ["--set", "evaluate.limit=3"]
+    assert "a look decides nothing" in home(*decide, *limited, expect=2)
 
 
 @pytest.mark.parametrize(
@@ -120,6 +127,9 @@ def test_what_was_not_evaluated_is_named(home, sets):
         (["evaluate", "smoke/ila", "demo/ila"], "give things of one profile"),
         (["evaluate", "key:0123456789ab", "--profile", "smoke"], "no finished step has"),
         (["compare", "smoke/ila"], "give two models or more"),
+        (["compare", "smoke/ila", "smoke"], "smoke stands for base, all, ila, intersection"),
+        (["decide", "smoke", "--against", "smoke/base"], "smoke stands for base, all"),
+        (["evaluate", "smoke", "--jobs", "2", "--refresh", "evaluation"], "refresh first"),
     ],
 )
 def test_bad_input(home, arguments, message):
@@ -131,12 +141,34 @@ def test_an_adapter_of_another_base_is_refused(home, tmp_path):
 
     folder = tmp_path / "other"
     home.json("finetune", "smoke", "--source", "instruct", "--out", str(folder))
+    config = json.loads((folder / "adapter_config.json").read_text())
     weights = load_file(folder / "adapter_model.safetensors")
     name = next(n for n in weights if "lora_A" in n)
-    weights[name] = weights[name][:, :-1].contiguous()
-    save_file(weights, folder / "adapter_model.safetensors")
+    cut = weights | {name: weights[name][:, :-1].contiguous()}
+    save_file(cut, folder / "adapter_model.safetensors")
     err = home("evaluate", str(folder), "--profile", "smoke", expect=2)
     assert "is an adapter of another base than demo" in err
+    config["base_model_name_or_path"] = "someone/another-base"
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    err = home("evaluate", str(folder), "--profile", "smoke", expect=2)
+    assert "says 'someone/another-base', and this is 'demo'" in err
+    (folder / "adapter_config.json").write_text("{")
+    assert "cannot be read" in home("evaluate", str(folder), "--profile", "smoke", expect=2)
+
+
+def test_broken_weights_are_an_error_and_no_score(home, tmp_path):
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "broken"
+    home.json("finetune", "smoke", "--source", "instruct", "--out", str(folder))
+    weights = load_file(folder / "adapter_model.safetensors")
+    broken = {n: torch.full_like(w, torch.nan) if "lora_B" in n else w for n, w in weights.items()}
+    save_file(broken, folder / "adapter_model.safetensors")
+    for benchmark, message in (("instructions", "no number"), ("general_text", "is nan")):
+        err = home("evaluate", str(folder), "--profile", "smoke", "--benchmarks", benchmark,
+                   expect=1)  # fmt: skip
+        assert message in err
 
 
 def test_a_kill_in_the_middle_of_judging_repeats_no_answered_request(home, inputs, tmp_path):
@@ -166,5 +198,6 @@ def test_a_kill_in_the_middle_of_judging_repeats_no_answered_request(home, input
     assert found["value"] == 5 and found["counts"]["judged"] == 4
     assert len(server.requests) <= 16 + 1, "the one under way when it was killed"
     assert before < 16
-    stored = "".join(p.read_text() for p in made.home.rglob("*.json"))
-    assert server.environment["OPENAI_API_KEY"] not in stored, "the key is written nowhere"
+    key = server.environment["OPENAI_API_KEY"].encode()
+    files = [p for p in made.home.rglob("*") if p.is_file()]
+    assert not [p for p in files if key in p.read_bytes()], "the key is written nowhere"
