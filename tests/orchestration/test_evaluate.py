@@ -128,7 +128,10 @@ def test_what_was_not_evaluated_is_named(home, sets):
         (["evaluate", "key:0123456789ab", "--profile", "smoke"], "no finished step has"),
         (["compare", "smoke/ila"], "give two models or more"),
         (["compare", "smoke/ila", "smoke"], "smoke stands for base, all, ila, intersection"),
-        (["decide", "smoke", "--against", "smoke/base"], "smoke stands for base, all"),
+        (
+            ["decide", "smoke", "--against", "smoke/base", "--rule", "forgetting"],
+            "smoke stands for base, all",
+        ),
         (["evaluate", "smoke", "--jobs", "2", "--refresh", "evaluation"], "refresh first"),
     ],
 )

@@ -142,7 +142,7 @@ def test_a_trial_ends_with_its_parent(finished, tmp_path, number):
 
 
 def _is_trial(process):
-    return "flows.trial" in process.cmdline()
+    return "flows.child" in process.cmdline()
 
 
 @pytest.mark.parametrize(
@@ -193,6 +193,6 @@ def test_a_trial_of_other_data_says_so(tmp_path):
     assert json.loads(profile)["name"] == "smoke"
     environment = {**os.environ, "ILA_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
     with (tmp_path / "output").open("wb") as output:
-        command = [sys.executable, "-m", "flows.trial", "0123456789ab"]
+        command = [sys.executable, "-m", "flows.child", "tune", "0123456789ab"]
         assert run_child(command, profile, output.fileno(), environment) == 1
     assert "changed meanwhile; run the same command again" in (tmp_path / "output").read_text()
