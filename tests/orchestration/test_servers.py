@@ -95,7 +95,7 @@ def test_a_deployment_runs_on_a_worker_and_everybody_reuses_its_steps(servers, f
     assert Path(again["report"]).read_text().startswith("<!DOCTYPE html>")
 
     kinds = {a["key"].split("-")[0]: a["type"] for a in servers.ask("artifacts") if a["key"]}
-    assert kinds == {"ranking": "table", "agreement": "table"}
+    assert kinds == {"ranking": "table", "agreement": "table", "evaluation": "table"}
     assert any(a["type"] == "progress" for a in servers.ask("artifacts"))
     logged = [line["message"] for line in servers.ask("logs", limit=200) if line["name"] == "ila"]
     assert any(message.startswith("terse: rows {") for message in logged)
