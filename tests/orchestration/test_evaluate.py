@@ -204,3 +204,26 @@ def test_a_kill_in_the_middle_of_judging_repeats_no_answered_request(home, input
     key = server.environment["OPENAI_API_KEY"].encode()
     files = [p for p in made.home.rglob("*") if p.is_file()]
     assert not [p for p in files if key in p.read_bytes()], "the key is written nowhere"
+
+
+@pytest.mark.parametrize(
+    ("comparable", "said"),
+    [
+        ({"shots": 5, "limit": None}, ""),
+        ({"limit": 3}, " (3 questions a task)"),
+        ({"judge": ("gpt-4-0613", False), "prompts": "fastchat"}, ""),
+        ({"judge": ("gpt-4-0613", False), "prompts": "own"}, " (judge gpt-4-0613, own prompts)"),
+        ({"judge": ("llama", False), "prompts": "fastchat"}, " (judge llama, fastchat prompts)"),
+        ({"judge": ("gpt-4", True), "prompts": "fastchat"}, " (local judge, fastchat prompts)"),
+    ],
+)
+def test_only_what_the_paper_measured_stands_in_its_columns(comparable, said):
+    from flows.arm_tables import _apart_from_the_papers
+
+    if "judge" in comparable:
+        model, local = comparable["judge"]
+        comparable = {
+            "judge": {"model": model, "local": local},
+            "prompts": {"wording": comparable["prompts"]},
+        }
+    assert _apart_from_the_papers(comparable) == said
