@@ -40,8 +40,7 @@ class Target:
 
     def measured_by(self, benchmarks: Sequence[str]) -> Target:
         """The same, by these."""
-        named = tuple(dict.fromkeys(benchmarks))
-        return replace(self, profile=_with(self.profile, named, None, {}))
+        return replace(self, profile=_with(self.profile, benchmarks, None, {}))
 
 
 @dataclass(frozen=True)
@@ -191,15 +190,11 @@ def run_evaluate(
     if jobs > 1:
         _in_processes(planned, target, jobs)
     runs = finished(planned, target.until, refresh)
-    show_evaluation(
-        target.profile,
-        measured(planned, target, runs),
-        as_json=as_json,
-    )
+    show_evaluation(target.profile, measured(planned, target, runs), as_json=as_json)
 
 
 def _in_processes(planned: ProfilePlan, target: Target, jobs: int) -> None:
-    """What every model needs first, here; then a process for each model and seed that lacks some.
+    """The trainings first, here; then a process for each model and seed that lacks some.
 
     Raises:
         CheckError: one failed; what the others finished is cached.
@@ -207,7 +202,8 @@ def _in_processes(planned: ProfilePlan, target: Target, jobs: int) -> None:
     folder = RuntimeConfig.from_env().home / "logs"
     cached = {p.step.key for p in planned.steps if p.run is not None}
     evaluations = planned.pipeline.targets(target.until)
-    # What several of them read is computed once, and trainings never share a device.
+    # Trainings never share a device. What else several processes read, one computes and the
+    # others wait for (`Store.claim`).
     before = "+".join(f"trained={arm}" for arm in target.arms)
     finished(plan_of(target.profile, until=before), before)
     missing: dict[str, list[str]] = {}
