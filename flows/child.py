@@ -6,14 +6,12 @@ The profile comes as one line of JSON on standard input, which ends when the par
 from __future__ import annotations
 
 import logging
-import os
-import signal
 import sys
-import threading
 from collections.abc import Sequence
 
 from ila_core.config import Profile, RuntimeConfig
 from ila_core.errors import CheckError, Diverged
+from tasks.supervise import end_with_parent
 
 DONE, FAILED, DIVERGED = 0, 1, 4
 
@@ -21,7 +19,7 @@ DONE, FAILED, DIVERGED = 0, 1, 4
 def main(until: str, keys: Sequence[str]) -> int:
     """Compute what is missing and return the exit code."""
     line = sys.stdin.readline()
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     logging.basicConfig(format="%(message)s")
     logging.getLogger("ila").setLevel(logging.INFO)
     try:
@@ -53,11 +51,6 @@ def _run(profile: Profile, until: str, keys: set[str]) -> None:
     if {step.key for step in wanted} != keys:
         raise CheckError("the data or the base model changed meanwhile; run the same command again")
     run_here(in_order(*wanted), Store(runtime, profile.model.name), runtime)
-
-
-def _end_with_parent() -> None:
-    sys.stdin.read()
-    os.killpg(0, signal.SIGKILL)  # with all that a data loader may have started
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from flows.measuring import compare, decide, evaluate
-from flows.options import Json, Policy, Reference, Source
+from flows.options import Json, Policy, Reason, Reference, RefreshOption, Source
 from flows.selecting import export, verify
 
 app = typer.Typer(
@@ -33,14 +33,6 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="A.B=C", help="Change one field of the profile; repeatable."),
 ]
-Refresh = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--refresh",
-        metavar="STEP",
-        help="Compute again: a kind (stage1), a label ('stage1 lima seed 0') or key:<12 hex>.",
-    ),
-]
 Rehash = Annotated[bool, typer.Option("--rehash", help="Read every local file again.")]
 
 
@@ -48,28 +40,34 @@ Rehash = Annotated[bool, typer.Option("--rehash", help="Read every local file ag
 def run(
     profile: ProfileArgument,
     overrides: Overrides = None,
-    refresh: Refresh = None,
+    refresh: RefreshOption = None,
+    reason: Reason = None,
     rehash: Rehash = False,
     as_json: Json = False,
 ) -> None:
     """Run the whole pipeline: search, fine-tune, evaluate, report. Again, it computes nothing."""
+    from flows.refresh import Refresh
     from flows.run import run_until
 
-    run_until("report", profile, overrides or [], refresh or [], rehash=rehash, as_json=as_json)
+    again = Refresh.asked(refresh, reason)
+    run_until("report", profile, overrides or [], again, rehash=rehash, as_json=as_json)
 
 
 @app.command()
 def search(
     profile: ProfileArgument,
     overrides: Overrides = None,
-    refresh: Refresh = None,
+    refresh: RefreshOption = None,
+    reason: Reason = None,
     rehash: Rehash = False,
     as_json: Json = False,
 ) -> None:
     """Run the search only: the ranking of every dataset and how far they agree."""
+    from flows.refresh import Refresh
     from flows.run import run_until
 
-    run_until("search", profile, overrides or [], refresh or [], rehash=rehash, as_json=as_json)
+    again = Refresh.asked(refresh, reason)
+    run_until("search", profile, overrides or [], again, rehash=rehash, as_json=as_json)
 
 
 @app.command()
@@ -95,7 +93,8 @@ def plan(
 def control(
     profile: ProfileArgument,
     overrides: Overrides = None,
-    refresh: Refresh = None,
+    refresh: RefreshOption = None,
+    reason: Reason = None,
     min_auc: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Exit with 3 where the mean AUC is lower.")
     ] = 0.95,
@@ -103,8 +102,10 @@ def control(
 ) -> None:
     """Plant noise in a quarter of the layers: does the search find it? Your model, your data."""
     from flows.control import run_control
+    from flows.refresh import Refresh
 
-    run_control(profile, overrides or [], refresh or [], min_auc=min_auc, as_json=as_json)
+    again = Refresh.asked(refresh, reason)
+    run_control(profile, overrides or [], again, min_auc=min_auc, as_json=as_json)
 
 
 @app.command()
@@ -114,13 +115,16 @@ def reproduce(
         list[str] | None, typer.Argument(metavar="[table1..table11|fig1..fig4|all]...", help="All.")
     ] = None,
     overrides: Overrides = None,
-    refresh: Refresh = None,
+    refresh: RefreshOption = None,
+    reason: Reason = None,
     as_json: Json = False,
 ) -> None:
     """Print ours beside the paper's: agreement, milestones, seeds. Figures as SVG and PNG."""
+    from flows.refresh import Refresh
     from flows.reproduce import run_reproduce
 
-    run_reproduce(profile, what or [], overrides or [], refresh or [], as_json=as_json)
+    again = Refresh.asked(refresh, reason)
+    run_reproduce(profile, what or [], overrides or [], again, as_json=as_json)
 
 
 TrainedBy = Annotated[str | None, typer.Option("--method", help="lora, qlora, adalora or full.")]
@@ -148,17 +152,19 @@ def finetune(
     method: TrainedBy = None,
     out: Annotated[Path | None, typer.Option(help="Copy what was trained to this folder.")] = None,
     overrides: Overrides = None,
-    refresh: Refresh = None,
+    refresh: RefreshOption = None,
+    reason: Reason = None,
     as_json: Json = False,
 ) -> None:
     """Train with a ranking: yours, a colleague's file, or the profile's own search."""
     from flows.finetuning import arm_of, run_finetune
+    from flows.refresh import Refresh
 
+    again = Refresh.asked(refresh, reason)
     limits = {"keep": keep, "layers": layers, "parameters": parameters}
     arm = arm_of(policy=policy, source=source, method=method, limits=limits, fit=fit)
     run_finetune(
-        profile, overrides or [], arm, ranking=ranking, refresh=refresh or [], out=out,
-        as_json=as_json,
+        profile, overrides or [], arm, ranking=ranking, refresh=again, out=out, as_json=as_json,
     )  # fmt: skip
 
 
@@ -259,6 +265,22 @@ def rankings_compare(
     from flows.stored import find_ranking
 
     show_comparison(find_ranking(reference), find_ranking(other), keep=keep, as_json=as_json)
+
+
+@app.command()
+def gc(
+    older_than: Annotated[
+        float, typer.Option(min=0.0, metavar="DAYS", help="Leave what ended since then alone.")
+    ] = 7.0,
+    remove: Annotated[bool, typer.Option("--remove", help="Remove it; else it is only shown.")] = (
+        False
+    ),
+    as_json: Json = False,
+) -> None:
+    """Show what the store keeps that nothing can use again, and the bytes it holds."""
+    from flows.garbage import run_gc
+
+    run_gc(older_than_days=older_than, really=remove, as_json=as_json)
 
 
 @app.command()

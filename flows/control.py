@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from flows.refresh import Refresh
 from flows.run import finished, plan_profile
 from tasks.payloads import fetch
 from tasks.steps.payload import read_json
@@ -13,7 +14,7 @@ CONFIDENCE, RESAMPLES = 0.95, 10_000
 
 
 def run_control(
-    given: str, overrides: Sequence[str], refresh: Sequence[str], *, min_auc: float, as_json: bool
+    given: str, overrides: Sequence[str], refresh: Refresh, *, min_auc: float, as_json: bool
 ) -> None:
     """Run the positive control of a profile and show its AUC; exits with 3 below `min_auc`."""
     from flows.show import show_control

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from flows.refresh import Refresh
 from flows.run import ProfilePlan, finished, plan_of, prefect_ready
 from flows.stored import find_finetuning
 from ila_core.benchmarks import BENCHMARKS
@@ -176,7 +177,7 @@ def run_evaluate(
     benchmarks: Sequence[str],
     limit: int | None,
     overrides: Sequence[str],
-    refresh: Sequence[str],
+    refresh: Refresh,
     jobs: int,
     as_json: bool,
 ) -> None:
@@ -185,7 +186,7 @@ def run_evaluate(
 
     target = find_target(given, profile, benchmarks=benchmarks, limit=limit, overrides=overrides)
     planned = plan_of(target.profile, until=target.until)
-    if jobs > 1 and refresh:
+    if jobs > 1 and refresh.names:
         raise UserError("--jobs computes what is missing: refresh first, or with --jobs 1")
     if jobs > 1:
         _in_processes(planned, target, jobs)

@@ -6,14 +6,9 @@ A training seeds its process's generators and takes its whole device, so two can
 from __future__ import annotations
 
 import logging
-import os
-import queue
-import signal
-import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +21,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.child import DIVERGED, DONE
 from ila_core.errors import CheckError
-from tasks.execute import interruption, stop_if_interrupted
+from tasks.supervise import Devices, interruption, run_child, stop_if_interrupted
 
 log = logging.getLogger("ila")
 
@@ -47,30 +42,6 @@ class Job:
     ) -> None:
         self.name, self.profile, self.until = name, profile, until
         self.keys, self.output = keys, output
-
-
-class Devices:
-    """Hands each job one of the devices that `CUDA_VISIBLE_DEVICES` lists, if it lists several."""
-
-    def __init__(self, jobs: int) -> None:
-        listed = [x for x in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if x]
-        self._free: queue.Queue[str] | None = None
-        if len(listed) > 1:
-            self._free = queue.Queue()
-            for i in range(max(jobs, len(listed))):
-                self._free.put(listed[i % len(listed)])
-
-    @contextmanager
-    def one(self) -> Iterator[dict[str, str]]:
-        """The environment that leaves a process its device alone."""
-        if self._free is None:
-            yield dict(os.environ)
-            return
-        device = self._free.get()
-        try:
-            yield {**os.environ, "CUDA_VISIBLE_DEVICES": device}
-        finally:
-            self._free.put(device)
 
 
 def run_jobs(profile: str, what: str, jobs: Sequence[Job], at_once: int) -> list[bool]:
@@ -115,10 +86,9 @@ def _fan_out(jobs: Sequence[Job], devices: Devices) -> list[bool]:
 def _job(job: Job, devices: Devices) -> bool | State[bool]:
     stop_if_interrupted()
     start = time.perf_counter()
-    job.output.parent.mkdir(parents=True, exist_ok=True)
-    with devices.one() as environment, job.output.open("wb") as output:
+    with devices.one() as environment:
         command = [sys.executable, "-m", "flows.child", job.until, *job.keys]
-        code = run_child(command, job.profile, output.fileno(), environment)
+        code = run_child(command, f"{job.profile}\n".encode(), job.output, environment)
     state = {DONE: "done", DIVERGED: "diverged"}.get(code, "failed")
     log.info("%-44s %-8s %6.1f s", job.name, state, time.perf_counter() - start)
     if state == "failed":
@@ -128,38 +98,3 @@ def _job(job: Job, devices: Devices) -> bool | State[bool]:
             f"is in {job.output}; what others finished is kept"
         )
     return True if code == DONE else Completed(name="Diverged", data=False)
-
-
-def run_child(command: Sequence[str], said: str, output: int, environment: dict[str, str]) -> int:
-    """The exit code of a process that lives no longer than this one.
-
-    Its standard input gets one line and then stays open: when this process dies, by whatever
-    means, the pipe closes, and the child ends itself (`flows.child`).
-
-    Raises:
-        Interrupted: the run was told to end, and the child has.
-    """
-    child = subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=output,
-        stderr=subprocess.STDOUT,
-        env=environment,
-        start_new_session=True,  # a Ctrl-C is ours to pass on, and the group is the child's own
-    )
-    assert child.stdin is not None
-    try:
-        with suppress(BrokenPipeError):  # it ended already: its exit code says more
-            child.stdin.write(f"{said}\n".encode())
-            child.stdin.flush()
-        while child.poll() is None:
-            interruption.wait(0.1)
-            stop_if_interrupted()
-    finally:
-        if child.poll() is None:
-            # Nothing is lost: what it finished is committed, and its training left checkpoints.
-            os.killpg(child.pid, signal.SIGKILL)
-            child.wait()
-        with suppress(BrokenPipeError):
-            child.stdin.close()
-    return child.returncode

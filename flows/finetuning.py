@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from flows.refresh import Refresh
 from flows.run import ProfilePlan, finished, plan_of
 from flows.stored import find_ranking
 from ila_core.config import ArmConfig, Profile, RuntimeConfig
@@ -86,7 +87,7 @@ def run_finetune(
     arm: ArmConfig,
     *,
     ranking: str | None,
-    refresh: Sequence[str],
+    refresh: Refresh,
     out: Path | None,
     as_json: bool,
 ) -> None:

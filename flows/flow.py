@@ -3,39 +3,33 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 
 from prefect import flow
-from prefect.futures import PrefectFuture, wait
+from prefect.futures import PrefectFuture, as_completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.pipeline import ila_pipeline
 from flows.stored import find_ranking
 from ila_core.config import Profile, RuntimeConfig
+from ila_core.errors import CheckError, first_line
 from ila_core.lock import Lock
 from ila_core.profiles import load_profile, shipped
-from tasks.execute import interruption, submit
+from tasks.execute import Handle, submit
 from tasks.lookup import StepRun
-from tasks.step import in_order
+from tasks.step import Step, in_order
 from tasks.store import Store
+from tasks.supervise import Devices, interruption
 
 ProfileName = StrEnum("ProfileName", {n: n for n in shipped("runs")})  # type: ignore[misc]
 """The shipped run profiles: a drop-down in the Prefect UI."""
 
 
-# One worker: a step seeds the process's generators and takes the whole device. Steps that do not
-# depend on a failed one still run, so a failure costs nobody what the others computed.
-@flow(
-    name="ila",
-    flow_run_name="{profile.name}-{until}",
-    task_runner=ThreadPoolTaskRunner(max_workers=1),  # type: ignore[arg-type]
-    validate_parameters=False,
-)
 def run_pipeline(
     profile: Profile,
     until: str = "report",
-    refresh: Sequence[str] = (),
+    refresh: Mapping[str, str] | None = None,
     ranking: str | None = None,
 ) -> dict[str, StepRun]:
     """Compute what is not cached yet, up to the search or to the report.
@@ -46,31 +40,84 @@ def run_pipeline(
     Args:
         profile: the run.
         until: which steps to finish (`Pipeline.targets`).
-        refresh: keys of steps to compute although they are cached.
+        refresh: keys of steps to compute although they are cached, each with the reason.
         ranking: reference of the one that fine-tuning reads in place of the search's own.
 
     Returns:
         The finished MLflow run of each step, by the step's key.
     """
+    # In one process steps go one by one: each seeds its generators and takes the whole device.
+    jobs = RuntimeConfig.from_env().jobs
+    run = _pipeline.with_options(
+        task_runner=ThreadPoolTaskRunner(max_workers=max(1, jobs)),  # type: ignore[arg-type]
+    )
+    return run(profile, until, refresh or {}, ranking)
+
+
+@flow(name="ila", flow_run_name="{profile.name}-{until}", validate_parameters=False)
+def _pipeline(
+    profile: Profile, until: str, refresh: Mapping[str, str], ranking: str | None
+) -> dict[str, StepRun]:
     # Prefect passes this logger's lines on (PREFECT_LOGGING_EXTRA_LOGGERS) but gives it no level.
     logging.getLogger("ila").setLevel(logging.INFO)
     interruption.clear()
     runtime = RuntimeConfig.from_env()
     found = find_ranking(ranking) if ranking else None
     pipeline = ila_pipeline(profile, Lock(runtime.home, online=True), found)
-    steps = in_order(*pipeline.targets(until))
     store = Store(runtime, profile.model.name)
-    runs: dict[str, PrefectFuture[StepRun]] = {}
+    devices = Devices(runtime.jobs) if runtime.jobs else None
+    handles = [
+        Handle(step, store, runtime, devices=devices, refresh=refresh.get(str(step.key)))
+        for step in in_order(*pipeline.targets(until))
+    ]
     try:
-        for step in steps:
-            inputs = {name: runs[str(upstream.key)] for name, upstream in step.inputs.items()}
-            again = step.key in refresh
-            runs[str(step.key)] = submit(step, store, runtime, inputs, refresh=again)
-        wait(list(runs.values()))
+        return _run_all(handles, at_once=max(1, runtime.jobs))
     except BaseException:  # Ctrl-C, or the worker's SIGTERM: leave only once no thread computes
         interruption.set()
         raise
-    return {key: future.result() for key, future in runs.items()}
+
+
+def _run_all(handles: Sequence[Handle], at_once: int) -> dict[str, StepRun]:
+    """Each step as soon as its inputs are there, `at_once` of them side by side.
+
+    Steps that do not depend on one that failed still run, so that a failure costs nobody what
+    the others computed.
+
+    Raises:
+        Exception: of the one step that failed; a CheckError with all of them where several did.
+    """
+    todo = list(handles)
+    under_way: dict[PrefectFuture[StepRun], Step] = {}
+    finished: dict[str, PrefectFuture[StepRun]] = {}
+    failures: list[Exception] = []
+    while True:
+        for handle in [h for h in todo if _inputs(h.step) <= finished.keys()]:
+            if len(under_way) < at_once:
+                todo.remove(handle)
+                inputs = {name: finished[str(up.key)] for name, up in handle.step.inputs.items()}
+                under_way[submit(handle, inputs)] = handle.step
+        if not under_way:
+            break
+        done = next(as_completed(list(under_way)))
+        step = under_way.pop(done)
+        outcome = done.result(raise_on_failure=False)
+        if isinstance(outcome, Exception):
+            failures.append(outcome)
+        else:
+            finished[str(step.key)] = done
+    if len(failures) == 1:
+        raise failures[0]
+    if failures:
+        told = "".join(f"\n- {first_line(failure)}" for failure in failures)
+        raise CheckError(
+            f"{len(failures)} steps failed:{told}\n{len(todo)} that need them were not begun; "
+            f"{len(finished)} are finished and kept, and the same command computes what is missing"
+        )
+    return {key: future.result() for key, future in finished.items()}
+
+
+def _inputs(step: Step) -> set[str]:
+    return {str(upstream.key) for upstream in step.inputs.values()}
 
 
 @flow(name="ila-deployed", log_prints=False)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from flows.options import Json
+from flows.options import Json, Reason, RefreshOption
 
 OfProfile = Annotated[
     str | None, typer.Option("--profile", help="Whose settings count, and whose base model.")
@@ -36,9 +36,8 @@ def evaluate(
     benchmarks: Benchmarks = None,
     limit: Limit = None,
     overrides: Overrides = None,
-    refresh: Annotated[
-        list[str] | None, typer.Option("--refresh", metavar="STEP", help="Compute again.")
-    ] = None,
+    refresh: RefreshOption = None,
+    reason: Reason = None,
     jobs: Annotated[
         int, typer.Option(min=1, help="Models evaluated at once, each in its own process.")
     ] = 1,
@@ -46,10 +45,11 @@ def evaluate(
 ) -> None:
     """Measure a run's arms, an adapter or the base; what is cached is not computed again."""
     from flows.evaluating import run_evaluate
+    from flows.refresh import Refresh
 
     run_evaluate(
         targets, profile, benchmarks=named(benchmarks), limit=limit, overrides=overrides or [],
-        refresh=refresh or [], jobs=jobs, as_json=as_json,
+        refresh=Refresh.asked(refresh, reason), jobs=jobs, as_json=as_json,
     )  # fmt: skip
 
 

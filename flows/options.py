@@ -27,3 +27,15 @@ Least = Annotated[
     float | None,
     typer.Option(help="`intersection`: fraction of least important layers; by default 0.25."),
 ]
+RefreshOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--refresh",
+        metavar="STEP",
+        help="Compute again: a kind (stage1), a label ('stage1 lima seed 0') or key:<12 hex>.",
+    ),
+]
+Reason = Annotated[
+    str | None,
+    typer.Option(metavar="WHY", help="For --refresh: kept beside the result that is replaced."),
+]

@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flows.arm_tables import ArmTable
+from flows.refresh import Refresh
 from flows.run import ProfilePlan, finished, plan_profile
 from flows.tables import TABLES
 from ila_core import paper
@@ -45,7 +46,7 @@ def run_reproduce(
     given: str,
     what: Sequence[str],
     overrides: Sequence[str],
-    refresh: Sequence[str],
+    refresh: Refresh,
     *,
     as_json: bool,
 ) -> None:

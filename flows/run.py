@@ -6,18 +6,18 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from flows.pipeline import Pipeline, ila_pipeline
+from flows.refresh import NOTHING, Refresh
 from ila_core.config import Profile, RuntimeConfig
-from ila_core.errors import UserError
 from ila_core.lock import Lock
 from ila_core.profiles import load_profile
 from tasks.lookup import StepRun, open_lookup
 from tasks.plan import Planned, plan
-from tasks.step import Step, in_order
+from tasks.step import in_order
 
 _STDERR = logging.StreamHandler()
 """One for all runs of a program: a logger takes the same handler once."""
@@ -58,7 +58,7 @@ def plan_of(
 
 
 def run_until(
-    until: str, given: str, overrides: Sequence[str], refresh: Sequence[str],
+    until: str, given: str, overrides: Sequence[str], refresh: Refresh,
     *, rehash: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Compute what is missing up to `until`, then show the result."""
@@ -70,16 +70,16 @@ def run_until(
     show_result(planned, runs, until, time.perf_counter() - start, as_json=as_json)
 
 
-def finished(planned: ProfilePlan, until: str, refresh: Sequence[str] = ()) -> dict[str, StepRun]:
+def finished(planned: ProfilePlan, until: str, refresh: Refresh = NOTHING) -> dict[str, StepRun]:
     """The finished run of every planned step by its key, computing those that are missing."""
-    again = [key for name in refresh for key in _named(name, [p.step for p in planned.steps])]
+    again = dict.fromkeys(refresh.keys([p.step for p in planned.steps]), refresh.reason)
     cached = {str(p.step.key): p.run for p in planned.steps if p.run is not None}
     if len(cached) == len(planned.steps) and not again and "PREFECT_API_URL" not in os.environ:
         return cached
     return _run_flow(planned, until, again)
 
 
-def _run_flow(planned: ProfilePlan, until: str, refresh: Sequence[str]) -> dict[str, StepRun]:
+def _run_flow(planned: ProfilePlan, until: str, refresh: Mapping[str, str]) -> dict[str, StepRun]:
     with prefect_ready():
         from flows.flow import run_pipeline
 
@@ -104,15 +104,3 @@ def prefect_ready() -> Iterator[None]:
     except KeyboardInterrupt:
         print("ila: interrupted; the same command goes on where it stopped", file=sys.stderr)
         sys.exit(130)
-
-
-def _named(given: str, steps: Sequence[Step]) -> list[str]:
-    """The keys of the steps that `--refresh given` means."""
-    found = [str(s.key) for s in steps if given in (s.name, s.label, f"key:{s.key}")]
-    if not found:
-        kinds = ", ".join(sorted({s.name for s in steps}))
-        raise UserError(
-            f"--refresh {given!r} is none of this run's steps. Give a kind ({kinds}), a label such "
-            f"as {steps[0].label!r}, or key:<12 hex> as `ila plan` prints it"
-        )
-    return found

@@ -1,17 +1,10 @@
-"""One Prefect task per step: look it up, or compute it and commit it."""
+"""One Prefect task per step: look it up, or claim it, compute it and commit it."""
 
 from __future__ import annotations
 
-import json
 import logging
-import shutil
-import sys
-import tempfile
-import threading
 import time
-import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from prefect import task
@@ -22,53 +15,60 @@ from prefect.states import Completed
 
 from ila_core.config import RuntimeConfig
 from ila_core.errors import CheckError, UserError, first_line
-from ila_core.reproducibility import provenance
 from tasks.artifacts import publish_tables
-from tasks.journal import Journal
+from tasks.compute import Order, compute_step
+from tasks.isolated import compute_apart
+from tasks.journal import Bar
 from tasks.lookup import StepRun, upstream_digest
-from tasks.payloads import CIRCUMSTANCE
-from tasks.step import Context, Step
+from tasks.plan import who
+from tasks.slots import slot
+from tasks.step import Step
 from tasks.store import Store
+from tasks.supervise import Devices, stop_if_interrupted
 from tasks.tracking import answering
 
 log = logging.getLogger("ila")
 
-interruption = threading.Event()
-"""Set when the run is to end: the step under way ends at its next metric, and no other begins.
-
-Python interrupts its main thread only, and steps run in another: without this, Ctrl-C or a worker's
-SIGTERM would wait for hours of training.
-"""
+_SAY_AGAIN_SECONDS = 30.0
 
 
-class Interrupted(Exception):
-    """The run was told to end; the same command goes on from the last checkpoint."""
-
-
-def submit(
-    step: Step, store: Store, runtime: RuntimeConfig, inputs: dict[str, Any], *, refresh: bool
-) -> PrefectFuture[Any]:
-    """Hand `step` to the flow's task runner.
+class Handle:
+    """A step and how it is to be computed: a plain object, into which Prefect does not look.
 
     Args:
         step: what to look up or compute.
         store: where to.
         runtime: where and how it is computed.
-        inputs: the futures of its inputs' runs.
-        refresh: compute it although it is cached; what was cached is superseded by the result.
+        devices: one for each process of its own; `None` computes in this process.
+        refresh: why it is computed although it is cached, which its result then supersedes;
+            `None` where it is not.
+        in_flow: whether there is a Prefect task to show a progress bar in.
     """
-    named = cached_step.with_options(name=step.name, task_run_name=step.title, tags={"ila"})
-    return named.submit(Handle(step, store, runtime, refresh), **{"upstream": inputs})
-
-
-class Handle:
-    """Wraps what Prefect must pass on untouched: a plain object, into which it does not look."""
 
     def __init__(
-        self, step: Step, store: Store, runtime: RuntimeConfig, refresh: bool, in_flow: bool = True
+        self,
+        step: Step,
+        store: Store,
+        runtime: RuntimeConfig,
+        *,
+        devices: Devices | None = None,
+        refresh: str | None = None,
+        in_flow: bool = True,
     ) -> None:
-        self.step, self.store, self.runtime, self.refresh = step, store, runtime, refresh
-        self.in_flow = in_flow
+        self.step, self.store, self.runtime = step, store, runtime
+        self.devices, self.refresh, self.in_flow = devices, refresh, in_flow
+
+
+def submit(handle: Handle, inputs: dict[str, PrefectFuture[StepRun]]) -> PrefectFuture[Any]:
+    """Hand a step to the flow's task runner.
+
+    Args:
+        handle: the step.
+        inputs: the finished futures of its inputs' runs.
+    """
+    step = handle.step
+    named = cached_step.with_options(name=step.name, task_run_name=step.title, tags={"ila"})
+    return named.submit(handle, **{"upstream": inputs})  # type: ignore[arg-type]
 
 
 def run_here(steps: Sequence[Step], store: Store, runtime: RuntimeConfig) -> None:
@@ -76,7 +76,7 @@ def run_here(steps: Sequence[Step], store: Store, runtime: RuntimeConfig) -> Non
     runs: dict[str, StepRun] = {}
     for step in steps:
         upstream = {name: runs[str(up.key)] for name, up in step.inputs.items()}
-        handle = Handle(step, store, runtime, refresh=False, in_flow=False)
+        handle = Handle(step, store, runtime, in_flow=False)
         runs[str(step.key)], _ = _looked_up(handle, upstream)
 
 
@@ -93,28 +93,65 @@ def _looked_up(handle: Handle, upstream: dict[str, StepRun]) -> tuple[StepRun, b
     """The finished run, and whether it was computed just now."""
     step, store = handle.step, handle.store
     stop_if_interrupted()
-
-    def waiting(run: StepRun) -> None:
-        stop_if_interrupted()
-        log.info("%s: waiting for run %s (%s)", step.label, run.run_id, run.tags["ila.owner"])
-
+    waiting = Waiting(step, bar=handle.in_flow)
     with answering(handle.runtime.tracking_uri):
-        old = store.finished(step) if handle.refresh else []
+        old = [] if handle.refresh is None else store.finished(step)
         run, mine = store.claim(step, upstream_digest(upstream), waiting, instead_of=old)
+        waiting.over()
         if mine:
             run = _computed(handle, run, upstream)
-            store.supersede(old)
+            if handle.refresh is not None:
+                store.supersede(old, run, handle.refresh)
         else:
             log.info("%-32s cached    %s", step.label, run.run_id)
     return run, mine
 
 
+class Waiting:
+    """Says, now and then, whom a step waits for and how far that is.
+
+    Args:
+        step: that somebody else computes now.
+        bar: whether to show theirs in the Prefect UI.
+    """
+
+    def __init__(self, step: Step, *, bar: bool) -> None:
+        self._label = step.label
+        self._bar = Bar(f"{step.title}, computed by somebody else", shown=bar)
+        self._said, self._next = "", 0.0
+
+    def __call__(self, run: StepRun) -> None:
+        """Called again and again with the run as it is now.
+
+        Raises:
+            Interrupted: the waiting run was told to end; the other is left alone.
+        """
+        stop_if_interrupted()
+        said = f"{run.run_id} ({who(run)})"
+        if said == self._said or time.monotonic() < self._next:
+            return
+        log.info("%-32s waits for run %s", self._label, said)
+        self._said, self._next = said, time.monotonic() + _SAY_AGAIN_SECONDS
+        if run.progress is not None:
+            self._bar.show(run.progress)
+
+    def over(self) -> None:
+        """The wait is over: theirs is finished, or ours now."""
+        self._bar.fill()
+
+
 def _computed(handle: Handle, run: StepRun, upstream: dict[str, StepRun]) -> StepRun:
-    step, store = handle.step, handle.store
+    step, store, runtime = handle.step, handle.store, handle.runtime
     start = time.perf_counter()
     try:
-        with store.beating(run):
-            done = _compute(handle, run, {name: store.fetch(r) for name, r in upstream.items()})
+        # The slot after the claim: whoever waits for somebody else's result holds none.
+        with store.beating(run), slot(runtime.gpu_limit, step.label):
+            inputs = {name: store.fetch(upstream[name]) for name in upstream}
+            order = Order(step, run, inputs, runtime, store.base_model, bar=handle.in_flow)
+            if handle.devices is None:
+                done = compute_step(order, store)
+            else:
+                done = compute_apart(order, store, handle.devices)
     except Exception as error:
         log.error("%-32s failed    %s", step.label, first_line(error))
         if isinstance(error, UserError | CheckError):  # which of the steps is half of the answer
@@ -122,56 +159,3 @@ def _computed(handle: Handle, run: StepRun, upstream: dict[str, StepRun]) -> Ste
         raise
     log.info("%-32s %6.1f s  %s", step.label, time.perf_counter() - start, run.run_id)
     return done
-
-
-def _compute(handle: Handle, run: StepRun, inputs: dict[str, Path]) -> StepRun:
-    from tasks.steps import STEPS
-
-    step, store, runtime = handle.step, handle.store, handle.runtime
-    _quieten_libraries()
-    journal = Journal(store.client, run.run_id, step.title, bar=handle.in_flow)
-    # By what went in as well: an input that was refreshed has the key of the one before.
-    checkpoints = runtime.checkpoints / f"{step.key}-{run.upstream[:12]}"
-
-    def on_metrics(number: int, metrics: dict[str, float]) -> None:
-        stop_if_interrupted()
-        journal.on_metrics(number, metrics)
-
-    context = Context(runtime, on_metrics, checkpoints)
-    work = runtime.home / "work"
-    work.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=work, prefix=f"{step.key}-") as folder:
-        out = Path(folder)
-        start = time.perf_counter()
-        STEPS[step.name](step, inputs, out, context)
-        journal.close()
-        circumstance = {
-            "seconds": time.perf_counter() - start,
-            "runtime": runtime.model_dump(mode="json", exclude={"tracking_uri", "home"}),
-            "provenance": provenance(),
-            **context.circumstance,
-        }
-        (out / CIRCUMSTANCE).write_text(json.dumps(circumstance, indent=1, sort_keys=True))
-        done = store.commit(run, out)
-    shutil.rmtree(checkpoints, ignore_errors=True)
-    return done
-
-
-def stop_if_interrupted() -> None:
-    """End here where the run was told to.
-
-    Raises:
-        Interrupted: it was.
-    """
-    if interruption.is_set():
-        raise Interrupted("interrupted; the same command goes on where this one stopped")
-
-
-def _quieten_libraries() -> None:
-    """Bars only where somebody watches, and no word about what only a library can mend."""
-    from transformers.utils import logging as transformers_logging
-
-    if not sys.stderr.isatty():
-        transformers_logging.disable_progress_bar()
-    # PEFT 0.21 asks transformers 5.23 for a property by its deprecated name.
-    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")

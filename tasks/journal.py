@@ -19,6 +19,37 @@ _PAUSE_SECONDS = 30.0
 """Between tries while a server does not answer."""
 
 
+class Bar:
+    """A progress bar among the artifacts of the Prefect task that shows it first.
+
+    Args:
+        label: beside it.
+        shown: whether there is one; outside of a flow it would start a server for it.
+    """
+
+    def __init__(self, label: str, *, shown: bool) -> None:
+        self._label, self._shown = label, shown
+        self._artifact: UUID | None = None
+
+    def show(self, progress: float) -> None:
+        """A fraction."""
+        from prefect.artifacts import create_progress_artifact, update_progress_artifact
+
+        if not self._shown:
+            return
+        if self._artifact is None:
+            created = create_progress_artifact(100 * progress, description=self._label)
+            assert isinstance(created, UUID)
+            self._artifact = created
+        else:
+            update_progress_artifact(self._artifact, 100 * progress)
+
+    def fill(self) -> None:
+        """Full, if it was ever shown."""
+        if self._artifact is not None:
+            self.show(1.0)
+
+
 class Journal:
     """Buffers a step's metrics and writes them out every two seconds.
 
@@ -33,10 +64,9 @@ class Journal:
         self._client = client
         self._run_id = run_id
         self._label = label
-        self._has_bar = bar
+        self._bar = Bar(label, shown=bar)
         self._pending: list[tuple[int, int, dict[str, float]]] = []
         self._next = time.monotonic() + _FLUSH_SECONDS
-        self._bar: UUID | None = None
 
     def on_metrics(self, step: int, metrics: dict[str, float]) -> None:
         """Record `metrics` at `step`; the one called `progress` is a fraction, for the bar."""
@@ -58,8 +88,7 @@ class Journal:
     def close(self) -> None:
         """Write out what is pending; a bar that was shown is full, however early the step ended."""
         self._flush()
-        if self._bar is not None:
-            self._show(1.0)
+        self._bar.fill()
 
     def _flush(self) -> None:
         from mlflow.entities import Metric
@@ -73,15 +102,5 @@ class Journal:
             self._client.log_batch(self._run_id, metrics=entries[start : start + 1000])
         last = self._pending[-1][2] if self._pending else {}
         self._pending.clear()
-        if self._has_bar and "progress" in last:
-            self._show(last["progress"])
-
-    def _show(self, progress: float) -> None:
-        from prefect.artifacts import create_progress_artifact, update_progress_artifact
-
-        if self._bar is None:
-            created = create_progress_artifact(100 * progress, description=self._label)
-            assert isinstance(created, UUID)
-            self._bar = created
-        else:
-            update_progress_artifact(self._bar, 100 * progress)
+        if "progress" in last:
+            self._bar.show(last["progress"])

@@ -33,6 +33,10 @@ class StepRun:
     artifact_uri: str
     tags: dict[str, str]
     params: dict[str, str]
+    end_time: int | None = None
+    """Milliseconds since 1970, like `start_time`; `None` while it runs."""
+    progress: float | None = None
+    """The fraction that is done, of a run that says so."""
 
     @property
     def key(self) -> str:
@@ -125,7 +129,7 @@ class SqliteLookup:
             for i in range(len(tags))
         )
         query = (
-            "SELECT r.run_uuid, r.status, r.start_time, r.artifact_uri FROM runs r"
+            "SELECT r.run_uuid, r.status, r.start_time, r.artifact_uri, r.end_time FROM runs r"
             f" JOIN experiments e ON e.experiment_id = r.experiment_id AND e.name LIKE ?{joins}"
             " WHERE r.status = ? AND r.lifecycle_stage = 'active'"
             " ORDER BY r.start_time, r.run_uuid"
@@ -150,6 +154,8 @@ def _read(connection: sqlite3.Connection, query: str, values: list[str]) -> list
             artifact_uri=row[3],
             tags=_pairs(connection, "tags", row[0]),
             params=_pairs(connection, "params", row[0]),
+            end_time=row[4],
+            progress=_progress(connection, row[0]),
         )
         for row in connection.execute(query, values).fetchall()
     ]
@@ -164,6 +170,12 @@ def _has_schema(connection: sqlite3.Connection) -> bool:
 def _pairs(connection: sqlite3.Connection, table: str, run_id: str) -> dict[str, str]:
     query = f"SELECT key, value FROM {table} WHERE run_uuid = ?"
     return dict(connection.execute(query, [run_id]).fetchall())
+
+
+def _progress(connection: sqlite3.Connection, run_id: str) -> float | None:
+    query = "SELECT value FROM latest_metrics WHERE run_uuid = ? AND key = 'progress'"
+    found = connection.execute(query, [run_id]).fetchone()
+    return None if found is None else float(found[0])
 
 
 def hits(steps: Iterable[Step], lookup: Lookup) -> dict[str, StepRun]:

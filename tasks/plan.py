@@ -32,13 +32,19 @@ def plan(steps: Sequence[Step], lookup: Lookup) -> list[Planned]:
         elif step.key in cached:
             planned.append(Planned(step, "HIT", "", cached[step.key]))
         elif alive := [run for run in lookup.running(step.key) if run.alive]:
-            owner = alive[0].tags.get("ila.owner", "somebody")
-            planned.append(Planned(step, "RUNNING", f"computed now by {owner}"))
+            planned.append(Planned(step, "RUNNING", f"computed now by {who(alive[0])}"))
         else:
             if step.name not in similar:
                 similar[step.name] = lookup.finished_steps(step.name)
             planned.append(Planned(step, "MISS", _why(step, similar[step.name])))
     return planned
+
+
+def who(run: StepRun) -> str:
+    """Who computes a run and how far that is: `gpu-7, process 4242, 43 %`."""
+    host, pid = run.tags["ila.owner"].split(":")[:2]
+    done = "" if run.progress is None else f", {run.progress:.0%}".replace("%", " %")
+    return f"{host}, process {pid}{done}"
 
 
 def _why(step: Step, candidates: Sequence[StepRun]) -> str:

@@ -36,6 +36,7 @@ class Store:
 
     def __init__(self, runtime: RuntimeConfig, base_model: str) -> None:
         self.client = open_client(runtime.tracking_uri)
+        self.base_model = base_model
         self._uri, self._home = runtime.tracking_uri, runtime.home
         self.experiment_id = self._experiment(experiment_name(base_model), runtime)
         self.lookup: Lookup = open_lookup(runtime, base_model)
@@ -68,19 +69,16 @@ class Store:
         Args:
             step: with a known key.
             upstream: `upstream_digest` of its inputs' runs.
-            waiting: told once of each run of somebody else's that is waited for.
+            waiting: told, every second, of the run of somebody else's that is waited for.
             instead_of: ids of finished runs that will not do: they are being refreshed.
         """
         assert step.key is not None
-        followed = ""
         while True:
             if (done := self._hit(step.key, upstream, instead_of)) is not None:
                 return done, False
             alive = [run for run in self._claims(step.key) if run.alive]
             if alive:
-                if alive[0].run_id != followed:
-                    waiting(alive[0])
-                    followed = alive[0].run_id
+                waiting(alive[0])
                 time.sleep(_POLL_SECONDS)
                 continue
             mine = self._create(step, upstream)
@@ -150,7 +148,11 @@ class Store:
         try:
             yield
         except BaseException:
-            self.client.set_terminated(run.run_id, "FAILED")
+            try:
+                self.client.set_terminated(run.run_id, "FAILED")
+            except MlflowException as error:
+                # What went wrong inside says more. Without beats the claim is nobody's any more.
+                log.warning("MLflow does not know yet that it failed: %s", first_line(error))
             raise
         finally:
             stop.set()
@@ -162,7 +164,11 @@ class Store:
         self.client.log_artifacts(run.run_id, str(folder), PAYLOAD)
         self.client.set_tag(run.run_id, "ila.digest", digest)
         self.client.set_terminated(run.run_id, "FINISHED")
-        return step_run(self.client.get_run(run.run_id))
+        return self.read(run.run_id)
+
+    def read(self, run_id: str) -> StepRun:
+        """The run as it is now."""
+        return step_run(self.client.get_run(run_id))
 
     def fetch(self, run: StepRun) -> Path:
         """The payload as a local folder; one that does not match its digest is quarantined.
@@ -181,9 +187,11 @@ class Store:
         assert step.key is not None
         return [run.run_id for run in self.lookup.finished(step.key)]
 
-    def supersede(self, run_ids: Iterable[str]) -> None:
-        """Mark finished runs as no hits any more."""
+    def supersede(self, run_ids: Iterable[str], by: StepRun, reason: str) -> None:
+        """Mark finished runs as no hits any more, with what replaced them and why."""
         for run_id in run_ids:
+            self.client.set_tag(run_id, "ila.superseded_by", by.run_id)
+            self.client.set_tag(run_id, "ila.reason", reason)
             self.client.set_tag(run_id, "ila.state", "superseded")
 
 

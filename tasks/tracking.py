@@ -114,4 +114,5 @@ def step_run(run: Run) -> StepRun:
     return StepRun(
         info.run_id, info.status, info.start_time, info.artifact_uri,
         tags=dict(run.data.tags), params=dict(run.data.params),
+        end_time=info.end_time, progress=run.data.metrics.get("progress"),
     )  # fmt: skip

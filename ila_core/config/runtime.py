@@ -15,6 +15,8 @@ _VARIABLES = {
     "micro_batch": "ILA_MICRO_BATCH",
     "eval_batch": "ILA_EVAL_BATCH",
     "checkpoint_seconds": "ILA_CHECKPOINT_SECONDS",
+    "jobs": "ILA_JOBS",
+    "gpu_limit": "ILA_GPU_LIMIT",
 }
 _JUDGE_VARIABLES = {
     "concurrency": "ILA_JUDGE_CONCURRENCY",
@@ -54,6 +56,10 @@ class RuntimeConfig(BaseModel):
     eval_batch: int = Field(default=32, ge=1)
     checkpoint_seconds: float = Field(default=60.0, ge=0)
     """Least time between two checkpoints of a training; 0 writes one after every step."""
+    jobs: int = Field(default=0, ge=0)
+    """Steps that compute at once, each in a process of its own; 0: one by one, in this process."""
+    gpu_limit: str | None = None
+    """The Prefect server's global concurrency limit of which a step holds a slot as it computes."""
     progress: bool = True
     judge: JudgeLimits = JudgeLimits()
 

@@ -94,14 +94,14 @@ def test_another_dataset_recomputes_only_what_depends_on_it(finished, tmp_path):
 
 def test_a_refresh_with_the_same_outcome_leaves_the_rest_cached(finished, tmp_path):
     ila = finished.copied(tmp_path / "home")
-    answer = ila.json("run", "smoke", "--refresh", "stage2 terse seed 0")
+    answer = ila.json("run", "smoke", "--refresh", "stage2 terse seed 0", "--reason", "to see")
     assert answer["computed"] == 1, answer
     assert ila.json("run", "smoke")["computed"] == 0
 
 
 def test_a_refresh_that_fails_loses_nothing(finished, tmp_path):
     ila = finished.copied(tmp_path / "home")
-    process = ila.start("run", "smoke", "--refresh", "finetune")
+    process = ila.start("run", "smoke", "--refresh", "finetune", "--reason", "to see")
     try:
         wait_until_running(ila, "finetune", process)
     finally:
@@ -156,7 +156,7 @@ def test_a_damaged_payload_is_refused_and_computed_anew(finished, tmp_path):
     message = ila("rankings", "show", key, expect=1)
     assert "does not match the digest" in message
     assert "Traceback" not in message
-    assert ila.json("run", "smoke", "--refresh", key)["computed"] >= 1
+    assert ila.json("run", "smoke", "--refresh", key, "--reason", "damaged")["computed"] >= 1
     assert ila.json("rankings", "show", key)["scorer"] == "ila"
 
 

@@ -132,7 +132,10 @@ def test_what_was_not_evaluated_is_named(home, sets):
             ["decide", "smoke", "--against", "smoke/base", "--rule", "forgetting"],
             "smoke stands for base, all",
         ),
-        (["evaluate", "smoke", "--jobs", "2", "--refresh", "evaluation"], "refresh first"),
+        (
+            ["evaluate", "smoke", "--jobs", "2", "--refresh", "evaluation", "--reason", "x"],
+            "refresh first",
+        ),
     ],
 )
 def test_bad_input(home, arguments, message):

@@ -1,0 +1,99 @@
+"""A step in a process of its own: its result and its errors arrive, nothing computed is lost."""
+
+import os
+import signal
+import threading
+
+import psutil
+import pytest
+from mlflow.exceptions import MlflowException
+from test_supervise import wait_for
+
+from flows.pipeline import ila_pipeline
+from ila_core.config import RuntimeConfig
+from ila_core.errors import CheckError, UserError
+from ila_core.lock import Lock
+from ila_core.profiles import load_profile
+from tasks.compute import Order, compute_step
+from tasks.isolated import compute_apart
+from tasks.lookup import open_lookup, upstream_digest
+from tasks.steps import STEPS
+from tasks.store import Store
+from tasks.supervise import Devices
+
+
+@pytest.fixture
+def runtime(monkeypatch, tmp_path):
+    monkeypatch.setenv("ILA_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return RuntimeConfig.from_env()
+
+
+def order_of(name, runtime, *overrides):
+    """The first step of that kind in `smoke`, claimed, and the store it was claimed in."""
+    profile = load_profile("smoke", overrides)
+    pipeline = ila_pipeline(profile, Lock(runtime.home, online=False))
+    step = next(s for s in pipeline.data.values() if s.name == name)
+    store = Store(runtime, profile.model.name)
+    run, mine = store.claim(step, upstream_digest({}), waiting=lambda run: None)
+    assert mine
+    return Order(step, run, {}, runtime, profile.model.name, bar=False), store
+
+
+def test_the_result_is_the_one_that_this_process_would_have_made(finished, runtime):
+    order, store = order_of("prepare", runtime)
+    apart = compute_apart(order, store, Devices(1))
+    there = RuntimeConfig(
+        home=finished.home, tracking_uri=f"sqlite:///{finished.home / 'mlflow.db'}"
+    )
+    (here,) = open_lookup(there, "demo").finished(apart.key)
+    assert apart.status == "FINISHED"
+    assert apart.digest == here.digest
+
+
+def test_a_users_error_arrives_as_one(runtime, tmp_path):
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text('{"prompt": "a", "response": "b"}\n')
+    order, store = order_of("prepare", runtime, f"datasets.0.path={empty}")
+    with pytest.raises(UserError, match="terse: its train split is empty"):
+        compute_apart(order, store, Devices(1))
+
+
+def test_a_process_that_is_killed_is_named_with_all_that_it_said(runtime):
+    order, store = order_of("prepare", runtime)
+    killer = threading.Thread(target=kill_the_first_child)
+    killer.start()
+    with pytest.raises(CheckError, match=r"ended by SIGKILL \(out of memory\?\).*prepare-terse"):
+        compute_apart(order, store, Devices(1))
+    killer.join()
+
+
+def kill_the_first_child():
+    (child,) = wait_for(lambda: psutil.Process().children())
+    os.kill(child.pid, signal.SIGKILL)
+
+
+def test_what_mlflow_did_not_take_is_committed_the_next_time(runtime, monkeypatch):
+    order, store = order_of("prepare", runtime)
+    computed = []
+    monkeypatch.setitem(STEPS, "prepare", computing(computed))
+    monkeypatch.setattr(store, "commit", refused)
+    with pytest.raises(CheckError, match=r"kept in .*uncommitted.*, and the same command"):
+        compute_step(order, store)
+    monkeypatch.undo()
+    monkeypatch.setitem(STEPS, "prepare", computing(computed))
+    done = compute_step(order, Store(runtime, order.base_model))
+    assert (done.status, len(computed)) == ("FINISHED", 1)
+    assert list((runtime.home / "uncommitted").iterdir()) == []
+
+
+def computing(computed):
+    def compute(step, inputs, out, context):
+        computed.append(step.key)
+        (out / "prepare.json").write_text("{}")
+
+    return compute
+
+
+def refused(run, folder):
+    raise MlflowException("Connection refused")
