@@ -18,6 +18,7 @@ from ila_core.lock import Lock
 from ila_core.profiles import load_profile, shipped
 from tasks.execute import Handle, submit
 from tasks.lookup import StepRun
+from tasks.slots import check_limit
 from tasks.step import Step, in_order
 from tasks.store import Store
 from tasks.supervise import Devices, interruption
@@ -62,6 +63,7 @@ def _pipeline(
     logging.getLogger("ila").setLevel(logging.INFO)
     interruption.clear()
     runtime = RuntimeConfig.from_env()
+    check_limit(runtime.gpu_limit)
     found = find_ranking(ranking) if ranking else None
     pipeline = ila_pipeline(profile, Lock(runtime.home, online=True), found)
     store = Store(runtime, profile.model.name)

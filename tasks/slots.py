@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from ila_core.errors import UserError, first_line
+from ila_core.errors import CheckError, UserError, first_line
 from tasks.supervise import stop_if_interrupted
 
 log = logging.getLogger("ila")
@@ -15,6 +15,31 @@ log = logging.getLogger("ila")
 LEASE_SECONDS = 60.0
 """The least that Prefect allows: the slot of a process that was killed is free again after it."""
 _ASK_AGAIN_SECONDS = 5.0
+
+
+def check_limit(limit: str | None) -> None:
+    """Refuse, before anything is begun, a limit of which no step could get a slot.
+
+    Raises:
+        UserError: there is no such limit, or no server of which to ask it.
+    """
+    if limit is None:
+        return
+    if not os.environ.get("PREFECT_API_URL"):
+        raise UserError(
+            f"ILA_GPU_LIMIT={limit} counts the GPUs of a Prefect server: set PREFECT_API_URL to it"
+        )
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import ObjectNotFound
+
+    try:
+        with get_client(sync_client=True) as client:
+            client.read_global_concurrency_limit_by_name(limit)
+    except ObjectNotFound as error:
+        raise UserError(
+            f"ILA_GPU_LIMIT={limit}: the Prefect server has no such limit. Make it with the number "
+            f"of GPUs: prefect global-concurrency-limit create {limit} --limit 1"
+        ) from error
 
 
 @contextmanager
@@ -29,18 +54,12 @@ def slot(limit: str | None, label: str) -> Iterator[None]:
         label: of the step, for the log.
 
     Raises:
-        UserError: there is no such limit, or no server of which to ask it.
+        CheckError: the server gave none.
         Interrupted: the run was told to end.
     """
-    if limit is None:
-        yield
-        return
-    if not os.environ.get("PREFECT_API_URL"):
-        raise UserError(
-            f"ILA_GPU_LIMIT={limit} counts the GPUs of a Prefect server: set PREFECT_API_URL to it"
-        )
     with ExitStack() as held:
-        _acquire(limit, label, held)
+        if limit is not None:
+            _acquire(limit, label, held)
         yield
 
 
@@ -51,6 +70,8 @@ def _acquire(limit: str, label: str, held: ExitStack) -> None:
     )
     from prefect.concurrency.sync import concurrency
 
+    # It calls each time that no slot was free an error, and a failure is raised as well.
+    logging.getLogger("prefect._internal.concurrency").addFilter(_not_of_slots)
     waits = False
     while True:
         stop_if_interrupted()
@@ -65,7 +86,8 @@ def _acquire(limit: str, label: str, held: ExitStack) -> None:
                 log.info("%-32s waits for a slot of the limit %r", label, limit)
                 waits = True
         except ConcurrencySlotAcquisitionError as error:
-            raise UserError(
-                f"ILA_GPU_LIMIT={limit}: {first_line(error)}. Make it with the number of GPUs: "
-                f"prefect global-concurrency-limit create {limit} --limit 1"
-            ) from error
+            raise CheckError(f"no slot of the limit {limit!r}: {first_line(error)}") from error
+
+
+def _not_of_slots(record: logging.LogRecord) -> bool:
+    return "ConcurrencySlotAcquisition" not in record.getMessage()
