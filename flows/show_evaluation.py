@@ -10,6 +10,7 @@ import typer
 from flows.printing import print_json, print_table
 from ila_core.config import Profile
 from ila_core.decision.chance import at_chance, interval
+from ila_core.judging.spread import judged_again
 
 if TYPE_CHECKING:
     from flows.evaluating import Measured
@@ -27,7 +28,13 @@ def show_evaluation(profile: Profile, found: Sequence[Measured], *, as_json: boo
             }
         )
     rows = [_row(m, evaluate.confidence) for m in found]
-    header = ["benchmark", "model", "seed", "value", f"{evaluate.confidence:.0%} interval"]
+    header = [
+        "benchmark",
+        "model",
+        "seed",
+        "value",
+        f"{evaluate.confidence:.0%} interval over items",
+    ]
     print_table([*header, "chance", "items", "beside it", "key"], rows)
     if evaluate.limit is not None:
         typer.echo(f"limited to {evaluate.limit} questions a task: a look, no evaluation")
@@ -49,16 +56,16 @@ def _row(m: Measured, confidence: float) -> list[str]:
         f"{low:.4f} to {high:.4f}",
         chance,
         f"{len(result.items):,}",
-        ", ".join([f"{n} {what}" for what, n in result.counts.items() if n] + _judged_again(m)),
+        ", ".join(
+            [f"{n} {what}" for what, n in result.counts.items() if n] + _judged_again(m, confidence)
+        ),
         f"key:{m.key}",
     ]
 
 
-def _judged_again(m: Measured) -> list[str]:
+def _judged_again(m: Measured, confidence: float) -> list[str]:
     """How far the value moves when the judge is asked again, apart from what questions do."""
-    from ila_core.judging.spread import spread
-
-    found = spread(m.result).repeats if any(len(x.repeats) > 1 for x in m.result.items) else None
+    found = judged_again(m.result, confidence=confidence)
     return [] if found is None else [f"judged again {found[0]:.3f} to {found[1]:.3f}"]
 
 
@@ -77,6 +84,7 @@ def _as_json(m: Measured, confidence: float) -> dict[str, object]:
         "unit": result.unit,
         "better": result.better,
         "chance": result.chance,
+        "judged_again": judged_again(result, confidence=confidence),
         "at_chance": at_chance(result, confidence=confidence),
         "items": len(result.items),
         "groups": result.groups,

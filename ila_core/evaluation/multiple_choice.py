@@ -42,26 +42,28 @@ class QuestionSet:
 
     Args:
         tasks: by name.
-        prefix: of their names, which is not shown.
-        limit: questions per task, for a look; `None` asks all.
     """
 
     tasks: dict[str, Any]
-    prefix: str
-    limit: int | None
     _asked: dict[str, list[Asked]] = field(default_factory=dict)
 
     @classmethod
     @lru_cache(maxsize=8)
     def open(cls, folder: Path, name: str, limit: int | None) -> QuestionSet:
-        """The tasks that `folder` defines under `name`, built once in this process."""
+        """The tasks that `folder` defines under `name`, built once in this process.
+
+        Args:
+            folder: of task files.
+            name: of the task or group in it.
+            limit: questions per task, for a look; `None` asks all.
+        """
         # A bar for each subject, on a stream of its own; what is logged goes where it always does.
         # Both libraries draw from the global generators.
         with redirect_stderr(StringIO()), seeded(0):
             tasks = load_tasks(folder, name)
             for task in tasks.values():
                 task.build_all_requests(limit=limit)
-        return cls(tasks, name, limit)
+        return cls(tasks)
 
     @property
     def versions(self) -> list[str]:

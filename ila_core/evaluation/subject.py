@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ila_core.config import ModelConfig, RuntimeConfig
+from ila_core.config import RuntimeConfig
 from ila_core.fingerprint import key_of
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ class Subject:
     model: Any
     """On its device, with its adapter if it has one; `None` where its answers are all there is."""
     tokenizer: Any
-    config: ModelConfig
     identity: str
     """Stands for the base model's files, and so for its tokenizer."""
     runtime: RuntimeConfig

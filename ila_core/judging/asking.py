@@ -31,11 +31,13 @@ class Reading:
     """All numbers of a reply, of which `parse` takes one."""
     choices: dict[str, float]
     """What a judge that writes nothing may choose, and what each is worth."""
+    expected: bool
+    """Whether such a judge says what it expects over these, or the likeliest of them."""
 
 
 READINGS: dict[ReadingName, Reading] = {
-    "grade": Reading(parse_rating, ratings, {str(n): float(n) for n in range(1, 11)}),
-    "preference": Reading(parse_preference, preferences, {"A": 1.0, "B": 0.0, "C": 0.5}),
+    "grade": Reading(parse_rating, ratings, {str(n): float(n) for n in range(1, 11)}, True),
+    "preference": Reading(parse_preference, preferences, {"A": 1.0, "B": 0.0, "C": 0.5}, False),
 }
 
 

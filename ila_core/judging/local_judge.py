@@ -23,7 +23,9 @@ class LocalJudge:
     """Grades by log-likelihood.
 
     The grade is the expectation over ` 1` to ` 10`, not the likeliest of them: that would be the
-    same number for nearly every answer where the model is small.
+    same number for nearly every answer where the model is small. Of two answers it prefers one, or
+    neither: the likeliest of the three letters, as a judge that writes would, so that both orders
+    can agree.
 
     Args:
         model: any causal language model of transformers.
@@ -54,7 +56,8 @@ class LocalJudge:
         return found
 
     def _verdict(self, ask: Ask) -> Verdict:
-        choices = READINGS[ask.reading].choices
+        reading = READINGS[ask.reading]
+        choices = reading.choices
         # The last message alone: it repeats the task, and a base model knows no system message.
         prompt = ask.messages[-1]["content"]
         # The end of the line keeps ` 1` apart from the beginning of ` 10`.
@@ -74,11 +77,12 @@ class LocalJudge:
             raise Diverged("the local judge gives log-likelihoods that are not finite")
         weights = [math.exp(value - highest) for value in likelihoods]
         total = math.fsum(weights)
-        expected = math.fsum(w * c for w, c in zip(weights, choices.values(), strict=True)) / total
+        worth = list(choices.values())
+        grade = math.fsum(w * c for w, c in zip(weights, worth, strict=True)) / total
+        if not reading.expected:
+            grade = worth[likelihoods.index(highest)]
         said = ", ".join(f"{c} {w / total:.3f}" for c, w in zip(choices, weights, strict=True))
-        return Verdict(
-            grade=expected, text=said, model=self.identity["model"], prompt_tokens=longest
-        )
+        return Verdict(grade=grade, text=said, model=self.identity["model"], prompt_tokens=longest)
 
     def _tokens(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer(text, return_attention_mask=False, verbose=False)[

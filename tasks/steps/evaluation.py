@@ -97,7 +97,6 @@ def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) ->
     subject = Subject(
         model=None,
         tokenizer=load_tokenizer(base.pinned),
-        config=base.config,
         identity=digest_of(base.files),
         runtime=context.runtime,
         on_progress=on_progress,

@@ -36,9 +36,9 @@ def evaluate_with(**settings) -> EvaluateConfig:
 
 
 def subject_of(demo, home, **more):
-    model, tokenizer, config = demo
+    model, tokenizer = demo[:2]
     runtime = RuntimeConfig(home=home, tracking_uri="", eval_batch=3, progress=False)
-    return Subject(model, tokenizer, config, "demo", runtime, lambda _: None, **more)
+    return Subject(model, tokenizer, "demo", runtime, lambda _: None, **more)
 
 
 def test_the_loss_of_a_files_texts_is_the_models_own(demo, tmp_path):

@@ -54,7 +54,7 @@ def test_going_round_in_circles():
 
 def run(answers):
     runtime = RuntimeConfig(home="/none", tracking_uri="")
-    subject = Subject(None, None, None, "", runtime, lambda _: None, answers=answers)
+    subject = Subject(None, None, "", runtime, lambda _: None, answers=answers)
     evaluate = EvaluateConfig(
         benchmarks=("instructions",), against="all", resamples=100, confidence=0.95
     )

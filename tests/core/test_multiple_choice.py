@@ -52,9 +52,9 @@ def demo():
 
 
 def subject_of(demo, home):
-    model, tokenizer, config = demo
+    model, tokenizer = demo[:2]
     runtime = RuntimeConfig(home=home, tracking_uri="", eval_batch=8, progress=False)
-    return Subject(model, tokenizer, config, "demo", runtime, lambda fraction: None)
+    return Subject(model, tokenizer, "demo", runtime, lambda fraction: None)
 
 
 def test_equals_lm_evals_own_evaluation_and_leaves_the_generators_alone(folder, demo):

@@ -18,6 +18,7 @@ from spoken import QUESTIONS, write_lines
 
 from ila_core.chat.answering import Answer
 from ila_core.chat.questions import Question, load_questions
+from ila_core.decision.chance import interval
 from ila_core.errors import CheckError, UserError
 from ila_core.evaluation.result import Evaluation, Item
 from ila_core.judging.asking import Ask
@@ -25,7 +26,7 @@ from ila_core.judging.grading import grade
 from ila_core.judging.local_judge import LocalJudge
 from ila_core.judging.pairwise import compare
 from ila_core.judging.prompts import JudgePrompts
-from ila_core.judging.spread import spread
+from ila_core.judging.spread import judged_again
 from ila_core.judging.store import VerdictStore
 from ila_core.judging.verdict import Verdict, parse_preference, parse_rating
 from ila_core.judging.wording import FIELDS, OWN, SHORT
@@ -228,13 +229,14 @@ def evaluation(*items: tuple[float, ...]) -> Evaluation:
 
 
 def test_questions_and_repeats_have_intervals_of_their_own() -> None:
-    steady = spread(evaluation(*[(float(g),) * 3 for g in range(1, 11)]))
-    assert steady.repeats == (5.5, 5.5) and steady.questions[0] < 5 < 6 < steady.questions[1]
-    moody = spread(evaluation(*[(3.0, 5.0, 7.0)] * 10))
-    assert moody.questions == (5, 5)
-    assert moody.repeats is not None and moody.repeats[0] < 5 < moody.repeats[1]
-    assert spread(evaluation((3.0,), (4.0,))).repeats is None
-    assert spread(evaluation((3.0,), (9.0,))) == spread(evaluation((3.0,), (9.0,)))
+    steady = evaluation(*[(float(g),) * 3 for g in range(1, 11)])
+    low, high = interval(steady, 0.95)
+    assert judged_again(steady) == (5.5, 5.5) and low < 5 < 6 < high
+    moody = evaluation(*[(3.0, 5.0, 7.0)] * 10)
+    again = judged_again(moody)
+    assert interval(moody, 0.95) == (5, 5) and again is not None and again[0] < 5 < again[1]
+    assert judged_again(moody) == again
+    assert judged_again(evaluation((3.0,), (4.0,))) is None
 
 
 def test_a_win_counts_if_both_orders_agree(tmp_path: Path) -> None:
@@ -250,6 +252,7 @@ def test_a_win_counts_if_both_orders_agree(tmp_path: Path) -> None:
     found = compare(QUESTIONS, ANSWERS, OTHERS, Scripted(says), **options(tmp_path))
     assert [item.value for item in found.items] == [1.0, 1.0, 0.5, 0.5]
     assert found.counts["orders_disagree"] == 2 and found.chance == 0.5
+    assert [found.counts[n] for n in ("wins", "ties", "losses")] == [2, 2, 0]
     swapped = compare(
         QUESTIONS, OTHERS, ANSWERS, Scripted(lambda a: 1 - says(a)), **options(tmp_path)
     )
@@ -321,8 +324,11 @@ def test_what_does_not_fit_a_local_judge_is_not_judged(tmp_path: Path) -> None:
 
 
 def test_a_local_judge_compares_too(tmp_path: Path) -> None:
+    """By letters: an expectation over them would never be the same both ways round."""
     found = compare(QUESTIONS, ANSWERS, OTHERS, local(context=900), **options(tmp_path))
     assert found.counts["judged"] == 4
+    files = [json.loads(path.read_bytes()) for path in tmp_path.rglob("*.json")]
+    assert {file["verdict"]["grade"] for file in files} <= {0.0, 0.5, 1.0} and len(files) == 14
 
 
 @pytest.mark.real_data
