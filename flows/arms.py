@@ -8,9 +8,10 @@ from typing import NamedTuple
 from flows.evidence import Steps, StepsOfSeeds
 from ila_core.config import EvaluateConfig, FinetuneConfig, SearchConfig
 from ila_core.errors import unknown_name
+from ila_core.evaluation.judged import Judged
 from ila_core.ranking import Ranking
 from tasks.step import Step
-from tasks.steps import Base, adopt, evaluate, finetune, select
+from tasks.steps import Base, adopt, evaluate, finetune, pair, select
 
 
 class Arms(NamedTuple):
@@ -32,10 +33,30 @@ class Arms(NamedTuple):
             raise unknown_name("arm", arm, {s.given["names"]["arm"] for s in self.evaluated})
         return found
 
+    def pairs(self, arm: str, against: str) -> tuple[Step, ...]:
+        """Both arms' answers side by side, seed by seed, on every benchmark that a judge grades.
+
+        Raises:
+            UserError: there is no such arm.
+        """
+        return tuple(
+            pair(a, b)
+            for a in self.evaluations(arm)
+            for b in self.evaluations(against)
+            if isinstance(a.given["benchmark"], Judged)
+            and a.given["benchmark"] is b.given["benchmark"]
+            and _same_seed(a.given["names"]["seed"], b.given["names"]["seed"])
+        )
+
     @property
     def steps(self) -> tuple[Step, ...]:
         trained = [step for of_seed in self.tuned.values() for step in of_seed.values()]
         return (*self.selections.values(), *trained, *self.evaluated)
+
+
+def _same_seed(a: int | None, b: int | None) -> bool:
+    """The base, and what was trained elsewhere, have none."""
+    return None in (a, b) or a == b
 
 
 def train_arms(

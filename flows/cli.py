@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from flows.measuring import compare, decide, evaluate
-from flows.options import Json, Policy, Reason, Reference, RefreshOption, Source
+from flows.options import Json, Overrides, Policy, Reason, Reference, RefreshOption, Source
 from flows.selecting import export, verify
 
 app = typer.Typer(
@@ -28,10 +28,6 @@ app.command()(verify)
 ProfileArgument = Annotated[
     str,
     typer.Argument(metavar="PROFILE", help="A shipped profile's name, or a path to a .yaml file."),
-]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="A.B=C", help="Change one field of the profile; repeatable."),
 ]
 Rehash = Annotated[bool, typer.Option("--rehash", help="Read every local file again.")]
 

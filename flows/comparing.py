@@ -28,7 +28,7 @@ def run_compare(
     from ila_core.decision.comparing import compare
 
     target, arms = _evaluated(given, profile, benchmarks, limit, overrides)
-    against = _one(given[-1], target.asked[-1])
+    against = one_arm(given[-1], target.asked[-1])
     evaluate = target.profile.evaluate
     if len(arms) < 2:
         raise UserError(f"give two models or more, the last of which is compared with; given is "
@@ -65,7 +65,7 @@ def run_decide(
         raise UserError(
             "evaluate.limit is set, and a look decides nothing: evaluate in full, then decide"
         )
-    first, second = (_one(g, asked) for g, asked in zip(given, target.asked, strict=True))
+    first, second = (one_arm(g, asked) for g, asked in zip(given, target.asked, strict=True))
     if first == second:
         raise UserError(f"{candidate} is {against}: there is nothing to decide")
     decision = decide(
@@ -75,7 +75,7 @@ def run_decide(
     sys.exit(EXIT_CODES[decision.answer])
 
 
-def _one(given: str, arms: Sequence[str]) -> str:
+def one_arm(given: str, arms: Sequence[str]) -> str:
     """The arm that an argument stands for.
 
     Raises:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from flows.judge_forecast import asks_an_endpoint
 from flows.refresh import Refresh
 from flows.run import ProfilePlan, finished, plan_of, prefect_ready
 from flows.stored import find_finetuning
@@ -190,6 +191,7 @@ def run_evaluate(
         raise UserError("--jobs computes what is missing: refresh first, or with --jobs 1")
     if jobs > 1:
         _in_processes(planned, target, jobs)
+        planned = plan_of(target.profile, until=target.until)
     runs = finished(planned, target.until, refresh)
     show_evaluation(target.profile, measured(planned, target, runs), as_json=as_json)
 
@@ -208,7 +210,10 @@ def _in_processes(planned: ProfilePlan, target: Target, jobs: int) -> None:
     before = "+".join(f"trained={arm}" for arm in target.arms)
     finished(plan_of(target.profile, until=before), before)
     missing: dict[str, list[str]] = {}
-    for step in evaluations:
+    for evaluation in evaluations:
+        # A judge at an endpoint is asked by this process alone, in the end: one budget, one number
+        # of requests at once.
+        step = evaluation.inputs["answers"] if asks_an_endpoint(evaluation) else evaluation
         if step.key not in cached:
             names = step.given["names"]
             model = " ".join(str(x) for x in names.values() if x is not None)

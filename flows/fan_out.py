@@ -32,7 +32,7 @@ class Job:
     Args:
         name: what a person calls it.
         profile: the profile as one line of JSON.
-        until: among which targets of the pipeline its steps are.
+        until: for which target of the pipeline its steps are needed.
         keys: of these steps.
         output: the file that its process writes to.
     """

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from flows.options import Json, Reason, RefreshOption
+from flows.options import Json, Overrides, Reason, RefreshOption
 
 OfProfile = Annotated[
     str | None, typer.Option("--profile", help="Whose settings count, and whose base model.")
@@ -17,10 +17,6 @@ Benchmarks = Annotated[
 ]
 Limit = Annotated[
     int | None, typer.Option(min=1, help="Questions per task: a look, kept apart from the whole.")
-]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="A.B=C", help="Change one field of the profile; repeatable."),
 ]
 
 
@@ -63,14 +59,21 @@ def compare(
     models: Models,
     profile: OfProfile = None,
     benchmarks: Benchmarks = None,
+    pairwise: Annotated[
+        bool,
+        typer.Option("--pairwise", help="Show a judge both answers, in both orders: who wins?"),
+    ] = False,
     limit: Limit = None,
     overrides: Overrides = None,
     as_json: Json = False,
 ) -> None:
-    """Compare evaluated models item by item, with intervals; nothing is computed."""
-    from flows.comparing import run_compare
+    """Compare evaluated models item by item, with intervals; only --pairwise computes anything."""
+    if pairwise:
+        from flows.preferring import run_pairwise as run
+    else:
+        from flows.comparing import run_compare as run
 
-    run_compare(
+    run(
         models, profile, benchmarks=named(benchmarks), limit=limit, overrides=overrides or [],
         as_json=as_json,
     )  # fmt: skip

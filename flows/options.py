@@ -6,6 +6,10 @@ from typing import Annotated
 
 import typer
 
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="A.B=C", help="Change one field of the profile; repeatable."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Reference = Annotated[
     str, typer.Argument(metavar="REF", help="key:<12 hex>, or a path to a .json file.")

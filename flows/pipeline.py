@@ -50,7 +50,7 @@ class Pipeline(NamedTuple):
         """The steps to finish for `until`: one of these names, or several joined by `+`.
 
         `evaluate=ARM` are the evaluations of one arm, of `base` or of an adapter; `trained=ARM` are
-        its fine-tunings, of which the other two have none.
+        its fine-tunings, of which the other two have none; `pairwise=A:B` their answers compared.
 
         Raises:
             UserError: a name that is none of them.
@@ -74,6 +74,8 @@ class Pipeline(NamedTuple):
                 ends[name] = self.arms.evaluations(arm)
             elif kind == "trained" and arm:
                 ends[name] = tuple(self.arms.tuned.get(arm, {}).values())
+            elif kind == "pairwise" and arm:
+                ends[name] = self.arms.pairs(*arm.split(":"))
             if name not in (*ends, *TABLES):
                 raise unknown_name("target", name, [*ends, *TABLES])
         steps = [step for name in wanted if name in ends for step in ends[name]]

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from flows.judge_forecast import announce
 from flows.pipeline import Pipeline, ila_pipeline
 from flows.refresh import NOTHING, Refresh
 from ila_core.config import Profile, RuntimeConfig
@@ -76,6 +77,7 @@ def finished(planned: ProfilePlan, until: str, refresh: Refresh = NOTHING) -> di
     cached = {str(p.step.key): p.run for p in planned.steps if p.run is not None}
     if len(cached) == len(planned.steps) and not again and "PREFECT_API_URL" not in os.environ:
         return cached
+    announce(planned.steps, again)
     return _run_flow(planned, until, again)
 
 

@@ -20,7 +20,7 @@ def publish_tables(
 ) -> None:
     """All layers with their ranks, and agreement, at the agreement step; what an evaluation gave,
     subject by subject, at its own."""
-    if step.name == "evaluation":
+    if step.name in ("evaluation", "pairwise"):
         return _publish_evaluation(step, fetch(run))
     if step.name != "agreement":
         return

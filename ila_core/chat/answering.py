@@ -26,6 +26,9 @@ from ila_core.fingerprint import digest_of
 
 log = logging.getLogger("ila")
 
+CHARACTERS_PER_TOKEN = 4
+"""Of English text, roughly: only what nobody has counted is estimated by it."""
+
 
 class Answer(Frozen):
     """Turn by turn; what is not known of an answer that was read from a file is empty."""
@@ -38,6 +41,12 @@ class Answer(Frozen):
     """Whether the model ended the turn; else it was cut at `max_new_tokens`."""
     cut: tuple[int, ...] = ()
     """Tokens of the prompt that were left out because the context is too short."""
+
+
+def longest(questions: Sequence[Question], max_new_tokens: int) -> list[Answer]:
+    """Stand-ins for answers that are not there yet, as long as they may become."""
+    text = "x" * (CHARACTERS_PER_TOKEN * max_new_tokens)
+    return [Answer(question_id=q.id, turns=(text,) * len(q.turns)) for q in questions]
 
 
 def answer_all(

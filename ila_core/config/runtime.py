@@ -33,7 +33,7 @@ class JudgeLimits(BaseModel):
 
     concurrency: int = Field(default=4, ge=1)
     requests: int | None = Field(default=None, ge=1)
-    """Most requests of one benchmark of one model, failed ones included."""
+    """Most requests of one command, failed ones included."""
     tokens: int | None = Field(default=None, ge=1)
     """Most tokens of the same, prompts and replies together."""
     timeout: float = Field(default=120.0, gt=0)

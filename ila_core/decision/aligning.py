@@ -46,7 +46,7 @@ def align(a: Side, b: Side) -> Aligned:
     everyone = [(side.arm, x) for side in (a, b) for x in side.evaluations]
     _, first = everyone[0]
     for arm, other in everyone[1:]:
-        _refuse_unlike(a.arm, first, arm, other)
+        refuse_unlike(a.arm, first, arm, other)
     items = [{x.id: x for x in e.items} for _, e in everyone]
     common = [x.id for x in first.items if all(x.id in found for found in items)]
     left_out = len(set().union(*items)) - len(common)
@@ -102,7 +102,11 @@ def _differ(field: str, x: Any, y: Any) -> bool:
     return bool(x != y)
 
 
-def _refuse_unlike(arm: str, first: Evaluation, other_arm: str, other: Evaluation) -> None:
+def refuse_unlike(arm: str, first: Evaluation, other_arm: str, other: Evaluation) -> None:
+    """
+    Raises:
+        UserError: two evaluations that were not measured alike, and in what.
+    """
     x, y = ({"unit": e.unit, "better": e.better, **e.comparable} for e in (first, other))
     apart = [
         f"{field} is {x.get(field, 'not given')!r} and {y.get(field, 'not given')!r}"

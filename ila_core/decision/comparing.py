@@ -172,6 +172,19 @@ def _compared(a: Side, b: Side, settings: _Settings) -> Compared:
     )
 
 
+def signs_interval(gaps: Sequence[float], confidence: float) -> tuple[float, float, float]:
+    """Low, high and standard error of the mean of differences that are mostly -1, 0 or 1.
+
+    Agresti and Min's (2005, doi:10.1002/sim.1781), which counts two items more, one of which
+    differs, half to each side: it claims no certainty where all items agree.
+    """
+    n = len(gaps) + 2
+    centre = math.fsum(gaps) / n
+    error = math.sqrt((math.fsum(gap**2 for gap in gaps) + 1) / n - centre**2) / math.sqrt(n)
+    half = half_width(confidence) * error
+    return centre - half, centre + half, error
+
+
 def _are_accuracies(a: Side, b: Side) -> bool:
     return all(is_accuracy(x) for side in (a, b) for x in side.evaluations)
 
@@ -182,18 +195,14 @@ def _over_items(
     """Difference, interval and standard error over items, seeds averaged item by item.
 
     The paired percentile bootstrap, but for accuracies, which differ on few items: where none
-    differs it would claim certainty. They get the interval of Agresti and Min (2005,
-    doi:10.1002/sim.1781), which counts two items more, one of which differs, half to each side.
+    differs it would claim certainty.
     """
     n = len(aligned.weights)
     a, b = aligned.a.mean(axis=0), aligned.b.mean(axis=0)
     gap, weight = a - b, aligned.weights.sum()
     difference = float(gap.sum() / weight)
     if accuracies:
-        centre = float(gap.sum()) / (n + 2)
-        error = math.sqrt((float((gap**2).sum()) + 1) / (n + 2) - centre**2) / math.sqrt(n + 2)
-        half = half_width(settings.each) * error
-        return difference, centre - half, centre + half, error
+        return difference, *signs_interval(gap.tolist(), settings.each)
     _, low, high = paired_bootstrap(
         a,
         b,

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ila_core.chat.answering import Answer, longest
 from ila_core.chat.questions import Question, load_questions
 from ila_core.config import (
     EvaluateConfig,
+    JudgeLimits,
     LocalJudgeSettings,
     OpenAiJudgeSettings,
     QuestionsSettings,
+    RuntimeConfig,
 )
 from ila_core.errors import UserError
 from ila_core.evaluation.result import Evaluation
@@ -23,6 +27,11 @@ from ila_core.lock import Lock, Unknown
 
 if TYPE_CHECKING:
     from ila_core.judging.asking import Judge
+    from ila_core.judging.budget import Budget, Forecast
+    from ila_core.judging.store import VerdictStore
+
+Pair = tuple[Sequence[Answer], Sequence[Answer]]
+"""Two models' answers to the same questions."""
 
 _DECISIVE = {"dtype", "lm_head"}
 """What of a local judge's profile changes its grades, beside its files."""
@@ -44,7 +53,7 @@ class Judged:
         return load_questions(Path(settings.questions), references)
 
     def identity(self, evaluate: EvaluateConfig, lock: Lock) -> dict[str, Any] | Unknown:
-        settings, judge = self._settings(evaluate), _judge_settings(self.name, evaluate)
+        settings, judge = self._settings(evaluate), self._judge_settings(evaluate)
         found: dict[str, Any] = {
             "judge": judge.model_dump(exclude={"prompts"}),
             "prompts": _prompts(judge).digest,
@@ -64,17 +73,79 @@ class Judged:
         self, subject: Subject, evaluate: EvaluateConfig, resolved: dict[str, Any]
     ) -> Evaluation:
         from ila_core.judging.grading import grade
-        from ila_core.judging.store import VerdictStore
 
         found = grade(
-            self.questions(evaluate)[: evaluate.limit],
+            self._asked(evaluate),
             subject.answers,
-            _judge(_judge_settings(self.name, evaluate), subject, resolved),
-            VerdictStore(subject.runtime.home / "verdicts"),
+            _judge(self._judge_settings(evaluate), subject.runtime, resolved),
+            _store(subject.runtime),
             benchmark=self.name,
-            generation=evaluate.generation.model_dump(),
+            generation=None if subject.answers_given else evaluate.generation.model_dump(),
         )
         return found.model_copy(update={"comparable": found.comparable | {"limit": evaluate.limit}})
+
+    def side_by_side(
+        self,
+        pair: Pair,
+        runtime: RuntimeConfig,
+        evaluate: EvaluateConfig,
+        resolved: dict[str, Any],
+    ) -> Evaluation:
+        """Both models' answers compared, in both orders."""
+        from ila_core.judging.pairwise import compare
+
+        found = compare(
+            self._asked(evaluate),
+            *pair,
+            _judge(self._judge_settings(evaluate), runtime, resolved),
+            _store(runtime),
+            benchmark=self.name,
+            generation=None,  # the answers are in the key, and one result has both
+        )
+        return found.model_copy(update={"comparable": found.comparable | {"limit": evaluate.limit}})
+
+    def forecast(
+        self,
+        answers: Sequence[Sequence[Answer] | None],
+        runtime: RuntimeConfig,
+        evaluate: EvaluateConfig,
+    ) -> Forecast | None:
+        """What an endpoint will be asked; `None` of a local judge.
+
+        Args:
+            answers: of one model to grade, or of two to compare; where they are not there yet they
+                count as being as long as they may become.
+            runtime: where the verdicts lie that are not asked for again.
+            evaluate: the questions and the judge.
+        """
+        from ila_core.judging.grading import single
+        from ila_core.judging.items import asks_of
+        from ila_core.judging.openai_judge import OpenAiJudge
+        from ila_core.judging.pairwise import side_by_side
+
+        settings = self._judge_settings(evaluate)
+        if isinstance(settings, LocalJudgeSettings):
+            return None
+        questions = self._asked(evaluate)
+        known = [a or longest(questions, evaluate.generation.max_new_tokens) for a in answers]
+        judge = OpenAiJudge(settings, _prompts(settings))
+        if len(known) == 1:
+            showing = single(questions, known[0], judge.prompts)
+        else:
+            showing = side_by_side(questions, known[0], known[1], judge.prompts)
+        return judge.forecast(asks_of(questions, showing, judge), _store(runtime))
+
+    def _asked(self, evaluate: EvaluateConfig) -> tuple[Question, ...]:
+        return self.questions(evaluate)[: evaluate.limit]
+
+    def _judge_settings(self, evaluate: EvaluateConfig) -> OpenAiJudgeSettings | LocalJudgeSettings:
+        if evaluate.judge is None:
+            raise UserError(
+                f"{self.name} needs a judge: give evaluate.judge, for example --set "
+                "'evaluate.judge={kind: openai, model: gpt-4-0613}' with OPENAI_API_KEY, or "
+                "--set 'evaluate.judge={kind: local, model: NAME}', a model profile's"
+            )
+        return evaluate.judge
 
     def _settings(self, evaluate: EvaluateConfig) -> QuestionsSettings:
         settings: QuestionsSettings | None = getattr(evaluate, self.name)
@@ -86,18 +157,6 @@ class Judged:
         return settings
 
 
-def _judge_settings(
-    name: str, evaluate: EvaluateConfig
-) -> OpenAiJudgeSettings | LocalJudgeSettings:
-    if evaluate.judge is None:
-        raise UserError(
-            f"{name} needs a judge: give evaluate.judge, for example --set "
-            "'evaluate.judge={kind: openai, model: gpt-4-0613}' with OPENAI_API_KEY, or "
-            "--set 'evaluate.judge={kind: local, model: NAME}', a model profile's"
-        )
-    return evaluate.judge
-
-
 def _local_model(judge: LocalJudgeSettings) -> Any:
     from ila_core.profiles import load_model_config
 
@@ -105,13 +164,30 @@ def _local_model(judge: LocalJudgeSettings) -> Any:
 
 
 def _judge(
-    settings: OpenAiJudgeSettings | LocalJudgeSettings, subject: Subject, resolved: dict[str, Any]
+    settings: OpenAiJudgeSettings | LocalJudgeSettings,
+    runtime: RuntimeConfig,
+    resolved: dict[str, Any],
 ) -> Judge:
     from ila_core.judging.openai_judge import OpenAiJudge
 
     if isinstance(settings, LocalJudgeSettings):
-        return _local_judge(settings, canonical(resolved["judge_model"]), subject.runtime.device)
-    return OpenAiJudge(settings, _prompts(settings), limits=subject.runtime.judge)
+        return _local_judge(settings, canonical(resolved["judge_model"]), runtime.device)
+    limits = runtime.judge
+    return OpenAiJudge(settings, _prompts(settings), limits=limits, budget=_budget(limits))
+
+
+@lru_cache(maxsize=1)
+def _budget(limits: JudgeLimits) -> Budget:
+    """One for all that this process judges, which is all that a command does."""
+    from ila_core.judging.budget import Budget
+
+    return Budget(limits.requests, limits.tokens)
+
+
+def _store(runtime: RuntimeConfig) -> VerdictStore:
+    from ila_core.judging.store import VerdictStore
+
+    return VerdictStore(runtime.home / "verdicts")
 
 
 def _prompts(settings: OpenAiJudgeSettings | LocalJudgeSettings) -> JudgePrompts:

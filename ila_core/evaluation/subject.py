@@ -35,6 +35,8 @@ class Subject:
     rows_digest: str = ""
     answers: Sequence[Answer] = ()
     """To the benchmark's questions, for the benchmarks that look at nothing else."""
+    answers_given: bool = False
+    """Whether they come from a file, so that nobody can say how they were made."""
     texts: Sequence[list[int]] = ()
     """Token rows that the base wrote, for the benchmarks that read them."""
 

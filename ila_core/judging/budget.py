@@ -7,12 +7,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from ila_core.chat.answering import CHARACTERS_PER_TOKEN
 from ila_core.config import Frozen
 from ila_core.errors import CheckError
 from ila_core.judging.prompts import Messages
 
-CHARACTERS_PER_TOKEN = 4
-"""Of English text, roughly; only what a server does not report is counted by it."""
 KEPT = "what was judged is kept and not asked again"
 
 
@@ -20,15 +19,29 @@ class Forecast(Frozen):
     """Of what has to be asked, every judge answering at once."""
 
     requests: int
+    kept: int
+    """Verdicts that are there."""
     prompt_tokens: int
     """At about 4 characters a token."""
     most_completion_tokens: int
     """If every reply were as long as it may be."""
 
+    def __add__(self, other: Forecast) -> Forecast:
+        mine, its = self.model_dump(), other.model_dump()
+        return Forecast(**{name: mine[name] + its[name] for name in mine})
 
-def forecast(asked: Sequence[Messages], max_tokens: int) -> Forecast:
+    def __str__(self) -> str:
+        return (
+            f"{self.requests:,} requests ({self.kept:,} verdicts are there), about "
+            f"{self.prompt_tokens:,} tokens of prompts and at most {self.most_completion_tokens:,} "
+            "of replies"
+        )
+
+
+def forecast(asked: Sequence[Messages], kept: int, max_tokens: int) -> Forecast:
     return Forecast(
         requests=len(asked),
+        kept=kept,
         prompt_tokens=sum(map(estimated, asked)),
         most_completion_tokens=len(asked) * max_tokens,
     )
@@ -86,6 +99,12 @@ class Budget:
                 self._used += spending.tokens
                 self._changed.notify_all()
 
+    def __str__(self) -> str:
+        """What is left of it."""
+        requests = None if self._requests is None else self._requests - self._begun
+        tokens = None if self._tokens is None else self._tokens - self._used
+        return f"{_number(requests)} requests and {_number(tokens)} tokens"
+
     def _used_left(self) -> float:
         return float("inf") if self._tokens is None else self._tokens - self._used
 
@@ -103,3 +122,7 @@ class Budget:
                 f"the judge's budget of {self._tokens} tokens is used up: {self._used} are spent, "
                 f"and the next request may take {most}; {KEPT}: run again, or raise the budget"
             )
+
+
+def _number(limit: int | None) -> str:
+    return "any number of" if limit is None else f"{max(0, limit):,}"

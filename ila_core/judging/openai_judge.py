@@ -44,6 +44,8 @@ class OpenAiJudge:
         settings: identity.
         prompts: what it is asked.
         limits: circumstance.
+        budget: what all that is asked may take, where several judges share one; by default one of
+            its own, by `limits`.
         environment: holds the key and the base URL (`ila_core.judging.endpoint`); read when there
             is something to ask.
         wait: how to wait some seconds, for tests; by default until then or until another request
@@ -56,11 +58,13 @@ class OpenAiJudge:
         prompts: JudgePrompts,
         *,
         limits: JudgeLimits | None = None,
+        budget: Budget | None = None,
         environment: Mapping[str, str] = os.environ,
         wait: Callable[[float], object] | None = None,
     ) -> None:
         self.settings, self.prompts = settings, prompts
         self.limits = limits or JudgeLimits()
+        self.budget = budget or Budget(self.limits.requests, self.limits.tokens)
         self._environment, self._wait = environment, wait
 
     @property
@@ -88,8 +92,8 @@ class OpenAiJudge:
 
     def forecast(self, asks: Sequence[Ask], store: VerdictStore) -> Forecast:
         """What `verdicts` would ask, less what is in the store."""
-        left = [ask for ask in asks if self._open(store.get(self._asked_as, ask))]
-        return forecast([ask.messages for ask in left], self.settings.max_tokens)
+        left = [ask.messages for ask in asks if self._open(store.get(self._asked_as, ask))]
+        return forecast(left, len(asks) - len(left), self.settings.max_tokens)
 
     def verdicts(self, asks: Sequence[Ask], store: VerdictStore) -> list[Verdict]:
         """One per ask, in their order.
@@ -101,23 +105,11 @@ class OpenAiJudge:
         found = {i: store.get(self._asked_as, ask) for i, ask in enumerate(asks)}
         left = [i for i, verdict in found.items() if self._open(verdict)]
         if left:
-            self._announce([asks[i].messages for i in left], len(asks))
+            messages = [asks[i].messages for i in left]
+            ahead = forecast(messages, len(asks) - len(left), self.settings.max_tokens)
+            log.info("judge %s: %s; left are %s", self.settings.model, ahead, self.budget)
             found |= self._ask_all({i: asks[i] for i in left}, found, store)
         return [verdict for i in range(len(asks)) if (verdict := found[i]) is not None]
-
-    def _announce(self, left: list[Messages], all_of_them: int) -> None:
-        ahead, limits = forecast(left, self.settings.max_tokens), self.limits
-        log.info(
-            "judge %s: %d requests (%d verdicts are there), about %d tokens of prompts and at most "
-            "%d of replies; budget: %s requests, %s tokens",
-            self.settings.model,
-            ahead.requests,
-            all_of_them - len(left),
-            ahead.prompt_tokens,
-            ahead.most_completion_tokens,
-            limits.requests or "any number of",
-            limits.tokens or "any number of",
-        )
 
     def _ask_all(
         self, asks: dict[int, Ask], before: Mapping[int, Verdict | None], store: VerdictStore
@@ -156,7 +148,7 @@ class _Session:
 
     def __init__(self, judge: OpenAiJudge, endpoint: Endpoint, store: VerdictStore) -> None:
         self._judge, self._endpoint, self._store = judge, endpoint, store
-        self._budget = Budget(judge.limits.requests, judge.limits.tokens)
+        self._budget = judge.budget
         self._random = random.Random()
         self.stop = threading.Event()
         """Set once a request has failed for good: none begins any more."""

@@ -18,6 +18,7 @@ from tasks.steps import (
     finetuning,
     masking,
     page,
+    pairing,
     preparation,
     ranking,
     sampling,
@@ -34,6 +35,7 @@ from tasks.steps.evaluation import evaluate
 from tasks.steps.finetuning import finetune
 from tasks.steps.masking import mask
 from tasks.steps.page import report
+from tasks.steps.pairing import pair
 from tasks.steps.preparation import prepare
 from tasks.steps.ranking import rank
 from tasks.steps.scoring import score
@@ -49,6 +51,7 @@ __all__ = [
     "evaluate",
     "finetune",
     "mask",
+    "pair",
     "prepare",
     "rank",
     "report",
@@ -74,6 +77,7 @@ STEPS: dict[str, Compute] = {
     "answers": answering.compute,
     "texts": sampling.compute,
     "evaluation": evaluation.compute,
+    "pairwise": pairing.compute,
     "report": page.compute,
 }
 """Step name to its computation: (step, input payload folders, output folder, context)."""

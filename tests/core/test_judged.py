@@ -21,6 +21,7 @@ from ila_core.chat.questions import Question
 from ila_core.decision.comparing import compare
 from ila_core.errors import CheckError, UserError
 from ila_core.evaluation.result import Evaluation
+from ila_core.judging.openai_judge import OpenAiJudge
 
 pytestmark = tiny.STRICT
 
@@ -115,18 +116,31 @@ def test_more_repeats_ask_only_for_those(serve: Serve, tmp_path: Path) -> None:
 
 def test_the_budget_in_requests(serve: Serve, tmp_path: Path) -> None:
     server = serve(lambda number, _: fail(500) if number == 0 else rate(5))
-    judge = judge_at(server, requests=3, concurrency=1)
+
+    def judge() -> OpenAiJudge:
+        return judge_at(server, requests=3, concurrency=1)
+
     with pytest.raises(
         CheckError, match="budget of 3 requests is used up; what was judged is kept"
     ):
-        graded(judge, tmp_path)
+        graded(judge(), tmp_path)
     assert len(server.requests) == 3 and len(list(tmp_path.rglob("*.json"))) == 2
     for _ in range(2):
         try:
-            graded(judge, tmp_path)
+            graded(judge(), tmp_path)
         except CheckError:
             continue
     assert len(server.requests) == VERDICTS + 1
+
+
+def test_the_budget_is_of_all_that_a_judge_is_asked(serve: Serve, tmp_path: Path) -> None:
+    server = serve(lambda *_: rate(5))
+    judge = judge_at(server, requests=5, concurrency=1)
+    graded(judge, tmp_path, questions=QUESTIONS[:2], answers=ANSWERS[:2])
+    assert len(server.requests) == 3
+    with pytest.raises(CheckError, match="budget of 5 requests is used up"):
+        graded(judge, tmp_path)
+    assert len(server.requests) == 5
 
 
 @pytest.mark.parametrize("concurrency", [1, 4])
@@ -158,7 +172,7 @@ def test_the_forecast_comes_before_the_first_call(
     server = serve(script)
     graded(judge_at(server, concurrency=1, requests=99), tmp_path)
     assert "judge gpt-4: 7 requests (0 verdicts are there), about" in said[0]
-    assert f"at most {7 * 2048} of replies; budget: 99 requests, any number of tokens" in said[0]
+    assert f"at most {7 * 2048:,} of replies; left are 99 requests and any number" in said[0]
 
 
 def test_the_key_is_nowhere(
