@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from flows.evaluating import Target, find_target, measured
+from flows.evaluating import measured
 from flows.run import plan_of
+from flows.targets import Target, find_target
 from ila_core.benchmarks import BENCHMARKS
 from ila_core.config import RuntimeConfig
 from ila_core.errors import UserError

@@ -24,8 +24,9 @@ def evaluate(
     targets: Annotated[
         list[str],
         typer.Argument(
-            metavar="RUN|ADAPTER|BASE...",
-            help="A profile, PROFILE/ARM, key:<12 hex>, an adapter's folder, or a base model.",
+            metavar="RUN|ADAPTER|BASE|ANSWERS...",
+            help="A profile, PROFILE/ARM, key:<12 hex>, an adapter's folder, a base model of a "
+            "profile, or another model's answers.jsonl (FastChat's).",
         ),
     ],
     profile: OfProfile = None,

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import typer
 
 from flows.comparing import one_arm
-from flows.evaluating import find_target
 from flows.printing import print_json, print_table
 from flows.run import finished, plan_of
+from flows.targets import find_target
 from ila_core.benchmarks import BENCHMARKS
 from ila_core.decision.comparing import bonferroni
 from ila_core.decision.preferred import Pair, Preferred, preferred

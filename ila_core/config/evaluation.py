@@ -116,6 +116,9 @@ class EvaluateConfig(Frozen):
     """Questions per task, for a look; never taken for a full evaluation."""
     adapters: dict[str, AdapterSettings] = {}  # noqa: RUF012  # pydantic copies it
     """Trained elsewhere, by the name they are shown under, evaluated like arms."""
+    answers: dict[str, PathText] = {}  # noqa: RUF012
+    """Other models' answer files (FastChat's schema), by the name they are shown under, which the
+    judge grades beside ours."""
     mmlu: MmluSettings = MmluSettings()
     hellaswag: HellaSwagSettings = HellaSwagSettings()
     vicuna: QuestionsSettings | None = None

@@ -50,6 +50,9 @@ class Profile(Frozen):
         for name in self.evaluate.adapters:
             if name in (BASE, *arms):
                 raise ValueError(f"evaluate.adapters: {name!r} is an arm's name already")
+        for name in self.evaluate.answers:
+            if name in (BASE, *arms, *self.evaluate.adapters):
+                raise ValueError(f"evaluate.answers: {name!r} is another model's name already")
         for i, arm in enumerate(self.finetune.arms):
             if arm.source is not None:
                 must_be_in(f"finetune.arms.{i}.source", arm.source, list(self.search.schedules))

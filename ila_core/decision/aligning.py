@@ -96,7 +96,10 @@ def _is_judged(evaluation: Evaluation) -> bool:
 
 
 def _differ(field: str, x: Any, y: Any) -> bool:
-    """Servers take turns with their back ends: judges differ where no fingerprint is common."""
+    """Servers take turns with their back ends: judges differ where no fingerprint is common. How
+    the answers of a file were generated is not known (`None`)."""
+    if field == "generation" and None in (x, y):
+        return False
     if field == "fingerprints" and isinstance(x, list) and isinstance(y, list) and x and y:
         return not set(x) & set(y)
     return bool(x != y)

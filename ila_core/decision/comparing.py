@@ -79,6 +79,8 @@ class Comparison(Frozen):
     compared: tuple[Compared, ...]
     limited: dict[str, int]
     """Benchmark to the questions per task that it was limited to, where it was."""
+    unknown_generation: tuple[str, ...] = ()
+    """Arms whose answers come from a file, so that nobody can say how they were generated."""
     missing: tuple[str, ...]
     """What only one of two arms was evaluated on."""
 
@@ -133,6 +135,11 @@ def compare(
             for x, found in arms[against].items()
             if (limit := found[0].comparable.get("limit")) is not None
         },
+        unknown_generation=tuple(
+            arm
+            for arm, found in arms.items()
+            if any(x.comparable.get("generation", "") is None for of in found.values() for x in of)
+        ),
         missing=tuple(dict.fromkeys(missing)),
     )
 

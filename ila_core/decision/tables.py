@@ -68,6 +68,11 @@ def comparison_notes(comparison: Comparison) -> list[str]:
             f"At chance: does not differ from guessing ({comparison.confidence:.0%}; accuracies by "
             "the exact binomial test)."
         )
+    if comparison.unknown_generation:
+        notes.append(
+            f"Read from a file, so nobody can say how they were generated: the answers of "
+            f"{', '.join(comparison.unknown_generation)}."
+        )
     if comparison.missing:
         notes.append(f"Not compared, since not evaluated: {', '.join(comparison.missing)}.")
     return notes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,7 +46,6 @@ def answer(
 
 def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) -> None:
     from ila_core.chat.answering import answer_all
-    from ila_core.chat.fastchat import write_fastchat
     from ila_core.data.template import Renderer
     from ila_core.loading import load_tokenizer
 
@@ -69,9 +69,16 @@ def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) ->
             partial=context.checkpoints / "answers.jsonl",
             on_metrics=on_metrics,
         )
+    write(answers, f"{base.config.name}-{step.key}", out)
+
+
+def write(answers: Sequence[Answer], model_id: str, out: Path) -> None:
+    """The answers as `load` reads them, and as FastChat's tools do."""
+    from ila_core.chat.fastchat import write_fastchat
+
     found = [a.model_dump(mode="json") for a in answers]
     (out / _ANSWERS).write_text(json.dumps(found, indent=1), encoding="ascii")
-    write_fastchat(answers, f"{base.config.name}-{step.key}", out / _FASTCHAT)
+    write_fastchat(answers, model_id, out / _FASTCHAT)
 
 
 def load(payload: Path) -> tuple[Answer, ...]:

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any, cast
 from ila_core.benchmarks import BENCHMARKS
 from ila_core.config import BASE, EvaluateConfig
 from ila_core.errors import unknown_name
+from ila_core.evaluation.judged import Judged
 from ila_core.fingerprint import digest_of
 from ila_core.lock import Unknown
 from tasks.step import Context, Step
 from tasks.steps.answering import answer
 from tasks.steps.answering import load as load_answers
 from tasks.steps.base import Base
+from tasks.steps.given_answers import given_answers
 from tasks.steps.payload import write_json
 from tasks.steps.resident import evaluated
 from tasks.steps.sampling import load as load_texts
@@ -30,13 +32,19 @@ VERSION = 2
 def evaluate(
     base: Base, tuned: Mapping[str, Mapping[int, Step]], data: Step, settings: EvaluateConfig
 ) -> list[Step]:
-    """One evaluation per benchmark of the base and of each arm and seed."""
+    """One evaluation per benchmark of the base, of each arm and seed, and of answers from elsewhere."""
     steps = []
-    for benchmark in settings.benchmarks:
-        steps.append(_evaluation(base, None, data, benchmark, settings))
+    for name in settings.benchmarks:
+        steps.append(_evaluation(base, None, data, name, settings))
         for adapters in tuned.values():
             for adapter in adapters.values():
-                steps.append(_evaluation(base, adapter, data, benchmark, settings))
+                steps.append(_evaluation(base, adapter, data, name, settings))
+        benchmark = BENCHMARKS[name]
+        if isinstance(benchmark, Judged):
+            for who, path in settings.answers.items():
+                answers = given_answers(base, who, path, benchmark, settings)
+                names = answers.given["names"]
+                steps.append(_step(base, {"answers": answers}, names, name, settings))
     return steps
 
 
@@ -46,16 +54,28 @@ def _evaluation(
     if name not in BENCHMARKS:
         raise unknown_name("benchmark", name, BENCHMARKS)
     benchmark = BENCHMARKS[name]
-    resolved = benchmark.identity(settings, base.lock)
     names = {"arm": BASE, "seed": None} if adapter is None else adapter.given["names"]
-    who = names["arm"] if names["seed"] is None else f"{names['arm']} seed {names['seed']}"
+    if "answers" in benchmark.needs:
+        answers = answer(base, adapter, cast("AnswerBenchmark", benchmark), settings)
+        return _step(base, {"answers": answers}, names, name, settings)
     inputs = {} if adapter is None else {"adapter": adapter}
     if "rows" in benchmark.needs:
         inputs["data"] = data
     if "texts" in benchmark.needs and settings.general_text.path is None:
         inputs["texts"] = sample(base, settings.general_text)
-    if "answers" in benchmark.needs:
-        inputs = {"answers": answer(base, adapter, cast("AnswerBenchmark", benchmark), settings)}
+    return _step(base, inputs, names, name, settings)
+
+
+def _step(
+    base: Base,
+    inputs: Mapping[str, Step],
+    names: Mapping[str, Any],
+    name: str,
+    settings: EvaluateConfig,
+) -> Step:
+    benchmark = BENCHMARKS[name]
+    resolved = benchmark.identity(settings, base.lock)
+    who = names["arm"] if names["seed"] is None else f"{names['arm']} seed {names['seed']}"
     identity: dict[str, Any] | Unknown = resolved
     if not isinstance(resolved, Unknown):
         identity = base.identify_training(
@@ -103,7 +123,11 @@ def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) ->
         **more,
     )
     if "answers" in inputs:
-        subject = replace(subject, answers=load_answers(inputs["answers"]))
+        subject = replace(
+            subject,
+            answers=load_answers(inputs["answers"]),
+            answers_given=step.inputs["answers"].name == "given-answers",
+        )
         result = benchmark.run(subject, step.given["evaluate"], step.given["resolved"])
     else:
         with evaluated(base, step.inputs.get("adapter"), inputs.get("adapter"), context) as model:

@@ -6,7 +6,7 @@ import time
 
 import pytest
 from conftest import kill
-from judge_server import JudgeServer, rate
+from judge_server import JudgeServer, rate, say
 from test_cache import wait_until
 
 ROW = '"Which is it, {}?",a,b,c,d,{}\n'
@@ -136,6 +136,10 @@ def test_what_was_not_evaluated_is_named(home, sets):
             ["evaluate", "smoke", "--jobs", "2", "--refresh", "evaluation", "--reason", "x"],
             "refresh first",
         ),
+        (["compare", "smoke/ila", "smoke/all", "--pairwise"], "give --benchmarks vicuna or mt_be"),
+        (["compare", "smoke/ila", "smoke/ila", "--pairwise", "--benchmarks", "vicuna"], "two mod"),
+        (["evaluate", "ila_core/demo/base"], "--benchmarks mmlu .* --set model.source=/"),
+        (["evaluate", "ila_core/demo/base", "--profile", "stories3m-real"], "is a base model, and"),
     ],
 )
 def test_bad_input(home, arguments, message):
@@ -207,6 +211,63 @@ def test_a_kill_in_the_middle_of_judging_repeats_no_answered_request(home, input
     key = server.environment["OPENAI_API_KEY"].encode()
     files = [p for p in made.home.rglob("*") if p.is_file()]
     assert not [p for p in files if key in p.read_bytes()], "the key is written nowhere"
+
+
+def test_an_answer_file_is_graded_beside_ours(home, sets, answer, tmp_path):
+    def file(name, *numbers):
+        path = tmp_path / f"{name}.jsonl"
+        rows = [{"question_id": n, "choices": [{"turns": ["Because.", "So."]}]} for n in numbers]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return str(path)
+
+    theirs = file("theirs", 3, 2, 1, 0)
+    more = ["--profile", "smoke", "--benchmarks", "mt_bench", *sets]
+    found = home.json("evaluate", theirs, "base", *more)["evaluations"]
+    assert [(e["model"], e["items"]) for e in found] == [("theirs", 4), ("base", 4)]
+    text = home("compare", theirs, "base", *more)
+    assert "nobody can say how they were generated: the answers of theirs" in text
+    for wrong, message in (
+        (file("few", 0, 1, 2), r"has no answer to the questions \(3\)"),
+        (file("other", 0, 1, 2, 3, 81), r"not in the question set \(81\)"),
+        (file("twice", 0, 1, 1, 2, 3), "1 is there twice"),
+    ):
+        assert re.search(message, home("evaluate", wrong, *more, expect=2))
+    mmlu = home("evaluate", theirs, "--profile", "smoke", "--benchmarks", "mmlu", *sets, expect=2)
+    assert "give --benchmarks vicuna or mt_bench, whose questions they answer" in mmlu
+
+
+def prefer_ila(number, request):
+    """The first place in one order and the second in the other: one answer in both."""
+    return say("[[A]]" if number % 2 == 0 else "[[B]]")
+
+
+def test_pairwise_judging_asks_once_for_each_order_within_one_budget(home, inputs, tmp_path):
+    """2 arms beside the base, 4 questions of 2 turns, 2 orders: 32 requests, one at a time."""
+    judge = "evaluate.judge={kind: openai, model: gpt-4-0613, repeats: 1}"
+    overrides = [o for o in inputs if not o.startswith("evaluate.judge")] + [judge]
+    sets = [part for override in overrides for part in ("--set", override)]
+    made = home.copied(tmp_path / "home")
+    command = ["compare", "smoke/ila", "smoke/all", "smoke/base", "--pairwise", "--benchmarks",
+               "mt_bench", *sets]  # fmt: skip
+    server = JudgeServer(prefer_ila)
+    try:
+        environment = {**server.environment, "ILA_JUDGE_CONCURRENCY": "1"}
+        err = made(*command, expect=1, ILA_JUDGE_REQUESTS="20", **environment)
+        assert "all in all: 32 requests (0 verdicts are there)" in err
+        assert "more than the budget" in err and "budget of 20 requests is used up" in err
+        assert len(server.requests) == 20, "one budget for both comparisons"
+        process = made.start(*command, **environment)
+        try:
+            wait_until(lambda: len(server.requests) >= 25, process)
+        finally:
+            kill(process)
+        found = made.json(*command, **environment)["preferred"]
+    finally:
+        server.close()
+    assert len(server.requests) <= 32 + 1, "the one under way when it was killed"
+    assert [(x["a"], x["b"]) for x in found] == [("ila seed 0", "base"), ("all seed 0", "base")]
+    assert all(x["wins"] + x["ties"] + x["losses"] == 4 for x in found)
+    assert "orders_disagree" in found[0]["counts"] and found[0]["low"] < found[0]["share"]
 
 
 @pytest.mark.parametrize(
