@@ -72,7 +72,8 @@ def find_target(
         if all(g.startswith("key:") or Path(g).exists() or g in shipped("models") for g in given):
             raise UserError(
                 f"{given[0]}: give --profile as well, which names the benchmarks' settings and the "
-                f"base model, for example: ila evaluate {given[0]} --profile demo {_example(given[0])}"
+                f"base model, for example: ila evaluate {given[0]} --profile demo "
+                + _example(given[0])
             )
         load_profile(given[0])  # which says what there is
     (chosen,) = named
@@ -109,8 +110,9 @@ def _arm(profile: Profile, given: str) -> tuple[Profile, str]:
         if profile.model.local and Path(given).resolve() == Path(source).expanduser().resolve():
             return profile, BASE
         raise UserError(
-            f"{given} is a base model, and that of profile {profile.name!r} is {source}. To evaluate it with this profile's settings, add --set "
-            f"model.source={Path(given).resolve()}; where its architecture is not that of "
+            f"{given} is a base model, and that of profile {profile.name!r} is {source}. To "
+            "evaluate it with this profile's settings, add --set model.source="
+            f"{Path(given).resolve()}; where its architecture is not that of "
             f"{profile.model.name!r}, give a profile whose `model:` describes it"
         )
     if Path(given).is_dir():

@@ -17,6 +17,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from ila_core.appended import Damaged, read_appended
 from ila_core.chat.questions import Question
 from ila_core.config import Frozen, GenerationSettings
 from ila_core.data.conversation import Conversation, Message
@@ -253,29 +254,25 @@ def _generating(model: Any) -> Iterator[Any]:
 
 
 def _resumed(partial: Path, identities: dict[int, str]) -> dict[int, Answer]:
-    """The answers that lie in `partial`; a last line that a kill cut short is taken off."""
-    if not partial.exists():
-        return {}
-    content = partial.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if len(whole) < len(content):
-        os.truncate(partial, len(whole))
+    """The answers that lie in `partial`."""
     found = {}
-    for number, line in enumerate(whole.splitlines(), start=1):
-        try:
-            row = json.loads(line)
-            answer, of = Answer.model_validate(row["answer"]), row["of"]
-        except (ValueError, KeyError, TypeError, ValidationError) as error:
-            raise CheckError(
-                f"{partial}, line {number}: damaged; delete the file, and its answers are "
-                "generated anew"
-            ) from error
-        if answer.question_id not in identities:
-            continue  # a run with fewer questions than the one before
-        if of != identities[answer.question_id]:
-            raise CheckError(
-                f"{partial}, line {number}: question {answer.question_id} was answered with other "
-                "settings, another template or another text; delete the file, or give another one"
-            )
-        found[answer.question_id] = answer
+    try:
+        for number, row in enumerate(read_appended(partial), start=1):
+            try:
+                answer, of = Answer.model_validate(row["answer"]), row["of"]
+            except (KeyError, TypeError, ValidationError) as error:
+                raise Damaged(f"{partial}, line {number}") from error
+            if answer.question_id not in identities:
+                continue  # a run with fewer questions than the one before
+            if of != identities[answer.question_id]:
+                raise CheckError(
+                    f"{partial}, line {number}: question {answer.question_id} was answered with "
+                    "other settings, another template or another text; delete the file, or give "
+                    "another one"
+                )
+            found[answer.question_id] = answer
+    except Damaged as error:
+        raise CheckError(
+            f"{error}: damaged; delete the file, and its answers are generated anew"
+        ) from error
     return found

@@ -8,16 +8,20 @@ the prefix that all its prompts begin with (its few-shot examples).
 from __future__ import annotations
 
 import copy
+import logging
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ila_core.errors import CheckError, Diverged
+from ila_core.evaluation.scores import Continuation, Scores
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+log = logging.getLogger("ila")
 
 _WORTH_SHARING = 16
 """Tokens; a shorter prefix costs more in an extra pass than it saves."""
@@ -26,46 +30,29 @@ _TOKENS_ON_CPU = 2048
 in 0.6 of the time that it takes at 32 rows, 16,384 tokens, at once."""
 
 
-@dataclass(frozen=True, slots=True)
-class Continuation:
-    inputs: tuple[int, ...]
-    """What the model reads: the context and all of the continuation but its last token."""
-    targets: tuple[int, ...]
-    """The continuation, which the last `len(targets)` positions of `inputs` predict."""
-    family: str = ""
-    """Continuations of one family may have a prefix in common."""
-
-    @classmethod
-    def of(
-        cls, context: Sequence[int], continuation: Sequence[int], most: int, family: str = ""
-    ) -> Continuation:
-        """Cut from the left where it is longer than the `most` tokens of a model, as lm-eval does.
-
-        Raises:
-            CheckError: the continuation alone is longer.
-        """
-        if not 0 < len(continuation) <= most:
-            raise CheckError(
-                f"an answer of {len(continuation)} tokens does not fit a context of {most}"
-            )
-        read = (*context, *continuation)[-(most + 1) : -1]
-        return cls(read, tuple(continuation), family)
-
-
 def log_likelihoods(
     model: Any,
     continuations: Sequence[Continuation],
     *,
     batch: int,
     on_rows: Callable[[int], None] = lambda rows: None,
+    kept: Path | None = None,
 ) -> list[float]:
     """Summed log-probability of each continuation, in nats.
+
+    Passes are laid out by the continuations alone, whether or not some are done: what was
+    interrupted gives the same bits as what was not.
 
     Args:
         model: a causal language model of transformers, with or without an adapter.
         continuations: in any order.
         batch: rows per forward pass; halved where memory runs out.
-        on_rows: told how many rows were just read.
+        on_rows: told how many rows were just read, or lie in `kept`.
+        kept: a folder for the scores of finished passes, where an interrupted call goes on; it
+            belongs to one model.
+
+    Raises:
+        CheckError: memory runs out with one row, or a file in `kept` is damaged.
     """
     import torch
     from accelerate.utils import find_executable_batch_size
@@ -77,7 +64,12 @@ def log_likelihoods(
     for c in continuations:
         wanted[c.inputs].append(c.targets)
         families[c.inputs] = c.family
-    done: dict[tuple[tuple[int, ...], tuple[int, ...]], float] = {}
+    scores = Scores(continuations, kept)
+    done = scores.done
+    if done:
+        before = len({inputs for inputs, _ in done})
+        log.info("%d of %d prompts were scored before", before, len(wanted))
+        on_rows(before)
     token_loss = TokenLoss(model)
 
     most = _TOKENS_ON_CPU if token_loss.device.type == "cpu" else None
@@ -90,14 +82,18 @@ def log_likelihoods(
     # Restarted with half the rows when memory runs out; what is done stays done.
     @find_executable_batch_size(starting_batch_size=batch, reduce_batch_size_fn=half)  # type: ignore[untyped-decorator]
     def score(rows: int) -> None:
-        left = [inputs for inputs, targets in wanted.items() if (inputs, targets[0]) not in done]
-        for prefix, members in _shared(left, families, wanted):
-            cache = _read(token_loss, prefix) if prefix else None
-            for part in _batches(members, len(prefix), rows, most):
-                done.update(_score(token_loss, cache, len(prefix), part, wanted))
+        for prefix, members in _shared(list(wanted), families, wanted):
+            cache = None
+            for whole in _batches(members, len(prefix), rows, most):
+                part = [inputs for inputs in whole if (inputs, wanted[inputs][0]) not in done]
+                if not part:
+                    continue
+                if prefix and cache is None:
+                    cache = _read(token_loss, prefix)
+                scores.add(_score(token_loss, cache, len(prefix), part, wanted))
                 on_rows(len(part))
 
-    with torch.no_grad(), eval_mode(model):
+    with torch.no_grad(), eval_mode(model), scores:
         try:
             score()
         except RuntimeError as error:

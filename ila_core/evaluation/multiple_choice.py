@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from ila_core.config import HellaSwagSettings, MmluSettings
-from ila_core.evaluation.likelihood import Continuation, log_likelihoods
+from ila_core.evaluation.likelihood import log_likelihoods
 from ila_core.evaluation.lm_eval_tasks import definitions, load_tasks, task_versions
 from ila_core.evaluation.result import Evaluation, Item
+from ila_core.evaluation.scores import Continuation
 from ila_core.evaluation.subject import Subject
 from ila_core.lock import Lock, Unknown
 from ila_core.reproducibility import seeded
@@ -151,7 +152,13 @@ def evaluate_choices(
         done += count
         subject.on_progress(done / rows)
 
-    found = log_likelihoods(subject.model, flat, batch=subject.runtime.eval_batch, on_rows=on_rows)
+    found = log_likelihoods(
+        subject.model,
+        flat,
+        batch=subject.runtime.eval_batch,
+        on_rows=on_rows,
+        kept=subject.checkpoints,
+    )
     scores = iter(found)
     items = []
     for question in asked:

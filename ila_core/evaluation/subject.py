@@ -30,6 +30,8 @@ class Subject:
     """Where task files are kept, and how much is done at a time."""
     on_progress: Callable[[float], None]
     """Told the fraction that is done."""
+    checkpoints: Path | None = None
+    """This evaluation's own folder: what is scored lies there until all of it is."""
     rows: Sequence[Row] = ()
     """Held-out conversations, for the benchmarks that read them."""
     rows_digest: str = ""

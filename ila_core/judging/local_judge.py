@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from ila_core.errors import Diverged
-from ila_core.evaluation.likelihood import Continuation, log_likelihoods
+from ila_core.evaluation.likelihood import log_likelihoods
+from ila_core.evaluation.scores import Continuation
 from ila_core.judging.asking import READINGS, Ask
 from ila_core.judging.prompts import JudgePrompts
 from ila_core.judging.store import VerdictStore

@@ -50,12 +50,20 @@ class Base:
 
         resident.clear()
         _forget_the_last_one()
+        self.require_unchanged()
+        return load_base(self.pinned, resolve_device(runtime.device), four_bit=four_bit)
+
+    def require_unchanged(self) -> None:
+        """Before anything is read from its folder; one that is as it was costs a look at each file.
+
+        Raises:
+            CheckError: a local folder that has changed since the run began.
+        """
         if self.lock.model(self.config) != self.files:
             raise CheckError(
                 f"the base model in {self.config.source} changed while the run was under way; run "
                 "the same command again"
             )
-        return load_base(self.pinned, resolve_device(runtime.device), four_bit=four_bit)
 
     @property
     def pinned(self) -> ModelConfig:

@@ -32,7 +32,7 @@ VERSION = 2
 def evaluate(
     base: Base, tuned: Mapping[str, Mapping[int, Step]], data: Step, settings: EvaluateConfig
 ) -> list[Step]:
-    """One evaluation per benchmark of the base, of each arm and seed, and of answers from elsewhere."""
+    """One evaluation per benchmark of the base, of each arm and seed, and of given answers."""
     steps = []
     for name in settings.benchmarks:
         steps.append(_evaluation(base, None, data, name, settings))
@@ -120,6 +120,7 @@ def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) ->
         identity=digest_of(base.files),
         runtime=context.runtime,
         on_progress=on_progress,
+        checkpoints=context.checkpoints,
         **more,
     )
     if "answers" in inputs:

@@ -30,6 +30,9 @@ def evaluated(
         context.runtime.device,
         four_bit,
     )
+    # Its weights are those of the key whatever becomes of the files; the tokenizer, which each
+    # evaluation reads, would not be.
+    base.require_unchanged()
     model = resident.pop(key, None) or base.load(context.runtime, four_bit=four_bit)
     if method is None or payload is None:
         yield model

@@ -7,7 +7,8 @@ import tiny
 import torch
 
 from ila_core.errors import CheckError
-from ila_core.evaluation.likelihood import Continuation, _shared, log_likelihoods
+from ila_core.evaluation.likelihood import _shared, log_likelihoods
+from ila_core.evaluation.scores import Continuation
 
 pytestmark = tiny.STRICT
 CONTEXT = 96
@@ -86,6 +87,36 @@ def test_what_was_scored_before_memory_ran_out_stays(monkeypatch):
     assert failed
     repeated = len(asked_for) - len({c.inputs for c in found})
     assert repeated <= 8 + 4, "only the batches that failed, at 8 and at 4 rows, are read again"
+
+
+@pytest.mark.parametrize("passes", [1, 5])
+def test_what_is_interrupted_goes_on_to_the_same_bits(monkeypatch, tmp_path, passes):
+    import ila_core.evaluation.likelihood as module
+
+    model = tiny.model(max_position_embeddings=CONTEXT)
+    found = asked(random.Random(2))
+    expected = log_likelihoods(model, found, batch=3)
+    score, asked_for = module._score, []
+
+    def killed(token_loss, cache, skip, part, wanted):
+        if len(asked_for) == passes:
+            raise KeyboardInterrupt
+        asked_for.append(part)
+        return score(token_loss, cache, skip, part, wanted)
+
+    monkeypatch.setattr(module, "_score", killed)
+    with pytest.raises(KeyboardInterrupt):
+        log_likelihoods(model, found, batch=3, kept=tmp_path)
+    (file,) = tmp_path.iterdir()
+    with file.open("a") as cut:
+        cut.write("[[3, -1.")  # a kill in the middle of a line
+    rows, before = [], sum(map(len, asked_for))
+    monkeypatch.setattr(module, "_score", score)
+    assert log_likelihoods(model, found, batch=3, on_rows=rows.append, kept=tmp_path) == expected
+    assert rows[0] == before and sum(rows) == len({c.inputs for c in found})
+    file.write_text("[[9999, 1.0]]\n")
+    with pytest.raises(CheckError, match="damaged; delete it"):
+        log_likelihoods(model, found, batch=3, kept=tmp_path)
 
 
 def test_short_prefixes_are_not_shared():

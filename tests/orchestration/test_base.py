@@ -11,7 +11,9 @@ from ila_core.config import RuntimeConfig
 from ila_core.errors import CheckError
 from ila_core.lock import Lock
 from ila_core.profiles import load_model_config
+from tasks.step import Context
 from tasks.steps.base import Base
+from tasks.steps.resident import evaluated
 
 
 @pytest.fixture
@@ -47,6 +49,18 @@ def test_a_model_that_changed_since_the_keys_were_made_is_refused(base, runtime)
     weights.write_bytes(content)
     with pytest.raises(CheckError, match="changed while the run was under way"):
         base.load(runtime)
+
+
+def test_a_kept_model_is_not_used_with_files_that_changed(base, runtime, tmp_path):
+    context = Context(runtime, lambda *_: None, tmp_path)
+    with evaluated(base, None, None, context) as kept:
+        pass
+    with evaluated(base, None, None, context) as again:
+        assert again is kept
+    tokenizer = Path(base.config.source) / "tokenizer_config.json"
+    tokenizer.write_text(tokenizer.read_text() + "\n")
+    with pytest.raises(CheckError, match="changed while"), evaluated(base, None, None, context):
+        pass
 
 
 def test_an_adapter_names_its_base_by_hub_id_and_never_by_a_path(base):

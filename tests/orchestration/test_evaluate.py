@@ -270,6 +270,48 @@ def test_pairwise_judging_asks_once_for_each_order_within_one_budget(home, input
     assert "orders_disagree" in found[0]["counts"] and found[0]["low"] < found[0]["share"]
 
 
+@pytest.mark.parametrize("benchmark", ["mmlu", "hellaswag"])
+def test_a_kill_in_the_middle_of_multiple_choice_reads_no_prompt_twice(home, tmp_path, benchmark):
+    """One prompt a pass; the rest gives the bits that an uninterrupted evaluation gives."""
+    for split, count in (("dev", 5), ("test", 400)):
+        path = tmp_path / "mmlu" / split / f"anatomy_{split}.csv"
+        path.parent.mkdir(parents=True)
+        path.write_text("".join(ROW.format(i, "ABCD"[i % 4]) for i in range(count)))
+    story = {"activity_label": "Skiing", "endings": ["a cat", "a dog", "he", "it"]}
+    lines = [json.dumps(story | {"ctx": f"He is {n}. It", "label": n % 4}) for n in range(200)]
+    (tmp_path / "stories.jsonl").write_text("\n".join(lines))
+    command = ["evaluate", "smoke/base", "--benchmarks", benchmark,
+               "--set", f"evaluate.mmlu.path={tmp_path / 'mmlu'}",
+               "--set", f"evaluate.hellaswag.path={tmp_path / 'stories.jsonl'}"]  # fmt: skip
+    made, one = home.copied(tmp_path / "killed"), {"ILA_EVAL_BATCH": "1"}
+    process = made.start(*command, **one)
+    try:
+        wait_until(lambda: len(scored(made)) > 20, process)
+    finally:
+        kill(process)
+    before = len(scored(made))
+    process = made.start(*command, "--json", **one)
+    out, err = process.communicate(timeout=300)
+    assert f"{before} of " in err and "prompts were scored before" in err
+    (found,) = json.loads(out)["evaluations"]
+    assert not scored(made), "what is finished needs no such file"
+    other = home.copied(tmp_path / "whole")
+    (whole,) = other.json(*command, **one)["evaluations"]
+    assert found["key"] == whole["key"]
+    first, second = (
+        max(h.home.rglob("evaluation.json"), key=lambda path: path.stat().st_mtime)
+        for h in (made, other)
+    )
+    assert first.read_bytes() == second.read_bytes()
+
+
+def scored(ila):
+    """The lines of finished passes that lie in the checkpoints."""
+    files = list(ila.home.glob("checkpoints/*/scores-*.jsonl"))
+    return [line for file in files for line in file.read_text().splitlines(keepends=True)
+            if line.endswith("\n")]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("comparable", "said"),
     [
