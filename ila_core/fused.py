@@ -25,11 +25,12 @@ def fused_lora(model: Any) -> Iterator[None]:
     Others (gated, DoRA, AdaLoRA, several adapters at once) keep the arithmetic they have.
     """
     layers = lora_layers(model).values() if hasattr(model, "get_base_model") else ()
-    with replaced_forward((x, partial(adapted, x)) for x in layers if _is_plain(x)):
+    with replaced_forward((x, partial(adapted, x)) for x in layers if is_plain(x)):
         yield
 
 
-def _is_plain(layer: Any) -> bool:
+def is_plain(layer: Any) -> bool:
+    """Whether a LoRA layer is `base(x) + beta * B A dropout(x)` and nothing else."""
     if "forward" in vars(layer) or layer.lora_variant or layer.merged:
         return False
     if layer.active_adapters != ["default"] or "default" not in layer.lora_A:

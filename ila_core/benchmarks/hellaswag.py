@@ -15,7 +15,7 @@ from ila_core.lock import Lock, Unknown
 
 class HellaSwag:
     name = "hellaswag"
-    version = 1
+    version = 2
     needs: tuple[Need, ...] = ()
 
     def identity(self, evaluate: EvaluateConfig, lock: Lock) -> dict[str, Any] | Unknown:

@@ -23,6 +23,7 @@ from ila_core.evaluation.result import Evaluation, Item
 from ila_core.evaluation.scores import Continuation
 from ila_core.evaluation.subject import Subject
 from ila_core.lock import Lock, Unknown
+from ila_core.merging import folded
 from ila_core.reproducibility import seeded
 
 
@@ -152,13 +153,14 @@ def evaluate_choices(
         done += count
         subject.on_progress(done / rows)
 
-    found = log_likelihoods(
-        subject.model,
-        flat,
-        batch=subject.runtime.eval_batch,
-        on_rows=on_rows,
-        kept=subject.checkpoints,
-    )
+    with folded(subject.model):
+        found = log_likelihoods(
+            subject.model,
+            flat,
+            batch=subject.runtime.eval_batch,
+            on_rows=on_rows,
+            kept=subject.checkpoints,
+        )
     scores = iter(found)
     items = []
     for question in asked:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import pytest
@@ -17,7 +18,7 @@ from ila_core.errors import CheckError, UserError
 from ila_core.finetune import finetune
 from ila_core.loading import load_base, untie
 from ila_core.loss import TokenLoss
-from ila_core.merging import merged, worst_difference
+from ila_core.merging import folded, merged, worst_difference
 from ila_core.methods import METHODS
 from ila_core.methods.lora import lora_layers
 from ila_core.rank_allocation import orthogonality
@@ -312,6 +313,35 @@ def test_a_merged_model_is_plain_and_answers_the_same(method, base_of, tmp_path)
     again = type(tiny.model()).from_pretrained(tmp_path / "merged")
     assert worst_difference(again, before) < 1e-4
     assert {n for n, _ in again.named_modules()} == {n for n, _ in tiny.model().named_modules()}
+
+
+@pytest.mark.parametrize(("method", "folds"), [("lora", True), ("adalora", False)])
+def test_updates_are_folded_in_for_a_while_and_leave_every_bit(method, folds, tmp_path):
+    finetune(
+        tiny.model(), selection(), tiny.rows(), method, SETTINGS[method], tiny.OPTIMIZER,
+        seed=0, folder=tmp_path,
+    )  # fmt: skip
+    model = METHODS[method].load(tiny.model(), tmp_path / "adapter")
+    before, weights = logits(model), [p.detach().clone() for p in model.parameters()]
+    for error in (None, RuntimeError):
+        with contextlib.suppress(RuntimeError), folded(model):
+            assert torch.allclose(logits(model), before, atol=1e-5)
+            assert any(layer.merged for layer in lora_layers(model).values()) == folds
+            if error is not None:
+                raise error
+        assert all(map(torch.equal, weights, model.parameters())) and len(weights) > 0
+        assert torch.equal(logits(model), before)
+
+
+@pytest.mark.filterwarnings("ignore:Model has .tie_word_embeddings=True:UserWarning")
+@pytest.mark.parametrize("change", ["bfloat16", "tied"])
+def test_a_weight_that_cannot_take_its_update_in_for_a_while_keeps_it_beside(change):
+    base = tiny.model(tie_word_embeddings=change == "tied")
+    if change == "bfloat16":
+        base.to(torch.bfloat16)
+    model = METHODS["lora"].prepare(base, ["lm_head"], LORA, seed=0, steps=1).model
+    with folded(model):
+        assert not any(layer.merged for layer in lora_layers(model).values())
 
 
 def test_a_tied_head_merges_once_it_is_untied(tmp_path):

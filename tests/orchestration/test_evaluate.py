@@ -213,7 +213,7 @@ def test_a_kill_in_the_middle_of_judging_repeats_no_answered_request(home, input
     assert not [p for p in files if key in p.read_bytes()], "the key is written nowhere"
 
 
-def test_an_answer_file_is_graded_beside_ours(home, sets, answer, tmp_path):
+def test_an_answer_file_is_graded_beside_ours(home, sets, tmp_path):
     def file(name, *numbers):
         path = tmp_path / f"{name}.jsonl"
         rows = [{"question_id": n, "choices": [{"turns": ["Because.", "So."]}]} for n in numbers]
