@@ -271,7 +271,7 @@ def test_pairwise_judging_asks_once_for_each_order_within_one_budget(home, input
         ("mt_bench", "ila seed 0", "base"),
     ]
     assert all(x["wins"] + x["ties"] + x["losses"] == 4 for x in found)
-    assert found[0]["wins"] == 4 and found[0]["says"] == "undecided", "4 questions are too few"
+    assert found[0]["wins"] == 4 and found[0]["says"] == "a"
 
 
 @pytest.mark.parametrize("benchmark", ["mmlu", "hellaswag"])
