@@ -196,7 +196,7 @@ def test_killed_anywhere_the_same_command_goes_on(finished, ila):
 @pytest.mark.slow
 def test_two_at_once_compute_each_step_once(finished, ila):
     both = [ila.start("run", "smoke", "--json"), ila.start("run", "smoke", "--json")]
-    answers = [process.communicate(timeout=500) for process in both]
+    answers = [process.communicate(timeout=1800) for process in both]
     assert [process.returncode for process in both] == [0, 0], answers
     assert digests(ila.home) == digests(finished.home)
     assert all(json.loads(out)["steps"] for out, _ in answers)
