@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from flows.measuring import compare, decide, evaluate
-from flows.options import Json, Overrides, Policy, Reason, Reference, RefreshOption, Source
+from flows.options import Json, Overrides, Policy, Reason, RefreshOption, Source
+from flows.rankings import rankings_app
 from flows.selecting import export, verify
 
 app = typer.Typer(
@@ -17,7 +18,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Find which linear layers of a language model matter for alignment; train only those.",
 )
-rankings_app = typer.Typer(no_args_is_help=True, help="List, show and compare rankings.")
 app.add_typer(rankings_app, name="rankings")
 app.command()(evaluate)
 app.command()(compare)
@@ -126,7 +126,19 @@ def reproduce(
 TrainedBy = Annotated[str | None, typer.Option("--method", help="lora, qlora, adalora or full.")]
 RankingReference = Annotated[
     str | None,
-    typer.Option("--ranking", metavar="REF", help="key:<12 hex> or a .json file; else the search."),
+    typer.Option(
+        "--ranking",
+        metavar="REF",
+        help="name@alias, name/version, key:<12 hex> or a .json file; else the search.",
+    ),
+]
+DeclaredRelation = Annotated[
+    str | None,
+    typer.Option(
+        "--relation",
+        help="How the model stems from the ranking's where their weights differ: instruct, mirror, "
+        "quantised or further_pretrained.",
+    ),
 ]
 
 
@@ -134,6 +146,7 @@ RankingReference = Annotated[
 def finetune(
     profile: ProfileArgument,
     ranking: RankingReference = None,
+    relation: DeclaredRelation = None,
     policy: Policy = None,
     source: Source = None,
     keep: Annotated[float | None, typer.Option(help="Fraction of the layers to train.")] = None,
@@ -160,7 +173,8 @@ def finetune(
     limits = {"keep": keep, "layers": layers, "parameters": parameters}
     arm = arm_of(policy=policy, source=source, method=method, limits=limits, fit=fit)
     run_finetune(
-        profile, overrides or [], arm, ranking=ranking, refresh=again, out=out, as_json=as_json,
+        profile, overrides or [], arm, ranking=ranking, relation=relation, refresh=again, out=out,
+        as_json=as_json,
     )  # fmt: skip
 
 
@@ -181,6 +195,7 @@ def merge(
 def forecast(
     profile: ProfileArgument,
     ranking: RankingReference = None,
+    relation: DeclaredRelation = None,
     source: Source = None,
     method: TrainedBy = None,
     overrides: Overrides = None,
@@ -190,7 +205,7 @@ def forecast(
     from flows.finetuning import arm_of, run_forecast
 
     arm = arm_of(policy="ila", source=source, method=method, limits={}, fit=None)
-    run_forecast(profile, overrides or [], arm, ranking=ranking, as_json=as_json)
+    run_forecast(profile, overrides or [], arm, ranking=ranking, relation=relation, as_json=as_json)
 
 
 @app.command()
@@ -224,43 +239,6 @@ def report(
     from flows.stored import find_report
 
     show_report(find_report(reference), out=out, as_json=as_json)
-
-
-@rankings_app.command("list")
-def rankings_list(as_json: Json = False) -> None:
-    """List the rankings in the cache, newest first."""
-    from flows.show import show_rankings
-    from flows.stored import list_rankings
-
-    show_rankings(list_rankings(), as_json=as_json)
-
-
-Keep = Annotated[
-    float | None,
-    typer.Option(
-        "--keep", min=0.0, max=1.0, help="Fraction of layers kept; by default the ranking's own."
-    ),
-]
-
-
-@rankings_app.command("show")
-def rankings_show(reference: Reference, keep: Keep = None, as_json: Json = False) -> None:
-    """Show every layer's score and place, per dataset."""
-    from flows.show import show_ranking
-    from flows.stored import find_ranking
-
-    show_ranking(find_ranking(reference), keep=keep, as_json=as_json)
-
-
-@rankings_app.command("compare")
-def rankings_compare(
-    reference: Reference, other: Reference, keep: Keep = None, as_json: Json = False
-) -> None:
-    """Compare two rankings of one architecture, dataset by dataset, beside chance."""
-    from flows.show import show_comparison
-    from flows.stored import find_ranking
-
-    show_comparison(find_ranking(reference), find_ranking(other), keep=keep, as_json=as_json)
 
 
 @app.command()

@@ -56,11 +56,12 @@ def run_export(
     import typer
 
     from flows.printing import print_json
-    from flows.stored import find_ranking
+    from flows.references import resolve
     from ila_core.exporters import export
     from ila_core.exporting import Export
 
-    ranking = find_ranking(reference)
+    found = resolve(reference)
+    ranking = found.ranking
     settings = lora_settings(lora)
     training = training_of(method)
     selection = choose(ranking, asked, settings, training)
@@ -99,7 +100,7 @@ def run_export(
     for note in exported.notes:
         typer.echo(f"* {note}")
     counted = f"--method {method} --r {settings.r}"
-    typer.echo(f"verify it: ila verify {out} --ranking {reference} {asked.options} {counted}")
+    typer.echo(f"verify it: ila verify {out} --ranking {found.pinned} {asked.options} {counted}")
 
 
 def choose(ranking: Ranking, asked: Asked, lora: LoraSettings, method: Training) -> Selection:
@@ -223,8 +224,8 @@ def _base(ranking: Ranking, given: str | None) -> str:
     known = next((c for c in configs if given in (c.name, c.source)), None)
     if known is None:
         return given
+    from ila_core.fit import differing
     from ila_core.layers import find_layers
-    from ila_core.ranking import differing
 
     if names := differing(ranking, find_layers(known)):
         raise UserError(

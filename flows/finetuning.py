@@ -7,15 +7,17 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from flows.references import resolve
 from flows.refresh import Refresh
 from flows.run import ProfilePlan, finished, plan_of
-from flows.stored import find_ranking
 from ila_core.config import ArmConfig, Profile, RuntimeConfig
-from ila_core.errors import UserError
+from ila_core.errors import UserError, unknown_name
 from ila_core.evaluation.result import Evaluation
+from ila_core.fit import RELATIONS
 from ila_core.forecast import Forecast, budget_table
 from ila_core.profiles import load_profile
 from ila_core.ranking import Ranking, order
+from ila_core.reference import ResolvedRanking
 from ila_core.selection import reads_keep, required_datasets
 from tasks.lookup import StepRun
 from tasks.payloads import CIRCUMSTANCE, fetch
@@ -87,6 +89,7 @@ def run_finetune(
     arm: ArmConfig,
     *,
     ranking: str | None,
+    relation: str | None,
     refresh: Refresh,
     out: Path | None,
     as_json: bool,
@@ -98,11 +101,13 @@ def run_finetune(
         raise UserError(f"--out {out} is not empty; give a folder that does not exist yet")
     profile = load_profile(given, overrides)
     arm = _with_machine(profile, arm)
-    document = find_ranking(ranking) if ranking else None
+    found = resolve(ranking) if ranking else None
+    profile = related(profile, found, relation)
+    document = found.ranking if found else None
     if document is not None:
         arm = _of_ranking(document, arm)
     profile = with_arm(profile, arm, searched=document is None)
-    planned = plan_of(profile, until="finetune", ranking=ranking)
+    planned = plan_of(profile, until="finetune", ranking=found)
     runs = finished(planned, "finetune", refresh)
     arms = planned.pipeline.arms
     document = document or _own_ranking(arms.selections[ARM], runs)
@@ -130,6 +135,7 @@ def run_finetune(
         profile,
         selection,
         document,
+        planned.pipeline.given,
         results,
         evaluations,
         _forecast(planned, runs, arm, results[0]["runtime"]["micro_batch"]).parts(selection.train),
@@ -143,14 +149,17 @@ def run_forecast(
     arm: ArmConfig,
     *,
     ranking: str | None,
+    relation: str | None,
     as_json: bool,
 ) -> None:
     """What each share of the layers is in parameters, memory and time; nothing is trained."""
     from flows.show_finetuning import show_forecast
 
-    profile = with_arm(load_profile(given, overrides), arm, searched=ranking is None)
-    document = find_ranking(ranking) if ranking else None
-    planned = plan_of(profile, until="search+finetune", ranking=ranking)
+    found = resolve(ranking) if ranking else None
+    profile = with_arm(load_profile(given, overrides), arm, searched=found is None)
+    profile = related(profile, found, relation)
+    planned = plan_of(profile, until="search+finetune", ranking=found)
+    document = found.ranking if found else None
     runs = {str(p.step.key): p.run for p in planned.steps if p.run is not None}
     if document is None:
         document = _cached_ranking(planned)
@@ -158,7 +167,13 @@ def run_forecast(
     (source,) = required_datasets(arm, document.datasets)
     ordered = order(document.scores(source), document.layers)
     show_forecast(
-        profile, arm, source, budget_table(forecast, ordered, FRACTIONS), forecast, as_json=as_json
+        profile,
+        arm,
+        source,
+        planned.pipeline.given,
+        budget_table(forecast, ordered, FRACTIONS),
+        forecast,
+        as_json=as_json,
     )
 
 
@@ -181,6 +196,20 @@ def with_arm(profile: Profile, arm: ArmConfig, *, searched: bool) -> Profile:
     except ValidationError as error:
         raise UserError(error.errors()[0]["msg"].removeprefix("Value error, ")) from error
     return found.model_copy(update={"finetune": found.finetune.model_copy(update={"arms": (arm,)})})
+
+
+def related(profile: Profile, found: ResolvedRanking | None, relation: str | None) -> Profile:
+    """The profile, its model declared as `relation` of the one that the ranking was made on."""
+    if relation is None:
+        return profile
+    if found is None:
+        raise UserError("--relation says how the model is related to that of a --ranking: give one")
+    if relation not in RELATIONS:
+        raise unknown_name("relation", relation, RELATIONS)
+    declared = profile.model.related | {found.ranking.base_model: relation}
+    return profile.model_copy(
+        update={"model": profile.model.model_copy(update={"related": declared})}
+    )
 
 
 def _of_ranking(ranking: Ranking, arm: ArmConfig) -> ArmConfig:
@@ -269,7 +298,7 @@ def _cached_ranking(planned: ProfilePlan) -> Ranking:
             f"the ranking of profile {planned.profile.name!r} is not in this cache; make it with "
             "`ila search`, or give another with --ranking"
         )
-    return find_ranking(f"key:{key}")
+    return resolve(f"key:{key}").ranking
 
 
 def _copied(payload: Path, out: Path | None, seed: int, n_seeds: int) -> Path:

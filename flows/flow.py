@@ -11,7 +11,7 @@ from prefect.futures import PrefectFuture, as_completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.pipeline import ila_pipeline
-from flows.stored import find_ranking
+from flows.references import resolve
 from ila_core.config import Profile, RuntimeConfig
 from ila_core.errors import CheckError, first_line
 from ila_core.lock import Lock
@@ -64,7 +64,7 @@ def _pipeline(
     interruption.clear()
     runtime = RuntimeConfig.from_env()
     check_limit(runtime.gpu_limit)
-    found = find_ranking(ranking) if ranking else None
+    found = resolve(ranking) if ranking else None
     pipeline = ila_pipeline(profile, Lock(runtime.home, online=True), found)
     store = Store(runtime, profile.model.name)
     devices = Devices(runtime.jobs) if runtime.jobs else None

@@ -12,7 +12,10 @@ Overrides = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Reference = Annotated[
-    str, typer.Argument(metavar="REF", help="key:<12 hex>, or a path to a .json file.")
+    str,
+    typer.Argument(
+        metavar="REF", help="name@alias, name/version, key:<12 hex>, or a path to a .json file."
+    ),
 ]
 PolicyOption = typer.Option("--policy", help="Which layers train: `ila`, `intersection`, `all` ...")
 Policy = Annotated[str | None, PolicyOption]

@@ -12,8 +12,9 @@ from flows.tables import TABLES, table_arms
 from flows.trials import Trial, trials
 from ila_core.config import Profile
 from ila_core.errors import unknown_name
+from ila_core.fit import fit
 from ila_core.lock import Lock
-from ila_core.ranking import Ranking, check_fits
+from ila_core.reference import ResolvedRanking
 from tasks.step import Step
 from tasks.steps import (
     Base,
@@ -45,6 +46,8 @@ class Pipeline(NamedTuple):
     """Beside the main path: noise planted in each dataset's adapter, to be found by the search."""
     study: Study
     """Beside the main path: the paper's whole recipe, under several seeds."""
+    given: ResolvedRanking | None
+    """What fine-tuning reads in place of the search's own, found to fit."""
 
     def targets(self, until: str) -> tuple[Step, ...]:
         """The steps to finish for `until`: one of these names, or several joined by `+`.
@@ -95,7 +98,7 @@ class Pipeline(NamedTuple):
         return table_arms(names, self.profile, self.base, self.data, self.scores)
 
 
-def ila_pipeline(profile: Profile, lock: Lock, given: Ranking | None = None) -> Pipeline:
+def ila_pipeline(profile: Profile, lock: Lock, given: ResolvedRanking | None = None) -> Pipeline:
     """Find the layers that matter for alignment, then train only those.
 
     Args:
@@ -105,7 +108,7 @@ def ila_pipeline(profile: Profile, lock: Lock, given: Ranking | None = None) -> 
     """
     base = Base.resolve(profile.model, lock)
     if given is not None:
-        check_fits(given, base.layers, profile.model.name)
+        given = fit(given, profile.model, base.files, base.layers)
     search = profile.search
 
     # 1. Conversations become token rows in disjoint splits: train, gate, held-out.
@@ -143,7 +146,7 @@ def ila_pipeline(profile: Profile, lock: Lock, given: Ranking | None = None) -> 
     whole = study(profile, base, data, scores)
     return Pipeline(
         profile, base, data, adapters, scores, ranking, agreement, tuple(shown), arms, page,
-        planted, whole,
+        planted, whole, given,
     )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from flows.refresh import NOTHING, Refresh
 from ila_core.config import Profile, RuntimeConfig
 from ila_core.lock import Lock
 from ila_core.profiles import load_profile
+from ila_core.reference import ResolvedRanking
 from tasks.lookup import StepRun, open_lookup
 from tasks.plan import Planned, plan
 from tasks.step import in_order
@@ -31,8 +32,8 @@ class ProfilePlan:
     profile: Profile
     pipeline: Pipeline
     steps: list[Planned]
-    ranking: str | None = None
-    """Reference of the ranking that fine-tuning reads, where it is not the search's own."""
+    ranking: ResolvedRanking | None = None
+    """What fine-tuning reads, where it is not the search's own."""
 
 
 def plan_profile(
@@ -44,15 +45,12 @@ def plan_profile(
 
 
 def plan_of(
-    profile: Profile, *, until: str, ranking: str | None = None, rehash: bool = False,
+    profile: Profile, *, until: str, ranking: ResolvedRanking | None = None, rehash: bool = False,
     online: bool = True,
 ) -> ProfilePlan:  # fmt: skip
-    """The same for a profile in hand, and a ranking that was made elsewhere (`find_ranking`)."""
-    from flows.stored import find_ranking
-
+    """The same for a profile in hand, and a ranking that was made elsewhere (`resolve`)."""
     runtime = RuntimeConfig.from_env()
-    found = find_ranking(ranking) if ranking else None
-    pipeline = ila_pipeline(profile, Lock(runtime.home, online=online, rehash=rehash), found)
+    pipeline = ila_pipeline(profile, Lock(runtime.home, online=online, rehash=rehash), ranking)
     steps = in_order(*pipeline.targets(until))
     known = plan(steps, open_lookup(runtime, profile.model.name))
     return ProfilePlan(profile, pipeline, known, ranking)
@@ -85,7 +83,8 @@ def _run_flow(planned: ProfilePlan, until: str, refresh: Mapping[str, str]) -> d
     with prefect_ready():
         from flows.flow import run_pipeline
 
-        return run_pipeline(planned.profile, until, refresh, planned.ranking)
+        ranking = planned.ranking.pinned if planned.ranking else None
+        return run_pipeline(planned.profile, until, refresh, ranking)
 
 
 @contextmanager

@@ -15,8 +15,7 @@ import typer
 from flows.printing import print_frame, print_json, print_table
 from flows.run import ProfilePlan
 from ila_core.config import RuntimeConfig
-from ila_core.ranking import Ranking, kept_count, order
-from ila_core.selection import lora_parameters, reason
+from ila_core.selection import lora_parameters
 from tasks.lookup import StepRun
 from tasks.payloads import fetch
 
@@ -107,62 +106,6 @@ def publish_page(run: StepRun, profile: str) -> Path:
     return page
 
 
-def show_rankings(found: Sequence[tuple[StepRun, Ranking | Exception]], *, as_json: bool) -> None:
-    """One line per cached ranking; of one that cannot be read, the reason on standard error."""
-    rows = []
-    for run, ranking in found:
-        if not isinstance(ranking, Ranking):
-            typer.echo(f"key:{run.key} cannot be read: {ranking}", err=True)
-            continue
-        rows.append(
-            {
-                "ranking": f"key:{run.key}",
-                "base_model": ranking.base_model,
-                "layers": len(ranking.layers),
-                "datasets": list(ranking.datasets),
-                "seeds": len(ranking.seeds(ranking.datasets[0])),
-                "run": run.run_id,
-            }
-        )
-    if as_json:
-        return print_json(rows)
-    if not found:
-        typer.echo("no ranking is cached yet; make one with `ila search PROFILE`")
-    if not rows:
-        return
-    print_table(list(rows[0]), [[_plain(v) for v in row.values()] for row in rows])
-
-
-def show_ranking(ranking: Ranking, *, keep: float | None, as_json: bool) -> None:
-    """Every layer's score and place, and what these are not to be read without."""
-    from ila_core.report.headline import caveats
-    from ila_core.report.tables import ranking_table
-
-    if as_json:
-        return print_json(ranking.model_dump(mode="json"))
-    keep = ranking.keep if keep is None else keep
-    typer.echo(f"{ranking.base_model}, key {ranking.key}, scorer {ranking.scorer}, keep {keep:g}")
-    for sentence in caveats(ranking, keep):
-        typer.echo(sentence)
-    print_frame(ranking_table(ranking, keep))
-    for dataset in ranking.datasets:
-        by_score = order(ranking.scores(dataset), ranking.layers)
-        kept = kept_count(keep, len(by_score))
-        if kept > 0:
-            typer.echo(reason("ila", dataset, by_score[:kept], by_score[kept:], ranking))
-
-
-def show_comparison(ranking: Ranking, other: Ranking, *, keep: float | None, as_json: bool) -> None:
-    """Agreement of each dataset of one ranking with each of the other."""
-    from ila_core.agreement import agreements_between
-    from ila_core.report.tables import agreement_table
-
-    found = agreements_between(ranking, other, ranking.keep if keep is None else keep)
-    if as_json:
-        return print_json([agreement.model_dump(mode="json") for agreement in found])
-    print_frame(agreement_table(found))
-
-
 def show_control(
     results: Mapping[str, ControlResult], search: SearchConfig, *, min_auc: float, as_json: bool
 ) -> None:
@@ -231,7 +174,3 @@ def show_checks(checks: Sequence[Check], *, as_json: bool) -> None:
                [[c.state, c.name, c.found, c.advice] for c in checks])  # fmt: skip
     if any(check.state == "failed" for check in checks):
         sys.exit(1)
-
-
-def _plain(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -12,6 +12,7 @@ from flows.printing import print_json, print_table
 from ila_core.config import BASE, ArmConfig, Profile
 from ila_core.forecast import Forecast
 from ila_core.ranking import Ranking
+from ila_core.reference import ResolvedRanking
 from ila_core.selection import Selection, reason
 
 
@@ -19,6 +20,7 @@ def show_finetune(
     profile: Profile,
     selection: Selection,
     ranking: Ranking | None,
+    given: ResolvedRanking | None,
     results: Sequence[Mapping[str, Any]],
     evaluations: Sequence[Mapping[str, Any]],
     forecast: Mapping[str, int],
@@ -40,6 +42,7 @@ def show_finetune(
                 "dataset": profile.finetune.dataset,
                 "method": method,
                 "why": why,
+                "ranking": ranking_used(given),
                 "selection": selection.model_dump(mode="json"),
                 "held_out_loss": {"base": base, **{str(s): x for s, x in losses.items()}},
                 "forecast_bytes": dict(forecast),
@@ -53,6 +56,7 @@ def show_finetune(
                 ],
             }
         )
+    say_ranking(given)
     typer.echo(why)
     for r in results:
         proof = r["verification"]
@@ -82,6 +86,7 @@ def show_forecast(
     profile: Profile,
     arm: ArmConfig,
     source: str,
+    given: ResolvedRanking | None,
     rows: Sequence[Mapping[str, Any]],
     forecast: Forecast,
     *,
@@ -98,11 +103,13 @@ def show_forecast(
                 "profile": profile.name,
                 "method": method,
                 "source": source,
+                "ranking": ranking_used(given),
                 "flops_per_second": speed,
                 "rows": list(rows),
                 "bytes_of_all_layers": everything,
             }
         )
+    say_ranking(given)
     whole = rows[-1]
     print_table(
         ["of the layers", "layers", "trainable", "of all", "memory", "of all", "time"],
@@ -125,3 +132,26 @@ def show_forecast(
         typer.echo("time is unknown: no stage 1 of this profile has finished in this cache")
     else:
         typer.echo(f"{speed:.2g} operations a second, measured in stage 1 here")
+
+
+def ranking_used(given: ResolvedRanking | None) -> dict[str, str | None] | None:
+    """Which ranking a program is told was read; `None`: the search's own."""
+    if given is None:
+        return None
+    return {
+        "reference": given.reference,
+        "pinned": given.pinned,
+        "digest": given.digest,
+        "base_model": given.ranking.base_model,
+        "relation": given.relation,
+    }
+
+
+def say_ranking(given: ResolvedRanking | None) -> None:
+    """The same for a person, on one line; nothing where it is the search's own."""
+    if given is None:
+        return
+    line = f"ranking {given.said}, digest {given.digest[:12]}, of {given.ranking.base_model}"
+    if given.relation is not None:
+        line += f"; the model trained here is declared {given.relation} of that"
+    typer.echo(line)

@@ -1,16 +1,13 @@
-"""Finished results by reference: reports of a profile, rankings by key or file."""
+"""Finished results by reference: reports of a profile, fine-tunings by key."""
 
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 from ila_core.config import RuntimeConfig
-from ila_core.errors import CheckError, UserError
+from ila_core.errors import UserError
 from ila_core.profiles import load_profile
-from ila_core.ranking import Ranking
 from tasks.lookup import StepRun, open_lookup
-from tasks.payloads import fetch
 
 _KEY = re.compile(r"^key:([0-9a-f]{12})$")
 
@@ -30,34 +27,6 @@ def find_report(reference: str) -> StepRun:
     mine = [run for run in runs if run.params.get("profile.name") == f'"{profile.name}"']
     return _first(mine, "report", f"no run of profile {profile.name!r} has finished yet; "
                   f"start one with `ila run {reference}`")  # fmt: skip
-
-
-def list_rankings() -> list[tuple[StepRun, Ranking | Exception]]:
-    """Every cached ranking of every base model, newest first; one that is damaged, or of an older
-    version, with its error, so that it does not hide the others."""
-    runs = open_lookup(RuntimeConfig.from_env()).finished_steps("ranking")
-    found: list[tuple[StepRun, Ranking | Exception]] = []
-    for run in runs:
-        try:
-            found.append((run, Ranking.load(fetch(run) / "ranking.json")))
-        except (CheckError, OSError, UserError) as error:
-            found.append((run, error))
-    return found
-
-
-def find_ranking(reference: str) -> Ranking:
-    """The ranking that `key:<12 hex>` or a path ending in `.json` names.
-
-    Raises:
-        UserError: there is none, or the file is no ranking.
-    """
-    if match := _KEY.match(reference):
-        runs = open_lookup(RuntimeConfig.from_env()).finished(match[1])
-        run = _first(runs, "ranking", f"no finished step has {reference}; see `ila rankings list`")
-        return Ranking.load(fetch(run) / "ranking.json")
-    if reference.endswith(".json"):
-        return Ranking.load(Path(reference))
-    raise UserError(f"{reference!r} is no ranking: give key:<12 hex> or a path ending in .json")
 
 
 def find_finetuning(reference: str) -> StepRun:

@@ -65,12 +65,12 @@ def asked_for(
 
 
 def _of_path(path: Path, reference: str, asked: Asked, method: str, r: int) -> Contract:
-    from flows.stored import find_ranking
+    from flows.references import resolve
     from ila_core.contract import check_configuration
     from ila_core.exporters import EXPORTERS, recognise
     from ila_core.trained_adapter import WEIGHTS, read_adapter
 
-    ranking = find_ranking(reference)
+    ranking = resolve(reference).ranking
     # As for `export`: what a limit in parameters, and ranks by score, are counted by.
     lora = lora_settings({"r": r, "alpha": r, "dropout": 0})
     selection = choose(ranking, asked, lora, training_of(method))

@@ -34,4 +34,4 @@ def unknown_name(kind: str, given: str, allowed: Iterable[str]) -> UserError:
     names = sorted(allowed)
     near = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
     hint = f": did you mean {near[0]!r}?" if near else "."
-    return UserError(f"unknown {kind} {given!r}{hint} Known: {', '.join(names)}")
+    return UserError(f"unknown {kind} {given!r}{hint} Known: {listed(names, most=40)}")

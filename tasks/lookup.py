@@ -74,6 +74,9 @@ class Lookup(Protocol):
     def finished_steps(self, name: str) -> list[StepRun]:
         """Valid FINISHED runs of the step called `name`, newest first, at most 200."""
 
+    def finished_with(self, name: str, param: str, value: str) -> list[StepRun]:
+        """All valid FINISHED runs of the step called `name` with that field, oldest first."""
+
 
 def experiment_name(base_model: str) -> str:
     """One experiment per base model; `%` is MLflow's wildcard for all of them."""
@@ -121,12 +124,19 @@ class SqliteLookup:
         found = self._runs("FINISHED", ("ila.step", name), ("ila.state", "valid"))
         return found[::-1][:200]
 
-    def _runs(self, status: str, *tags: tuple[str, str]) -> list[StepRun]:
+    def finished_with(self, name: str, param: str, value: str) -> list[StepRun]:
+        tags = (("ila.step", name), ("ila.state", "valid"))
+        return self._runs("FINISHED", *tags, param=(param, value))
+
+    def _runs(
+        self, status: str, *tags: tuple[str, str], param: tuple[str, str] | None = None
+    ) -> list[StepRun]:
         if not self._path.exists():
             return []
+        joined = [("tags", pair) for pair in tags] + ([("params", param)] if param else [])
         joins = "".join(
-            f" JOIN tags t{i} ON t{i}.run_uuid = r.run_uuid AND t{i}.key = ? AND t{i}.value = ?"
-            for i in range(len(tags))
+            f" JOIN {table} t{i} ON t{i}.run_uuid = r.run_uuid AND t{i}.key = ? AND t{i}.value = ?"
+            for i, (table, _) in enumerate(joined)
         )
         query = (
             "SELECT r.run_uuid, r.status, r.start_time, r.artifact_uri, r.end_time FROM runs r"
@@ -134,7 +144,7 @@ class SqliteLookup:
             " WHERE r.status = ? AND r.lifecycle_stage = 'active'"
             " ORDER BY r.start_time, r.run_uuid"
         )
-        values = [self._experiment, *(part for tag in tags for part in tag), status]
+        values = [self._experiment, *(part for _, pair in joined for part in pair), status]
         try:
             with closing(sqlite3.connect(f"{self._path.as_uri()}?mode=ro", uri=True)) as connection:
                 return _read(connection, query, values) if _has_schema(connection) else []

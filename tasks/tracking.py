@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -88,25 +88,44 @@ class ClientLookup:
         self._experiments = [e.experiment_id for e in found]
 
     def finished(self, key: str) -> list[StepRun]:
-        return self._search("FINISHED", "ASC", **{"ila.key": key, "ila.state": "valid"})
+        return self._search("FINISHED", "ASC", {"ila.key": key, "ila.state": "valid"})
 
     def running(self, key: str) -> list[StepRun]:
-        return self._search("RUNNING", "ASC", **{"ila.key": key})
+        return self._search("RUNNING", "ASC", {"ila.key": key})
 
     def finished_steps(self, name: str) -> list[StepRun]:
-        return self._search("FINISHED", "DESC", **{"ila.step": name, "ila.state": "valid"})
+        return self._search("FINISHED", "DESC", {"ila.step": name, "ila.state": "valid"})
 
-    def _search(self, status: str, direction: str, **tags: str) -> list[StepRun]:
+    def finished_with(self, name: str, param: str, value: str) -> list[StepRun]:
+        tags = {"ila.step": name, "ila.state": "valid"}
+        also = f" and params.`{param}` = '{value}'"
+        return self._search("FINISHED", "ASC", tags, also=also, most=None)
+
+    def _search(
+        self,
+        status: str,
+        direction: str,
+        tags: Mapping[str, str],
+        *,
+        also: str = "",
+        most: int | None = 200,
+    ) -> list[StepRun]:
         if not self._experiments:
             return []
         wanted = "".join(f" and tags.`{name}` = '{value}'" for name, value in tags.items())
-        found = self._client.search_runs(
-            self._experiments,
-            f"attributes.status = '{status}'{wanted}",
-            order_by=[f"attributes.start_time {direction}"],
-            max_results=200,
-        )
-        return [step_run(run) for run in found]
+        found: list[StepRun] = []
+        page = None
+        while page != "":
+            got = self._client.search_runs(
+                self._experiments,
+                f"attributes.status = '{status}'{wanted}{also}",
+                order_by=[f"attributes.start_time {direction}"],
+                max_results=most or 1000,
+                page_token=page,
+            )
+            found += [step_run(run) for run in got]
+            page = "" if most else got.token or ""
+        return found
 
 
 def step_run(run: Run) -> StepRun:

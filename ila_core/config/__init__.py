@@ -7,7 +7,7 @@ default; a run profile is complete by itself and inherits from nothing.
 
 from __future__ import annotations
 
-from ila_core.config.common import Frozen, LoraSettings, OptimizerSettings, Schedule
+from ila_core.config.common import Frozen, LoraSettings, OptimizerSettings, Relation, Schedule
 from ila_core.config.evaluation import (
     AdapterSettings,
     EvaluateConfig,
@@ -74,6 +74,7 @@ __all__ = [
     "Profile",
     "QuestionsSettings",
     "RankingStopSettings",
+    "Relation",
     "RuntimeConfig",
     "Schedule",
     "ScorerSettings",

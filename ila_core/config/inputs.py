@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from ila_core.config.common import Frozen, Name
+from ila_core.config.common import Frozen, Name, Relation
 
 
 class ModelConfig(Frozen):
@@ -27,6 +27,9 @@ class ModelConfig(Frozen):
     lm_head: Literal["adapt", "untie", "exclude"]
     """`adapt`: a layer like the others; `untie`: cloned from the embedding; `exclude`: no layer."""
     notes: str = ""
+    related: dict[str, Relation] = {}  # noqa: RUF012  # pydantic copies it
+    """Base models whose rankings may serve this one though its weights are others, and how this
+    one stems from each: `{mistral-7b: instruct}`. Hashed by a selection that reads such a one."""
 
     @property
     def local(self) -> bool:
@@ -44,6 +47,8 @@ class DatasetConfig(Frozen):
     """Local file; `null` reads from the hub. Never hashed: the content is."""
     revision: str | None = None
     """Hub commit; `null` is resolved and locked by the first online run."""
+    licence: str | None = None
+    """Of a file; what comes from the hub has its loader's. Shown on ranking cards."""
     stands_for: str | None = None
     """A dataset of the paper, in whose place it is shown beside the paper's numbers."""
 

@@ -28,6 +28,7 @@ __all__ = [
     "content_digest",
     "content_hash",
     "hub_revision",
+    "licence",
     "load_dataset",
 ]
 
@@ -38,6 +39,11 @@ DATASETS = {
     "lima": lima.DATASET,
     "no_robots": no_robots.DATASET,
 }
+
+
+def licence(config: DatasetConfig) -> str:
+    """The licence of a dataset, `not stated` where neither its loader nor the profile says."""
+    return config.licence or _dataset(config).licence or "not stated"
 
 
 def load_dataset(config: DatasetConfig, revision: str | None) -> list[Conversation]:

@@ -11,4 +11,6 @@ def parse(row: SourceRow) -> Conversation:
     return from_instruction(row, context="input", answer="output")
 
 
-DATASET = Dataset(parse, repo="vicgalle/alpaca-gpt4", files="data/train*.parquet")
+DATASET = Dataset(
+    parse, repo="vicgalle/alpaca-gpt4", files="data/train*.parquet", licence="CC BY-NC 4.0"
+)

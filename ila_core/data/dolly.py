@@ -11,4 +11,9 @@ def parse(row: SourceRow) -> Conversation:
     return from_instruction(row, context="context", answer="response")
 
 
-DATASET = Dataset(parse, repo="databricks/databricks-dolly-15k", files="databricks-dolly-15k.jsonl")
+DATASET = Dataset(
+    parse,
+    repo="databricks/databricks-dolly-15k",
+    files="databricks-dolly-15k.jsonl",
+    licence="CC BY-SA 3.0",
+)

@@ -19,6 +19,8 @@ class Dataset:
     """Hub id; `None`: only ever read from `path`."""
     files: str = ""
     """Glob of its training files inside the repository."""
+    licence: str | None = None
+    """As its hub page states it; `None`: the file's owner knows."""
 
 
 def from_messages(row: SourceRow) -> Conversation:

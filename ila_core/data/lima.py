@@ -11,4 +11,9 @@ def parse(row: SourceRow) -> Conversation:
     return from_turns(row, "conversations")
 
 
-DATASET = Dataset(parse, repo="GAIR/lima", files="train.jsonl")
+DATASET = Dataset(
+    parse,
+    repo="GAIR/lima",
+    files="train.jsonl",
+    licence="CC BY-NC-SA 4.0, or stricter where a source is",
+)

@@ -4,4 +4,9 @@ from __future__ import annotations
 
 from ila_core.data.formats import Dataset, from_messages
 
-DATASET = Dataset(from_messages, repo="HuggingFaceH4/no_robots", files="data/train*.parquet")
+DATASET = Dataset(
+    from_messages,
+    repo="HuggingFaceH4/no_robots",
+    files="data/train*.parquet",
+    licence="CC BY-NC 4.0",
+)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tasks.step import Context, Step
 from tasks.steps import (
+    adopted,
     adopting,
     agreement,
     answering,
@@ -28,6 +29,7 @@ from tasks.steps import (
     stage_one,
     stage_two,
 )
+from tasks.steps.adopted import adopt_ranking
 from tasks.steps.adopting import adopt
 from tasks.steps.agreement import agree
 from tasks.steps.base import Base
@@ -47,6 +49,7 @@ __all__ = [
     "STEPS",
     "Base",
     "adopt",
+    "adopt_ranking",
     "agree",
     "control",
     "evaluate",
@@ -71,6 +74,7 @@ STEPS: dict[str, Compute] = {
     "mask": masking.compute,
     "control": controlling.compute,
     "ranking": ranking.compute,
+    "adopted": adopted.compute,
     "agreement": agreement.compute,
     "selection": selection.compute,
     "finetune": finetuning.compute,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ila_core.config import DataConfig, DatasetConfig
+from ila_core.data import licence
 from ila_core.errors import CheckError
 from ila_core.lock import Lock, Unknown
 from tasks.step import Context, Step
@@ -20,7 +21,13 @@ def prepare(base: Base, dataset: DatasetConfig, data: DataConfig, lock: Lock) ->
         label=f"prepare {dataset.name}",
         version=VERSION,
         identity=base.identify("template", "pad_token", content=lock.dataset(dataset), data=data),
-        given={"base": base, "dataset": dataset, "data": data, "lock": lock},
+        given={
+            "base": base,
+            "dataset": dataset,
+            "data": data,
+            "lock": lock,
+            "names": {"dataset": dataset.name, "licence": licence(dataset)},
+        },
     )
 
 

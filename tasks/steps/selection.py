@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from ila_core.forecast import VERSION as FORECAST_VERSION
 from ila_core.forecast import Forecast
 from ila_core.policies import POLICIES
 from ila_core.ranking import Ranking
+from ila_core.reference import ResolvedRanking
 from ila_core.selection import Selection, reads_keep, required_datasets
 from ila_core.selection import select as apply_policy
 from tasks.step import Context, Step
@@ -25,7 +26,7 @@ VERSION = 2
 def select(
     base: Base,
     arm: ArmConfig,
-    scores: Scores | Ranking,
+    scores: Scores | ResolvedRanking,
     earlier: Mapping[str, Step],
     search: SearchConfig,
     finetuning: FinetuneConfig,
@@ -40,13 +41,18 @@ def select(
     """
     given: dict[str, Any] = {}
     identity: dict[str, Any] = {}
-    if isinstance(scores, Ranking):
-        read = required_datasets(arm, scores.datasets)
+    if isinstance(scores, ResolvedRanking):
+        ranking = scores.ranking
         inputs = {}
-        columns = [[x.name, {d: scores.scores(d)[x.name] for d in read}] for x in scores.layers]
-        starts = {d: scores.start(d) for d in read}
-        identity["ranking"] = digest_of([columns, starts])
-        given["ranking"] = scores
+        identity["ranking"] = digest_read(ranking, required_datasets(arm, ranking.datasets))
+        if scores.relation is not None:
+            identity["relation"] = scores.relation
+        given["ranking"] = ranking
+        given["names"] = {
+            "ranking": scores.pinned,
+            "ranking_digest": scores.digest,
+            "relation": scores.relation or "the same weights",
+        }
     else:
         inputs = score_inputs(scores, list(required_datasets(arm, list(scores))))
     if arm.like is not None:
@@ -88,6 +94,12 @@ def select(
     )
 
 
+def digest_read(ranking: Ranking, datasets: Sequence[str]) -> str:
+    """Of what a policy that reads the scores of `datasets` may learn from a ranking."""
+    columns = [[x.name, {d: ranking.scores(d)[x.name] for d in datasets}] for x in ranking.layers]
+    return digest_of([columns, {d: ranking.start(d) for d in datasets}])
+
+
 def _counted_by(method: MethodSettings) -> dict[str, int] | str:
     """What a layer's parameters under a method depend on, beside its shape."""
     if isinstance(method, FullMethod):
@@ -98,6 +110,8 @@ def _counted_by(method: MethodSettings) -> dict[str, int] | str:
 def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) -> None:
     given = step.given
     arm: ArmConfig = given["arm"]
+    if "ranking" in given:
+        context.circumstance["ranking"] = given["names"]
     selection = apply_policy(
         arm,
         given["ranking"] if "ranking" in given else gather(step, inputs),
