@@ -12,8 +12,10 @@ alias is the last one's: MLflow moves it in one call, so it always points at one
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ila_core.config import RuntimeConfig
@@ -91,6 +93,8 @@ class Registry:
             CheckError: it was retired under this name.
         """
         check_name(name)
+        if len(card) > MOST_CARD:
+            card = f"{card[: MOST_CARD - 80]}\n\n... the rest: `ila rankings show key:{run.key}`\n"
         with answering(self._uri):
             self._make_model(name, ranking)
             mine = None
@@ -100,7 +104,7 @@ class Registry:
                     source=f"runs:/{run.run_id}/{PAYLOAD}",
                     run_id=run.run_id,
                     tags=_tags(run, ranking),
-                    description=card[:MOST_CARD],
+                    description=card,
                     await_creation_for=0,
                 )
                 same = self._with_digest(name, ranking.digest)
@@ -109,10 +113,8 @@ class Registry:
                 self._client.delete_model_version(PREFIX + name, str(mine.version))
             if first.retired is not None:
                 raise CheckError(_is_retired(first, first.reference, None))
-            if first.card != card[:MOST_CARD]:
-                self._client.update_model_version(
-                    PREFIX + name, str(first.number), description=card[:MOST_CARD]
-                )
+            if first.card != card:
+                self._client.update_model_version(PREFIX + name, str(first.number), card)
             return self._version(name, first.number)
 
     def point(self, name: str, alias: str, number: int) -> str | None:
@@ -158,18 +160,30 @@ class Registry:
             return step_run(self._client.get_run(version.run_id))
 
     def read(self, version: Version) -> Ranking:
-        """The document of a version, compared with what was published.
+        """The document of a version, compared with the digest that it was published with.
+
+        Downloaded once, into `home/rankings/<digest>.json`: from then on it costs no request.
 
         Raises:
-            CheckError: its payload is damaged (and quarantined), or is another ranking's.
+            CheckError: what is stored is damaged, or another ranking; its run is quarantined.
         """
-        ranking = self.document(self.run(version), version.reference)
-        if ranking.digest != version.digest:
-            raise CheckError(
-                f"{version.reference} was published with the digest {version.digest[:12]}, and run "
-                f"{version.run_id} holds a ranking with {ranking.digest[:12]}: one of the two was "
-                "changed since; publish the ranking anew"
-            )
+        kept = self._home / "rankings" / f"{version.digest}.json"
+        if kept.exists():
+            try:
+                return _published(version, kept)
+            except (CheckError, UserError):
+                kept.unlink()  # a copy that was damaged here says nothing about what is stored
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=kept.parent) as arriving:
+            try:
+                self._check_size(version.run_id)
+                file = f"{PAYLOAD}/{DOCUMENT}"
+                with answering(self._uri):
+                    got = self._client.download_artifacts(version.run_id, file, arriving)
+                ranking = _published(version, Path(got))
+            except (CheckError, UserError) as error:
+                raise self._quarantined(version.run_id, version.reference, error) from error
+            Path(got).replace(kept)
         return ranking
 
     def versions(self, name: str | None = None) -> list[Version]:
@@ -219,33 +233,34 @@ class Registry:
             CheckError: it is damaged, and quarantined.
         """
         try:
-            self._check_size(run)
+            self._check_size(run.run_id)
             ranking = Ranking.load(fetch(run, self._home, self._client) / DOCUMENT)
             ranking.check()
         except (CheckError, UserError) as error:
-            raise CheckError(f"{what} cannot be used: {error}{self._quarantine(run)}") from error
+            raise self._quarantined(run.run_id, what, error) from error
         return ranking
 
-    def _check_size(self, run: StepRun) -> None:
+    def _check_size(self, run_id: str) -> None:
         with answering(self._uri):
-            sizes = [f.file_size or 0 for f in self._client.list_artifacts(run.run_id, PAYLOAD)]
+            sizes = [f.file_size or 0 for f in self._client.list_artifacts(run_id, PAYLOAD)]
         if sum(sizes) > MOST_BYTES:
             raise CheckError(
-                f"the payload of run {run.run_id} has {sum(sizes):,} bytes, and a ranking at most "
+                f"the payload of run {run_id} has {sum(sizes):,} bytes, and a ranking at most "
                 f"{MOST_BYTES:,}"
             )
 
-    def _quarantine(self, run: StepRun) -> str:
-        """Mark the run, so that it is no hit either; what to add to the message."""
+    def _quarantined(self, run_id: str, what: str, error: Exception) -> CheckError:
+        """Mark the run, so that it is no hit either; and what to say."""
         from mlflow.exceptions import MlflowException
 
+        done = f"Run {run_id} is quarantined: it is no hit any more."
         try:
-            self._client.set_tag(run.run_id, "ila.state", "quarantined")
-        except MlflowException as error:
-            return (
-                f"\n(It could not be marked as quarantined: {error.error_code}; tell a publisher.)"
+            self._client.set_tag(run_id, "ila.state", "quarantined")
+        except MlflowException as refused:
+            done = (
+                f"Run {run_id} could not be quarantined ({refused.error_code}): tell a publisher."
             )
-        return f"\nRun {run.run_id} is quarantined: it is no hit any more."
+        return CheckError(f"{what} cannot be used: {error}\n{done}")
 
     def _make_model(self, name: str, ranking: Ranking) -> None:
         from mlflow.exceptions import MlflowException
@@ -329,6 +344,18 @@ def _tags(run: StepRun, ranking: Ranking) -> dict[str, str]:
         "ila.scorer": ranking.scorer,
         "ila.datasets": ", ".join(ranking.datasets)[:MOST_CARD],
     }
+
+
+def _published(version: Version, file: Path) -> Ranking:
+    """The ranking in `file`, where it is the one that was published."""
+    ranking = Ranking.load(file)
+    ranking.check()
+    if ranking.digest != version.digest:
+        raise CheckError(
+            f"it was published with the digest {version.digest[:12]}, and what is stored has "
+            f"{ranking.digest[:12]}: one of the two was changed since; publish the ranking anew"
+        )
+    return ranking
 
 
 def _read(mv: ModelVersion, aliases: Mapping[str, str | int] | None = None) -> Version:
