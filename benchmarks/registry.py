@@ -77,8 +77,9 @@ class Stores:
         rows = [
             {
                 "run_uuid": run.run_id, "name": run.tags["ila.step"], "user_id": "",
-                "status": "FINISHED", "start_time": now, "end_time": now + 1, "lifecycle_stage": "active",
-                "experiment_id": int(experiment), "source_type": "UNKNOWN",
+                "status": "FINISHED", "start_time": now, "end_time": now + 1,
+                "lifecycle_stage": "active", "source_type": "UNKNOWN",
+                "experiment_id": int(experiment),
                 "artifact_uri": f"{self._artifacts}/{experiment}/{run.run_id}/artifacts",
             }
             for run in runs
@@ -86,11 +87,11 @@ class Stores:
         pairs = {SqlTag: "tags", SqlParam: "params"}
         with self.tracking.ManagedSessionMaker() as session:
             session.execute(insert(SqlRun), rows)
-            for table, field in pairs.items():
+            for table, kind in pairs.items():
                 values = [
                     {"run_uuid": run.run_id, "key": name, "value": value}
                     for run in runs
-                    for name, value in getattr(run, field).items()
+                    for name, value in getattr(run, kind).items()
                 ]
                 if values:
                     session.execute(insert(table), values)

@@ -9,7 +9,15 @@ from typing import Annotated
 import typer
 
 from flows.measuring import compare, decide, evaluate
-from flows.options import Json, Overrides, Policy, Reason, RefreshOption, Source
+from flows.options import (
+    DeclaredRelation,
+    Json,
+    Overrides,
+    Policy,
+    Reason,
+    RefreshOption,
+    Source,
+)
 from flows.rankings import rankings_app
 from flows.selecting import export, verify
 
@@ -130,14 +138,6 @@ RankingReference = Annotated[
         "--ranking",
         metavar="REF",
         help="name@alias, name/version, key:<12 hex> or a .json file; else the search.",
-    ),
-]
-DeclaredRelation = Annotated[
-    str | None,
-    typer.Option(
-        "--relation",
-        help="How the model stems from the ranking's where their weights differ: instruct, mirror, "
-        "quantised or further_pretrained.",
     ),
 ]
 

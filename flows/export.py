@@ -50,7 +50,7 @@ class Fractions(NamedTuple):
 
 def run_export(
     reference: str, asked: Asked, *, to: str, out: Path, method: str, lora: Mapping[str, float],
-    base: str | None, approximate: bool, as_json: bool,
+    base: str | None, relation: str | None, approximate: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Write the files of one consumer, all or none, and say what must be known about them."""
     import typer
@@ -75,12 +75,18 @@ def run_export(
         selection,
         training,
         settings,
-        _base(ranking, base),
+        _base(ranking, base, relation),
         ranks=selection.ranks,
         approximate=approximate,
     )
     exported = export(to, wanted)
-    readme = "".join(f"{line}\n\n" for line in (f"{to}: {wanted.title}.", *exported.notes))
+    notes = [f"Ranking {found.said}, digest {found.digest[:12]}."]
+    if wanted.base != _own(ranking) and relation is not None:
+        notes.append(
+            f"It was made on {_own(ranking)}; {wanted.base} is declared {relation} of that."
+        )
+    notes += exported.notes
+    readme = "".join(f"{line}\n\n" for line in (f"{to}: {wanted.title}.", *notes))
     written = _write(out, {**exported.files, README: readme})
     if as_json:
         return print_json(
@@ -90,14 +96,14 @@ def run_export(
                 "files": written,
                 "layers": list(exported.trains),
                 "exact": exported.trains == selection.train,
-                "notes": list(exported.notes),
+                "notes": notes,
             }
         )
     said = "exactly" if exported.trains == selection.train else "approximated"
     typer.echo(f"{wanted.title}, as {to} has it, {said}")
     for name in written:
         typer.echo(f"  {out / name}")
-    for note in exported.notes:
+    for note in notes:
         typer.echo(f"* {note}")
     counted = f"--method {method} --r {settings.r}"
     typer.echo(f"verify it: ila verify {out} --ranking {found.pinned} {asked.options} {counted}")
@@ -210,29 +216,43 @@ def training_of(given: str) -> Training:
     raise unknown_name("method (--method)", given, ("lora", "full"))
 
 
-def _base(ranking: Ranking, given: str | None) -> str:
-    """What the files call the base model: a hub id where there is one.
+def _own(ranking: Ranking) -> str:
+    """The base model that the ranking was made on: its hub id where there is one."""
+    return ranking.model.get("hub", ranking.base_model)
+
+
+def _base(ranking: Ranking, given: str | None, relation: str | None) -> str:
+    """What the files call the base model.
 
     Raises:
-        UserError: `given` is a model that ILA knows, with other layers than the ranking's.
+        UserError: `given` is a model that ILA knows, with other layers than the ranking's, or not
+            the model that was searched, and nobody says how the two are related.
     """
+    from ila_core.fit import RELATIONS, differing
     from ila_core.profiles import load_model_config, shipped
 
-    if given is None:
-        return ranking.model.get("hub", ranking.base_model)
+    if relation is not None and relation not in RELATIONS:
+        raise unknown_name("relation", relation, RELATIONS)
+    if given in (None, ranking.base_model, _own(ranking)):
+        return _own(ranking)
+    address = str(given)
     configs = [load_model_config(name) for name in shipped("models")]
     known = next((c for c in configs if given in (c.name, c.source)), None)
-    if known is None:
-        return given
-    from ila_core.fit import differing
-    from ila_core.layers import find_layers
+    if known is not None:
+        from ila_core.layers import find_layers
 
-    if names := differing(ranking, find_layers(known)):
+        if names := differing(ranking, find_layers(known)):
+            raise UserError(
+                f"--base {given} has other layers than ranking {ranking.key} of "
+                f"{ranking.base_model}: {listed(names)}. Give a ranking of its own architecture"
+            )
+        address = known.name if known.local else known.source
+    if relation is None and address != _own(ranking):
         raise UserError(
-            f"--base {given} has other layers than ranking {ranking.key} of {ranking.base_model}: "
-            f"{listed(names)}. Give a ranking of its own architecture"
+            f"--base {given} is not the model that the ranking was made on, {_own(ranking)}: say how "
+            f"it stems from that, --relation {', '.join(RELATIONS)}"
         )
-    return known.name if known.local else known.source
+    return address
 
 
 def _write(out: Path, files: Mapping[str, str]) -> list[str]:

@@ -17,6 +17,14 @@ Reference = Annotated[
         metavar="REF", help="name@alias, name/version, key:<12 hex>, or a path to a .json file."
     ),
 ]
+DeclaredRelation = Annotated[
+    str | None,
+    typer.Option(
+        "--relation",
+        help="How the model stems from the ranking's where their weights differ: instruct, mirror, "
+        "quantised or further_pretrained.",
+    ),
+]
 PolicyOption = typer.Option("--policy", help="Which layers train: `ila`, `intersection`, `all` ...")
 Policy = Annotated[str | None, PolicyOption]
 Source = Annotated[

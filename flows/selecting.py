@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from flows.options import (
+    DeclaredRelation,
     Json,
     KeepOfSelection,
     Layers,
@@ -42,6 +43,7 @@ def export(
     alpha: Annotated[float, typer.Option(help="LoRA's alpha.")] = 32,
     dropout: Annotated[float, typer.Option(help="LoRA's dropout.")] = 0.0,
     base: Annotated[str | None, typer.Option(help="Hub id of the base model.")] = None,
+    relation: DeclaredRelation = None,
     approximate: Annotated[
         bool, typer.Option("--approximate", help="Take the nearest that the trainer can express.")
     ] = False,
@@ -58,6 +60,7 @@ def export(
         method=method,
         lora={"r": r, "alpha": alpha, "dropout": dropout},
         base=base,
+        relation=relation,
         approximate=approximate,
         as_json=as_json,
     )

@@ -257,9 +257,7 @@ class Registry:
         try:
             self._client.set_tag(run_id, "ila.state", "quarantined")
         except MlflowException as refused:
-            done = (
-                f"Run {run_id} could not be quarantined ({refused.error_code}): tell a publisher."
-            )
+            done = f"Run {run_id} cannot be quarantined ({refused.error_code}): tell a publisher."
         return CheckError(f"{what} cannot be used: {error}\n{done}")
 
     def _make_model(self, name: str, ranking: Ranking) -> None:

@@ -88,6 +88,10 @@ def test_another_selection_does_not_hold_and_is_named(finished, ranking, exporte
         (["--to", "peft", "--source", "terse", "--method", "full"], "PEFT cannot train"),
         (["--to", "unsloth", "--source", "terse"], "this selection is no such grid"),
         (
+            ["--to", "peft", "--source", "terse", "--base", "org/chat"],
+            "not the model that the ranking was made on, demo: say how it stems from that",
+        ),
+        (
             ["--to", "peft", "--source", "terse", "--base", "llama2-7b"],
             "--base llama2-7b has other layers than ranking",
         ),
@@ -128,6 +132,15 @@ def test_ranks_by_score_and_a_limit_in_parameters(finished, ranking, exported, t
         "--params", "100000",
     )  # fmt: skip
     assert contract["holds"] and contract["trainable_parameters"] <= 100_000
+
+
+def test_a_declared_relation_is_written_beside_what_was_exported(exported):
+    out = exported("peft", "--base", "org/chat", "--relation", "instruct")
+    assert (
+        json.loads((out / "adapter_config.json").read_text())["base_model_name_or_path"]
+        == "org/chat"
+    )
+    assert "org/chat is declared instruct of that" in (out / "README.txt").read_text()
 
 
 def test_an_approximation_is_said(finished, exported):
