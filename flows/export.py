@@ -249,8 +249,8 @@ def _base(ranking: Ranking, given: str | None, relation: str | None) -> str:
         address = known.name if known.local else known.source
     if relation is None and address != _own(ranking):
         raise UserError(
-            f"--base {given} is not the model that the ranking was made on, {_own(ranking)}: say how "
-            f"it stems from that, --relation {', '.join(RELATIONS)}"
+            f"--base {given} is not the model that the ranking was made on, {_own(ranking)}: say "
+            f"how it stems from that, --relation {', '.join(RELATIONS)}"
         )
     return address
 

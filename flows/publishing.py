@@ -74,7 +74,7 @@ def card_of(ranking: Ranking, *, adopted: bool = False) -> RankingCard:
         adopted=adopted,
         licences=licences(steps),
         controls=controls(ranking, steps, lookup, runtime.home),
-        seconds=seconds(steps, runtime.home),
+        seconds=seconds(steps),
     )
 
 

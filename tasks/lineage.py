@@ -38,9 +38,9 @@ def lineage(ranking: Ranking, lookup: Lookup) -> Lineage:
     return Lineage(tuple(_made(ranking, lookup)), tuple(_used(ranking, lookup)))
 
 
-def seconds(found: Lineage, home: Path) -> float | None:
+def seconds(found: Lineage) -> float | None:
     """What the search took in all its steps; `None` where this MLflow does not hold them."""
-    spent = [circumstance(run, home).get("seconds") for run in found.made_by]
+    spent = [circumstance(run).get("seconds") for run in found.made_by]
     known = [float(s) for s in spent if s is not None]
     return sum(known) if found.of_kind("stage1") or found.of_kind("score") else None
 

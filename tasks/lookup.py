@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import unquote
 
 from ila_core.config import RuntimeConfig
@@ -21,6 +21,7 @@ from ila_core.fingerprint import digest_of
 from tasks.step import Step
 
 HEARTBEAT_TTL_SECONDS = 30.0
+_VALID = ("tags", "ila.state", ("valid",))
 
 
 @dataclass(frozen=True)
@@ -65,11 +66,11 @@ def upstream_digest(inputs: Mapping[str, StepRun]) -> str:
 
 
 class Lookup(Protocol):
-    def finished(self, key: str) -> list[StepRun]:
-        """Valid FINISHED runs of `key`, oldest first."""
+    def finished(self, *keys: str) -> list[StepRun]:
+        """Valid FINISHED runs of any of `keys`, oldest first."""
 
-    def running(self, key: str) -> list[StepRun]:
-        """RUNNING runs of `key`, oldest first; `alive` or not."""
+    def running(self, *keys: str) -> list[StepRun]:
+        """RUNNING runs of any of `keys`, oldest first; `alive` or not."""
 
     def finished_steps(self, name: str) -> list[StepRun]:
         """Valid FINISHED runs of the step called `name`, newest first, at most 200."""
@@ -114,37 +115,49 @@ class SqliteLookup:
     def __init__(self, path: Path, experiment: str) -> None:
         self._path, self._experiment = path, experiment
 
-    def finished(self, key: str) -> list[StepRun]:
-        return self._runs("FINISHED", ("ila.key", key), ("ila.state", "valid"))
+    def finished(self, *keys: str) -> list[StepRun]:
+        return self._runs("FINISHED", ("tags", "ila.key", keys), _VALID)
 
-    def running(self, key: str) -> list[StepRun]:
-        return self._runs("RUNNING", ("ila.key", key))
+    def running(self, *keys: str) -> list[StepRun]:
+        return self._runs("RUNNING", ("tags", "ila.key", keys))
 
     def finished_steps(self, name: str) -> list[StepRun]:
-        found = self._runs("FINISHED", ("ila.step", name), ("ila.state", "valid"))
-        return found[::-1][:200]
+        return self._runs("FINISHED", ("tags", "ila.step", [name]), _VALID, newest=200)
 
     def finished_with(self, name: str, param: str, value: str) -> list[StepRun]:
-        tags = (("ila.step", name), ("ila.state", "valid"))
-        return self._runs("FINISHED", *tags, param=(param, value))
+        named = ("tags", "ila.step", [name])
+        return self._runs("FINISHED", ("params", param, [value]), named, _VALID)
 
     def _runs(
-        self, status: str, *tags: tuple[str, str], param: tuple[str, str] | None = None
+        self,
+        status: str,
+        first: tuple[str, str, Sequence[str]],
+        *others: tuple[str, str, Sequence[str]],
+        newest: int | None = None,
     ) -> list[StepRun]:
-        if not self._path.exists():
+        """Runs with rows like these (table, name, any of the values), oldest first; or the
+        `newest`, newest first.
+
+        What `first` asks for is looked for first. Left to itself, SQLite begins with all runs of
+        the experiment: `ila plan` took 16 s instead of 3 with 10,000 of them on a busy machine.
+        """
+        if not self._path.exists() or not first[2]:
             return []
-        joined = [("tags", pair) for pair in tags] + ([("params", param)] if param else [])
         joins = "".join(
-            f" JOIN {table} t{i} ON t{i}.run_uuid = r.run_uuid AND t{i}.key = ? AND t{i}.value = ?"
-            for i, (table, _) in enumerate(joined)
+            f" CROSS JOIN {table} t{i} ON t{i}.run_uuid = r.run_uuid AND {_is_one(f't{i}', values)}"
+            for i, (table, _, values) in enumerate(others)
         )
+        order = "DESC" if newest else "ASC"
         query = (
-            "SELECT r.run_uuid, r.status, r.start_time, r.artifact_uri, r.end_time FROM runs r"
-            f" JOIN experiments e ON e.experiment_id = r.experiment_id AND e.name LIKE ?{joins}"
-            " WHERE r.status = ? AND r.lifecycle_stage = 'active'"
-            " ORDER BY r.start_time, r.run_uuid"
+            "SELECT r.run_uuid, r.status, r.start_time, r.artifact_uri, r.end_time"
+            f" FROM {first[0]} f CROSS JOIN runs r ON r.run_uuid = f.run_uuid{joins}"
+            " CROSS JOIN experiments e ON e.experiment_id = r.experiment_id AND e.name LIKE ?"
+            f" WHERE {_is_one('f', first[2])} AND r.status = ? AND r.lifecycle_stage = 'active'"
+            f" ORDER BY r.start_time {order}, r.run_uuid {order} LIMIT {newest or -1}"
         )
-        values = [self._experiment, *(part for _, pair in joined for part in pair), status]
+        of_rows = [[name, *values] for _, name, values in (*others, first)]
+        joined = [part for row in of_rows[:-1] for part in row]
+        values = [*joined, self._experiment, *of_rows[-1], status]
         try:
             with closing(sqlite3.connect(f"{self._path.as_uri()}?mode=ro", uri=True)) as connection:
                 return _read(connection, query, values) if _has_schema(connection) else []
@@ -155,19 +168,30 @@ class SqliteLookup:
             ) from error
 
 
+def _is_one(table: str, values: Sequence[str]) -> str:
+    return f"{table}.key = ? AND {table}.value IN ({', '.join('?' * len(values))})"
+
+
 def _read(connection: sqlite3.Connection, query: str, values: list[str]) -> list[StepRun]:
+    # Pages are shared with the system's cache; SQLite's own begins empty with every connection.
+    connection.execute(f"PRAGMA mmap_size = {2**30}")
+    rows = connection.execute(query, values).fetchall()
+    ids = [row[0] for row in rows]
+    tags, params, metrics = (
+        _pairs(connection, table, ids) for table in ("tags", "params", "latest_metrics")
+    )
     return [
         StepRun(
             run_id=row[0],
             status=row[1],
             start_time=row[2],
             artifact_uri=row[3],
-            tags=_pairs(connection, "tags", row[0]),
-            params=_pairs(connection, "params", row[0]),
+            tags=tags[row[0]],
+            params=params[row[0]],
             end_time=row[4],
-            progress=_progress(connection, row[0]),
+            progress=metrics[row[0]].get("progress"),
         )
-        for row in connection.execute(query, values).fetchall()
+        for row in rows
     ]
 
 
@@ -177,15 +201,16 @@ def _has_schema(connection: sqlite3.Connection) -> bool:
     return bool(connection.execute(query).fetchone()[0] == 3)
 
 
-def _pairs(connection: sqlite3.Connection, table: str, run_id: str) -> dict[str, str]:
-    query = f"SELECT key, value FROM {table} WHERE run_uuid = ?"
-    return dict(connection.execute(query, [run_id]).fetchall())
-
-
-def _progress(connection: sqlite3.Connection, run_id: str) -> float | None:
-    query = "SELECT value FROM latest_metrics WHERE run_uuid = ? AND key = 'progress'"
-    found = connection.execute(query, [run_id]).fetchone()
-    return None if found is None else float(found[0])
+def _pairs(
+    connection: sqlite3.Connection, table: str, run_ids: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """Name to value of each run, in one query: one for each takes 0.1 s for 200 runs."""
+    found: dict[str, dict[str, Any]] = {run_id: {} for run_id in run_ids}
+    several = ", ".join("?" * len(run_ids))
+    query = f"SELECT run_uuid, key, value FROM {table} WHERE run_uuid IN ({several})"
+    for run_id, name, value in connection.execute(query, run_ids):
+        found[run_id][name] = value
+    return found
 
 
 def hits(steps: Iterable[Step], lookup: Lookup) -> dict[str, StepRun]:
@@ -194,12 +219,16 @@ def hits(steps: Iterable[Step], lookup: Lookup) -> dict[str, StepRun]:
     A hit is the oldest valid run whose recorded input digests are those of its inputs' hits: when
     an input is refreshed and comes out different, what was made from the old one is no hit.
     """
+    steps = list(steps)
+    of_key: dict[str, list[StepRun]] = {}
+    for run in lookup.finished(*(step.key for step in steps if step.key is not None)):
+        of_key.setdefault(run.key, []).append(run)
     found: dict[str, StepRun] = {}
     for step in steps:
         if step.key is None or any(up.key not in found for up in step.inputs.values()):
             continue
         expected = upstream_digest({name: found[str(up.key)] for name, up in step.inputs.items()})
-        run = next((r for r in lookup.finished(step.key) if r.upstream == expected), None)
+        run = next((r for r in of_key.get(step.key, []) if r.upstream == expected), None)
         if run is not None:
             found[step.key] = run
     return found

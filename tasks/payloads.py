@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlparse
@@ -62,22 +63,21 @@ def fetch(run: StepRun, home: Path | None = None, client: MlflowClient | None = 
     return folder
 
 
-def circumstance(run: StepRun, home: Path, client: MlflowClient | None = None) -> dict[str, Any]:
+def circumstance(run: StepRun, client: MlflowClient | None = None) -> dict[str, Any]:
     """What was measured while `run` was computed, without the rest of its payload.
 
     No digest covers it: it is shown, and nothing is made from it.
     """
     folder = _in_place(run.artifact_uri)
-    file = (folder or home / "circumstances" / run.run_id) / CIRCUMSTANCE
-    if folder is None and not file.exists():
-        from tasks.tracking import open_client
+    if folder is not None:
+        file = folder / CIRCUMSTANCE
+        return dict(json.loads(file.read_bytes())) if file.exists() else {}
+    from tasks.tracking import open_client
 
-        client = client or open_client(RuntimeConfig.from_env().tracking_uri)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        got = client.download_artifacts(run.run_id, f"{PAYLOAD}/{CIRCUMSTANCE}", str(file.parent))
-        Path(got).replace(file)
-    found: dict[str, Any] = json.loads(file.read_bytes()) if file.exists() else {}
-    return found
+    client = client or open_client(RuntimeConfig.from_env().tracking_uri)
+    with tempfile.TemporaryDirectory() as arriving:
+        got = client.download_artifacts(run.run_id, f"{PAYLOAD}/{CIRCUMSTANCE}", arriving)
+        return dict(json.loads(Path(got).read_bytes()))
 
 
 def _in_place(artifact_uri: str) -> Path | None:

@@ -24,6 +24,8 @@ class Planned:
 def plan(steps: Sequence[Step], lookup: Lookup) -> list[Planned]:
     """The state of each of `steps` (inputs before users)."""
     cached = hits(steps, lookup)
+    missing = [step.key for step in steps if step.key is not None and step.key not in cached]
+    running = {run.key: run for run in reversed(lookup.running(*missing)) if run.alive}
     similar: dict[str, list[StepRun]] = {}
     planned = []
     for step in steps:
@@ -31,8 +33,8 @@ def plan(steps: Sequence[Step], lookup: Lookup) -> list[Planned]:
             planned.append(Planned(step, "UNKNOWN", str(step.unknown)))
         elif step.key in cached:
             planned.append(Planned(step, "HIT", "", cached[step.key]))
-        elif alive := [run for run in lookup.running(step.key) if run.alive]:
-            planned.append(Planned(step, "RUNNING", f"computed now by {who(alive[0])}"))
+        elif step.key in running:
+            planned.append(Planned(step, "RUNNING", f"computed now by {who(running[step.key])}"))
         else:
             if step.name not in similar:
                 similar[step.name] = lookup.finished_steps(step.name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -87,11 +87,16 @@ class ClientLookup:
         found = self._client.search_experiments(filter_string=f"name LIKE '{experiment}'")
         self._experiments = [e.experiment_id for e in found]
 
-    def finished(self, key: str) -> list[StepRun]:
-        return self._search("FINISHED", "ASC", {"ila.key": key, "ila.state": "valid"})
+    def finished(self, *keys: str) -> list[StepRun]:
+        return self._of_keys("FINISHED", keys, {"ila.state": "valid"})
 
-    def running(self, key: str) -> list[StepRun]:
-        return self._search("RUNNING", "ASC", {"ila.key": key})
+    def running(self, *keys: str) -> list[StepRun]:
+        return self._of_keys("RUNNING", keys, {})
+
+    def _of_keys(self, status: str, keys: Sequence[str], tags: Mapping[str, str]) -> list[StepRun]:
+        # MLflow knows no `tags.x IN (...)`.
+        found = [r for k in keys for r in self._search(status, "ASC", {"ila.key": k, **tags})]
+        return sorted(found, key=lambda run: run.start_time)
 
     def finished_steps(self, name: str) -> list[StepRun]:
         return self._search("FINISHED", "DESC", {"ila.step": name, "ila.state": "valid"})
