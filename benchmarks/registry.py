@@ -18,6 +18,7 @@ import json
 import os
 import platform
 import random
+import resource
 import signal
 import socket
 import statistics
@@ -262,22 +263,30 @@ def _changed(step: Step, rng: random.Random) -> dict[str, str]:
 
 def plan_seconds(
     profile: str, home: Path, overrides: Sequence[str]
-) -> tuple[float, dict[str, int]]:
-    """The best of three of `ila plan`, and how many steps had which state."""
+) -> tuple[dict[str, float], dict[str, int]]:
+    """The best of three of `ila plan`, by the clock and in processor time, which other work on the
+    machine hardly touches; and how many steps had which state."""
     environment = {**os.environ, "ILA_HOME": str(home)}
     environment.pop("MLFLOW_TRACKING_URI", None)
     command = [sys.executable, "-m", "flows.cli", "plan", profile, "--json"]
     command += [word for override in overrides for word in ("--set", override)]
-    taken, states = [], {}
+    taken: dict[str, list[float]] = {"seconds": [], "cpu_seconds": []}
+    states: dict[str, int] = {}
     for _ in range(3):
-        start = time.perf_counter()
+        start, used = time.perf_counter(), _children_seconds()
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        taken.append(time.perf_counter() - start)
+        taken["seconds"].append(time.perf_counter() - start)
+        taken["cpu_seconds"].append(_children_seconds() - used)
         if done.returncode:
             sys.exit(f"{' '.join(command)} failed:\n{done.stderr}")
         found = [step["state"] for step in json.loads(done.stdout)["steps"]]
         states = {state: found.count(state) for state in sorted(set(found))}
-    return min(taken), states
+    return {what: min(values) for what, values in taken.items()}, states
+
+
+def _children_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def measure(profile: str, quick: bool) -> dict[str, Any]:
@@ -300,9 +309,10 @@ def measure(profile: str, quick: bool) -> dict[str, Any]:
     assert missing_states["MISS"] > 0.9 * steps, missing_states  # the base's evaluation stays
     return {
         **result,
-        "plan_seconds": max(cached, missing),
-        "plan_seconds_all_cached": cached,
-        "plan_seconds_none_cached": missing,
+        "plan_seconds": max(cached["seconds"], missing["seconds"]),
+        "plan_cpu_seconds": max(cached["cpu_seconds"], missing["cpu_seconds"]),
+        "plan_all_cached": cached,
+        "plan_next_to_none_cached": missing,
         "plan_steps": steps,
         "rankings": models * VERSIONS,
         "step_runs": runs,
@@ -334,8 +344,8 @@ def main() -> None:
     )
     print(
         f"on {result['step_runs']:,} step runs `ila plan {args.profile}` takes "
-        f"{result['plan_seconds_all_cached']:.2f} s where all {result['plan_steps']} steps are "
-        f"cached, {result['plan_seconds_none_cached']:.2f} s where next to none is (best of 3)"
+        f"{result['plan_all_cached']['seconds']:.2f} s where all {result['plan_steps']} steps are "
+        f"cached, {result['plan_next_to_none_cached']['seconds']:.2f} s where next to none is (best of 3)"
     )
 
 
