@@ -345,7 +345,8 @@ def main() -> None:
     print(
         f"on {result['step_runs']:,} step runs `ila plan {args.profile}` takes "
         f"{result['plan_all_cached']['seconds']:.2f} s where all {result['plan_steps']} steps are "
-        f"cached, {result['plan_next_to_none_cached']['seconds']:.2f} s where next to none is (best of 3)"
+        f"cached, {result['plan_next_to_none_cached']['seconds']:.2f} s where next to none is "
+        "(best of 3)"
     )
 
 

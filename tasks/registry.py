@@ -28,6 +28,7 @@ from tasks.tracking import answering, open_client, step_run
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion, RegisteredModel
+    from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 PREFIX = "layer-ranking."
 MOST_CARD = 5000  # characters, which MLflow's table takes as a version's description
@@ -176,10 +177,10 @@ class Registry:
         kept.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=kept.parent) as arriving:
             try:
-                self._check_size(version.run_id)
-                file = f"{PAYLOAD}/{DOCUMENT}"
                 with answering(self._uri):
-                    got = self._client.download_artifacts(version.run_id, file, arriving)
+                    payload = self._payload(self.run(version))
+                    _check_size(payload, version.run_id)
+                    got = payload.download_artifacts(DOCUMENT, arriving)
                 ranking = _published(version, Path(got))
             except (CheckError, UserError) as error:
                 raise self._quarantined(version.run_id, version.reference, error) from error
@@ -233,21 +234,19 @@ class Registry:
             CheckError: it is damaged, and quarantined.
         """
         try:
-            self._check_size(run.run_id)
+            with answering(self._uri):
+                _check_size(self._payload(run), run.run_id)
             ranking = Ranking.load(fetch(run, self._home, self._client) / DOCUMENT)
             ranking.check()
         except (CheckError, UserError) as error:
             raise self._quarantined(run.run_id, what, error) from error
         return ranking
 
-    def _check_size(self, run_id: str) -> None:
-        with answering(self._uri):
-            sizes = [f.file_size or 0 for f in self._client.list_artifacts(run_id, PAYLOAD)]
-        if sum(sizes) > MOST_BYTES:
-            raise CheckError(
-                f"the payload of run {run_id} has {sum(sizes):,} bytes, and a ranking at most "
-                f"{MOST_BYTES:,}"
-            )
+    def _payload(self, run: StepRun) -> ArtifactRepository:
+        """Where a payload lies: half the requests that MLflow's client makes for a file."""
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        return get_artifact_repository(f"{run.artifact_uri}/{PAYLOAD}", tracking_uri=self._uri)
 
     def _quarantined(self, run_id: str, what: str, error: Exception) -> CheckError:
         """Mark the run, so that it is no hit either; and what to say."""
@@ -342,6 +341,14 @@ def _tags(run: StepRun, ranking: Ranking) -> dict[str, str]:
         "ila.scorer": ranking.scorer,
         "ila.datasets": ", ".join(ranking.datasets)[:MOST_CARD],
     }
+
+
+def _check_size(payload: ArtifactRepository, run_id: str) -> None:
+    size = sum(file.file_size or 0 for file in payload.list_artifacts())
+    if size > MOST_BYTES:
+        raise CheckError(
+            f"the payload of run {run_id} has {size:,} bytes, and a ranking at most {MOST_BYTES:,}"
+        )
 
 
 def _published(version: Version, file: Path) -> Ranking:
