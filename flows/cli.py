@@ -11,6 +11,7 @@ import typer
 from flows.measuring import compare, decide, evaluate
 from flows.options import Json, Overrides, Policy, Reason, Reference, RefreshOption, Source
 from flows.selecting import export, verify
+from flows.servers.commands import servers_app
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -19,6 +20,7 @@ app = typer.Typer(
 )
 rankings_app = typer.Typer(no_args_is_help=True, help="List, show and compare rankings.")
 app.add_typer(rankings_app, name="rankings")
+app.add_typer(servers_app, name="servers")
 app.command()(evaluate)
 app.command()(compare)
 app.command()(decide)
@@ -294,7 +296,7 @@ def ui(
     mlflow_port: Annotated[int, typer.Option(help="Port of the MLflow UI.")] = 5000,
 ) -> None:
     """Serve both web UIs over the embedded stores until interrupted."""
-    from flows.servers import serve
+    from flows.ui import serve
 
     serve(prefect_port=prefect_port, mlflow_port=mlflow_port)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from enum import StrEnum
 
 from prefect import flow
 from prefect.futures import PrefectFuture, as_completed
@@ -15,16 +14,12 @@ from flows.stored import find_ranking
 from ila_core.config import Profile, RuntimeConfig
 from ila_core.errors import CheckError, first_line
 from ila_core.lock import Lock
-from ila_core.profiles import load_profile, shipped
 from tasks.execute import Handle, submit
 from tasks.lookup import StepRun
 from tasks.slots import check_limit
 from tasks.step import Step, in_order
 from tasks.store import Store
 from tasks.supervise import Devices, interruption
-
-ProfileName = StrEnum("ProfileName", {n: n for n in shipped("runs")})  # type: ignore[misc]
-"""The shipped run profiles: a drop-down in the Prefect UI."""
 
 
 def run_pipeline(
@@ -120,14 +115,3 @@ def _run_all(handles: Sequence[Handle], at_once: int) -> dict[str, StepRun]:
 
 def _inputs(step: Step) -> set[str]:
     return {str(upstream.key) for upstream in step.inputs.values()}
-
-
-@flow(name="ila-deployed", log_prints=False)
-def run_profile(profile: ProfileName, overrides: list[str] | None = None) -> None:
-    """Run a shipped profile on a worker, which supplies where and how (`RuntimeConfig`).
-
-    Args:
-        profile: a run profile that comes with ILA.
-        overrides: fields to change, each `a.b=c`, e.g. `finetune.lora.lr=2.0e-4`.
-    """
-    run_pipeline(load_profile(profile.value, overrides or []))
