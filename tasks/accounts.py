@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 
 from tasks.lookup import experiment_name
@@ -76,16 +76,14 @@ class Accounts:
                     if kind in role.grants:
                         self._accounts.add_role_permission(number, kind, which, role.grants[kind])
 
-    def add(self, user: str, role: Role, password: str) -> None:
-        """Make an account, or give one that exists its role; its password stays as it is."""
-        from mlflow.exceptions import MlflowException
+    def add(self, user: str, role: Role, password: str) -> bool:
+        """Make an account, or give one that exists its role; its password stays as it is.
 
+        Returns:
+            Whether it was made.
+        """
         with answering(self._uri):
-            try:
-                self._accounts.get_user(user)
-            except MlflowException as error:
-                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                    raise
+            if made := not _is_there(self._accounts.get_user, user):
                 self._accounts.create_user(user, password)
             held = {r.name: r.id for r in self._accounts.list_user_roles(user)}
             for other in Role:
@@ -93,6 +91,7 @@ class Accounts:
                     self._accounts.unassign_role(user, held[other])
             if role not in held:
                 self._accounts.assign_role(user, self._roles[role])
+        return made
 
     def _made(self) -> dict[Role, int]:
         known = {role.name: role.id for role in self._accounts.list_roles(_WORKSPACE)}
@@ -106,13 +105,7 @@ class Accounts:
         return str(found.experiment_id if found else self._client.create_experiment(name))
 
     def _name(self, name: str) -> str:
-        from mlflow.exceptions import MlflowException
-
-        try:
-            self._client.get_registered_model(name)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
+        if not _is_there(self._client.get_registered_model, name):
             self._client.create_registered_model(name)
         return name
 
@@ -120,3 +113,15 @@ class Accounts:
 def ranking_name(base_model: str) -> str:
     """The registered model that a base model's rankings are published under."""
     return f"layer-ranking.{base_model}"
+
+
+def _is_there(get: Callable[[str], object], name: str) -> bool:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        get(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return False
+    return True

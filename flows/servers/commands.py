@@ -46,3 +46,39 @@ def servers_down() -> None:
     from flows.servers.up import down
 
     down()
+
+
+@servers_app.command("deploy")
+def servers_deploy(
+    folder: Annotated[Path, typer.Argument(help="With prefect.yaml and work-pools/.")],
+    kind: Annotated[str, typer.Option(help="Of workers: process, docker, kubernetes.")] = "process",
+    gpus: Gpus = 1,
+) -> None:
+    """Make the limit, the pool and the deployments on the Prefect server of PREFECT_API_URL."""
+    from flows.servers.pool import run_deploy
+
+    run_deploy(folder, kind=kind, gpus=gpus)
+
+
+@servers_app.command("reserve")
+def servers_reserve(
+    base_models: Annotated[
+        list[str] | None, typer.Argument(metavar="[MODEL]...", help="All shipped ones.")
+    ] = None,
+) -> None:
+    """As MLflow's administrator: make the experiments and the rankings' names, with their roles."""
+    from flows.servers.accounts import reserve
+
+    reserve(base_models or [])
+
+
+@servers_app.command("account")
+def servers_account(
+    user: Annotated[str, typer.Argument(metavar="NAME")],
+    role: Annotated[str, typer.Option(help="reader, member or publisher.")],
+    out: Annotated[Path | None, typer.Option(help="File for the password; NAME.env.")] = None,
+) -> None:
+    """As MLflow's administrator: make an account, or give one that exists another role."""
+    from flows.servers.accounts import add
+
+    add(user, role, out=out)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+import typer
 
 from flows.servers.process import inherited
 from ila_core.errors import CheckError, UserError
@@ -16,6 +19,16 @@ GPU = "gpu"
 
 QUEUES = {"interactive": 1, "scheduled": 2}
 """Of the pool, with their priorities: what a person waits for goes before what a clock started."""
+
+
+def run_deploy(folder: Path, *, kind: str, gpus: int) -> None:
+    """Set up the Prefect server that the environment names, and say so."""
+    api = os.environ.get("PREFECT_API_URL")
+    if not api:
+        raise UserError("set PREFECT_API_URL to the Prefect server, http://127.0.0.1:4200/api say")
+    count_gpus(api, gpus)
+    deploy(api, folder, kind)
+    typer.echo(f"{api}: limit `gpu` of {gpus}, {kind} pool `gpu`, {folder / 'prefect.yaml'}")
 
 
 def count_gpus(api: str, gpus: int) -> None:

@@ -40,34 +40,48 @@ class Server:
 
 
 def start(server: Server, folder: Path) -> bool:
-    """Start it unless it runs, and wait until it answers.
+    """Start it unless it runs; `wait` says when it answers.
 
     Args:
         server: what to start.
-        folder: where its log is, and the note by which `stop` finds it.
+        folder: where its log is, and the note by which `stop_all` finds it.
 
     Returns:
         Whether it was started now.
 
     Raises:
         UserError: its port is taken, or it runs at another one.
-        CheckError: it ended, or did not answer in time; the end of its log says why.
     """
-    note, log = folder / f"{server.name}.json", folder / f"{server.name}.log"
-    process = _running(note)
-    started = process is None
-    if process is None:
+    note = folder / f"{server.name}.json"
+    if _running(note) is None:
         _check_free(server)
-        process = _spawn(server, log)
+        process = _spawn(server, folder / f"{server.name}.log")
         about = {"pid": process.pid, "born": process.create_time(), "port": server.port}
         note.write_text(json.dumps(about | {"ends_on": server.ends_on}))
-    elif (port := json.loads(note.read_text())["port"]) != server.port:
+        return True
+    if (port := json.loads(note.read_text())["port"]) != server.port:
         raise UserError(
             f"{server.name} runs already, on port {port} and not on {server.port}: leave its port "
             "as it is, or end all servers first with `ila servers down`"
         )
-    _wait(server, process, log)
-    return started
+    return False
+
+
+def wait(server: Server, folder: Path) -> None:
+    """Until it answers.
+
+    Raises:
+        CheckError: it ended, or did not answer in time; the end of its log says why.
+    """
+    end = time.monotonic() + _HEALTHY_WITHIN_SECONDS
+    while not server.answers():
+        gone = _running(folder / f"{server.name}.json") is None
+        if gone or time.monotonic() > end:
+            what = "ended by itself" if gone else f"gave no answer in {_HEALTHY_WITHIN_SECONDS} s"
+            log = folder / f"{server.name}.log"
+            last = log.read_text(errors="replace").strip().splitlines()[-5:]
+            raise CheckError("\n".join([f"{server.name} {what}; the end of {log}:", *last]))
+        time.sleep(0.3)
 
 
 def stop_all(folder: Path) -> list[str]:
@@ -131,17 +145,6 @@ def _check_free(server: Server) -> None:
                 f"port {server.port} of {server.name} is taken by something that `ila servers` did "
                 "not start; give another (`ila servers up --help`)"
             )
-
-
-def _wait(server: Server, process: psutil.Process, log: Path) -> None:
-    end = time.monotonic() + _HEALTHY_WITHIN_SECONDS
-    while not server.answers():
-        gone = not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
-        if gone or time.monotonic() > end:
-            what = "ended by itself" if gone else f"gave no answer in {_HEALTHY_WITHIN_SECONDS} s"
-            last = log.read_text(errors="replace").strip().splitlines()[-5:]
-            raise CheckError("\n".join([f"{server.name} {what}; the end of {log}:", *last]))
-        time.sleep(0.3)
 
 
 def _end(process: psutil.Process, gently: int) -> None:

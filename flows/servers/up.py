@@ -11,8 +11,9 @@ from pathlib import Path
 import typer
 from filelock import FileLock
 
+from flows.servers.accounts import login
 from flows.servers.postgres import Postgres
-from flows.servers.process import LOOPBACK, Server, start, stop_all
+from flows.servers.process import LOOPBACK, Server, start, stop_all, wait
 from flows.servers.programs import ADMIN, mlflow, prefect
 from flows.servers.secrets import secret, write_variables
 from ila_core.config import RuntimeConfig
@@ -22,7 +23,7 @@ from tasks.accounts import Accounts, Role
 
 
 def up(
-    prefects: Sequence[str],
+    given: Sequence[str],
     *,
     mlflow_port: int,
     postgres_port: int,
@@ -32,23 +33,21 @@ def up(
     """Start what does not run yet, set it up, and say how it is used.
 
     Args:
-        prefects: a Prefect server each, `team:port`.
+        given: a Prefect server each, `team:port`.
         mlflow_port: one MLflow serves all of them.
         postgres_port: likewise.
         gpus: how many steps may train at once, by each Prefect server's limit `gpu`.
         deployments: a folder to deploy to each Prefect server (`flows.servers.pool.deploy`).
     """
-    teams = parse_teams(prefects)
+    teams = parse_teams(given)
+    tracking = f"http://{LOOPBACK}:{mlflow_port}"
     with _alone() as folder:
         postgres = Postgres(folder, postgres_port)
-        _start(postgres.server(), folder, f"{LOOPBACK}:{postgres_port}")
+        _start([postgres.server()], folder)
         postgres.create(["mlflow", "mlflow_accounts", *(f"prefect_{team}" for team in teams)])
-        tracking = f"http://{LOOPBACK}:{mlflow_port}"
-        _start(mlflow(folder, mlflow_port, postgres), folder, tracking)
+        prefects = [prefect(team, folder, port, postgres) for team, port in teams.items()]
+        _start([mlflow(folder, mlflow_port, postgres), *prefects], folder)
         files = _accounts(folder, tracking)
-        for team, port in teams.items():
-            server = prefect(team, folder, port, postgres)
-            _start(server, folder, f"http://{LOOPBACK}:{port}")
     _set_up(teams, gpus, deployments)
     _say_how(tracking, teams, files)
 
@@ -90,28 +89,27 @@ def _alone() -> Iterator[Path]:
         yield folder
 
 
-def _start(server: Server, folder: Path, address: str) -> None:
-    started = start(server, folder)
-    typer.echo(f"{server.name:<14} {address:<24} {'started' if started else 'runs already'}")
+def _start(servers: Sequence[Server], folder: Path) -> None:
+    """All at once: most of the time is spent importing."""
+    started = [start(server, folder) for server in servers]
+    for server, now in zip(servers, started, strict=True):
+        wait(server, folder)
+        how = "started" if now else "runs already"
+        typer.echo(f"{server.name:<14} {LOOPBACK}:{server.port:<8} {how}")
 
 
 def _accounts(folder: Path, tracking: str) -> dict[Role, Path]:
     """A file of variables for one account of each role, made where it is not there yet."""
     files = {role: folder / "accounts" / f"{role}.env" for role in Role}
-    admin = _login(ADMIN, secret(folder, ADMIN))
+    admin = login(ADMIN, secret(folder, ADMIN))
     write_variables(folder / "accounts" / f"{ADMIN}.env", admin)
     os.environ |= admin  # which is where MLflow's client looks
     accounts = Accounts(tracking)
     accounts.reserve(shipped("models"))
     for role, file in files.items():
-        password = secret(folder, role)
-        accounts.add(role, role, password)
-        write_variables(file, _login(role, password))
+        accounts.add(role, role, secret(folder, role))
+        write_variables(file, login(role, secret(folder, role)))
     return files
-
-
-def _login(user: str, password: str) -> dict[str, str]:
-    return {"MLFLOW_TRACKING_USERNAME": user, "MLFLOW_TRACKING_PASSWORD": password}
 
 
 def _set_up(teams: Mapping[str, int], gpus: int, deployments: Path | None) -> None:
