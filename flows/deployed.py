@@ -16,6 +16,7 @@ from prefect import flow, get_run_logger, tags
 from prefect.runtime import flow_run
 from pydantic import Field
 
+from flows.refresh import NOTHING, Refresh
 from ila_core.benchmarks import BENCHMARKS
 from ila_core.errors import first_line
 from ila_core.methods import METHODS
@@ -32,7 +33,7 @@ Overrides = Annotated[
     list[Override],
     Field(examples=[["finetune.lora.lr=2.0e-4", "search.keep=0.5"]]),
 ]
-Refresh = Annotated[list[str], Field(examples=[["stage2"], ["key:0123456789ab"]])]
+Steps = Annotated[list[str], Field(examples=[["stage2"], ["key:0123456789ab"]])]
 Ranking = Annotated[
     str,
     Field(
@@ -62,19 +63,26 @@ def _run_name() -> str:
 
 
 @flow(name="ila-search", flow_run_name=_run_name, timeout_seconds=72 * _HOUR)
-def search(profile: ProfileName, overrides: Overrides = [], refresh: Refresh = []) -> None:  # noqa: B006
+def search(
+    profile: ProfileName,
+    overrides: Overrides = [],  # noqa: B006
+    refresh: Steps = [],  # noqa: B006
+    reason: str | None = None,
+) -> None:
     """Rank the layers of a profile's base model, and say how far its datasets agree.
 
     Args:
         profile: a run profile that comes with ILA; its base model and datasets are searched.
         overrides: fields of the profile to change, each `a.b=c`; none by default.
         refresh: steps to compute again although they are cached: a kind or `key:<12 hex>`.
+        reason: why they are; it stays beside what they replace.
     """
     from flows.run import run_until
 
+    again = Refresh.asked(refresh, reason)
     _patiently(
         profile,
-        lambda: run_until("search", profile.value, overrides, refresh, rehash=False, as_json=False),
+        lambda: run_until("search", profile.value, overrides, again, rehash=False, as_json=False),
     )
 
 
@@ -88,7 +96,6 @@ def finetune(
     fit: Fit | None = None,
     method: MethodName | None = None,
     overrides: Overrides = [],  # noqa: B006
-    refresh: Refresh = [],  # noqa: B006
 ) -> None:
     """Train only the layers that matter, by a ranking that somebody published, and evaluate it.
 
@@ -97,12 +104,12 @@ def finetune(
         ranking: `name@alias` or `name/version` of a published one, `key:<12 hex>` of one in the
             cache, or a .json file that the worker can read; empty: the profile's own search.
         policy: how the ranking decides which layers train; `ila` keeps the most important.
-        source: the dataset whose scores decide, for policies that read one; the profile's default.
+        source: the dataset whose scores decide; `ila`, `per_cost`, `reversed` and other policies
+            that read one dataset's scores need it.
         keep: fraction of the layers that train, above 0 and at most 1; the ranking's own if empty.
         fit: what the training must fit into, in place of `keep`: memory=24GiB, params=20M, time=2h.
         method: how the layers are trained; the profile's own if empty.
         overrides: fields of the profile to change, each `a.b=c`; none by default.
-        refresh: steps to compute again although they are cached: a kind or `key:<12 hex>`.
     """
     from flows.finetuning import arm_of, run_finetune
 
@@ -111,7 +118,7 @@ def finetune(
     _patiently(
         profile,
         lambda: run_finetune(
-            profile.value, overrides, arm, ranking=ranking, refresh=refresh, out=None,
+            profile.value, overrides, arm, ranking=ranking, refresh=NOTHING, out=None,
             as_json=False,
         ),
     )  # fmt: skip
@@ -124,7 +131,6 @@ def evaluate(
     benchmarks: list[BenchmarkName] = [],  # noqa: B006
     limit: Annotated[int, Field(ge=1)] | None = None,
     overrides: Overrides = [],  # noqa: B006
-    refresh: Refresh = [],  # noqa: B006
 ) -> None:
     """Measure a profile's models on benchmarks, each once.
 
@@ -134,7 +140,6 @@ def evaluate(
         benchmarks: on what; the profile's own if empty.
         limit: questions per task, for a first look; all of them if empty.
         overrides: fields of the profile to change, each `a.b=c`; none by default.
-        refresh: steps to compute again although they are cached: a kind or `key:<12 hex>`.
     """
     from flows.evaluating import run_evaluate
 
@@ -143,25 +148,32 @@ def evaluate(
         profile,
         lambda: run_evaluate(
             given, None, benchmarks=[b.value for b in benchmarks], limit=limit,
-            overrides=overrides, refresh=refresh, jobs=1, as_json=False,
+            overrides=overrides, refresh=NOTHING, jobs=1, as_json=False,
         ),
     )  # fmt: skip
 
 
 @flow(name="ila-pipeline", flow_run_name=_run_name, timeout_seconds=168 * _HOUR)
-def pipeline(profile: ProfileName, overrides: Overrides = [], refresh: Refresh = []) -> None:  # noqa: B006
+def pipeline(
+    profile: ProfileName,
+    overrides: Overrides = [],  # noqa: B006
+    refresh: Steps = [],  # noqa: B006
+    reason: str | None = None,
+) -> None:
     """Search, fine-tune beside the controls, evaluate, and write the report.
 
     Args:
         profile: a run profile that comes with ILA.
         overrides: fields of the profile to change, each `a.b=c`; none by default.
         refresh: steps to compute again although they are cached: a kind or `key:<12 hex>`.
+        reason: why they are; it stays beside what they replace.
     """
     from flows.run import run_until
 
+    again = Refresh.asked(refresh, reason)
     _patiently(
         profile,
-        lambda: run_until("report", profile.value, overrides, refresh, rehash=False, as_json=False),
+        lambda: run_until("report", profile.value, overrides, again, rehash=False, as_json=False),
     )
 
 

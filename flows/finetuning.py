@@ -99,7 +99,9 @@ def run_finetune(
     profile = load_profile(given, overrides)
     arm = _with_machine(profile, arm)
     document = find_ranking(ranking) if ranking else None
-    if document is not None:
+    if document is None:
+        required_datasets(arm, list(profile.search.schedules))
+    else:
         arm = _of_ranking(document, arm)
     profile = with_arm(profile, arm, searched=document is None)
     planned = plan_of(profile, until="finetune", ranking=ranking)

@@ -12,13 +12,15 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from flows.pipeline import ila_pipeline
 from flows.stored import find_ranking
 from ila_core.config import Profile, RuntimeConfig
-from ila_core.errors import CheckError, first_line
+from ila_core.errors import CheckError, UserError, first_line
 from ila_core.lock import Lock
 from tasks.execute import Handle, submit
-from tasks.lookup import StepRun
+from tasks.lookup import StepRun, hits
+from tasks.origin import Origin
 from tasks.slots import check_limit
 from tasks.step import Step, in_order
 from tasks.store import Store
+from tasks.summary import publish_summary
 from tasks.supervise import Devices, interruption
 
 
@@ -61,17 +63,24 @@ def _pipeline(
     check_limit(runtime.gpu_limit)
     found = find_ranking(ranking) if ranking else None
     pipeline = ila_pipeline(profile, Lock(runtime.home, online=True), found)
-    store = Store(runtime, profile.model.name)
+    origin = Origin.here()
+    store = Store(runtime, profile.model.name, origin.tags)
     devices = Devices(runtime.jobs) if runtime.jobs else None
     handles = [
         Handle(step, store, runtime, devices=devices, refresh=refresh.get(str(step.key)))
         for step in in_order(*pipeline.targets(until))
     ]
+    steps = [handle.step for handle in handles]
     try:
-        return _run_all(handles, at_once=max(1, runtime.jobs))
-    except BaseException:  # Ctrl-C, or the worker's SIGTERM: leave only once no thread computes
+        runs = _run_all(handles, at_once=max(1, runtime.jobs))
+    except BaseException as error:  # Ctrl-C, or the worker's SIGTERM: leave once no thread computes
         interruption.set()
+        if isinstance(error, CheckError | UserError):  # the servers answer; somebody will look
+            kept = hits(steps, store.lookup)
+            publish_summary(profile.name, until, steps, kept, store, origin)
         raise
+    publish_summary(profile.name, until, steps, runs, store, origin)
+    return runs
 
 
 def _run_all(handles: Sequence[Handle], at_once: int) -> dict[str, StepRun]:
