@@ -55,10 +55,31 @@ def answering(uri: str) -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        raise ConnectionError(
-            f"MLflow at {shown(uri)} cannot be used: {first_line(error)[:300]}\n"
-            "Start it, or correct MLFLOW_TRACKING_URI; unset, ILA keeps its own store in ILA_HOME."
-        ) from error
+        raise ConnectionError(f"MLflow at {shown(uri)} {_meant(first_line(error))}") from error
+
+
+def _meant(said: str) -> str:
+    """What MLflow's client says, and what to do about it."""
+    user = os.environ.get("MLFLOW_TRACKING_USERNAME")
+    if "error code 401" in said and user:
+        return (
+            f"does not take the password of account {user!r}: correct MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD (no account by that name looks the same)"
+        )
+    if "error code 401" in said:
+        return (
+            "asks who you are: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to an "
+            "account, which its administrator makes with `ila servers account`"
+        )
+    if "error code 403" in said:
+        return (
+            f"does not let account {user!r} do that ({said[:200]}). Computing needs role member, "
+            "publishing role publisher: docs/TEAMS.md; `ila doctor` says what yours may"
+        )
+    return (
+        f"cannot be used: {said[:300]}\n"
+        "Start it, or correct MLFLOW_TRACKING_URI; unset, ILA keeps its own store in ILA_HOME."
+    )
 
 
 def shown(uri: str) -> str:
