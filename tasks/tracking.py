@@ -49,17 +49,24 @@ def answering(uri: str) -> Iterator[None]:
 
     Raises:
         ConnectionError: it cannot be reached, or answered with an error.
+        PermissionError: it answered, and does not take this account or does not let it do that.
     """
     from mlflow.exceptions import MlflowException
 
     try:
         yield
     except MlflowException as error:
-        raise ConnectionError(f"MLflow at {shown(uri)} {_meant(first_line(error))}") from error
+        said = first_line(error)
+        if refusal := _refusal(said):
+            raise PermissionError(f"MLflow at {shown(uri)} {refusal}") from error
+        raise ConnectionError(
+            f"MLflow at {shown(uri)} cannot be used: {said[:300]}\n"
+            "Start it, or correct MLFLOW_TRACKING_URI; unset, ILA keeps its own store in ILA_HOME."
+        ) from error
 
 
-def _meant(said: str) -> str:
-    """What MLflow's client says, and what to do about it."""
+def _refusal(said: str) -> str | None:
+    """What to do where MLflow answered, but not to this account."""
     user = os.environ.get("MLFLOW_TRACKING_USERNAME")
     if "error code 401" in said and user:
         return (
@@ -76,10 +83,7 @@ def _meant(said: str) -> str:
             f"does not let account {user!r} do that ({said[:200]}). Computing needs role member, "
             "publishing role publisher: docs/TEAMS.md; `ila doctor` says what yours may"
         )
-    return (
-        f"cannot be used: {said[:300]}\n"
-        "Start it, or correct MLFLOW_TRACKING_URI; unset, ILA keeps its own store in ILA_HOME."
-    )
+    return None
 
 
 def shown(uri: str) -> str:
