@@ -28,6 +28,8 @@ PolicyName = StrEnum("PolicyName", {n: n for n in POLICIES})  # type: ignore[mis
 MethodName = StrEnum("MethodName", {n: n for n in METHODS})  # type: ignore[misc]
 BenchmarkName = StrEnum("BenchmarkName", {n: n for n in BENCHMARKS})  # type: ignore[misc]
 
+_ILA = PolicyName("ila")
+
 Override = Annotated[str, Field(pattern=r"^[a-z0-9_]+(\.[A-Za-z0-9_\-]+)*=.+$")]
 Overrides = Annotated[
     list[Override],
@@ -90,7 +92,7 @@ def search(
 def finetune(
     profile: ProfileName,
     ranking: Ranking | None = None,
-    policy: PolicyName = PolicyName.ila,
+    policy: PolicyName = _ILA,
     source: Source | None = None,
     keep: Keep | None = None,
     fit: Fit | None = None,

@@ -18,7 +18,7 @@ from tasks.accounts import Accounts, Role
 
 def reserve(base_models: Sequence[str]) -> None:
     """Make the experiments and the names of rankings; those of all shipped models by default."""
-    models = base_models or shipped("models")
+    models = base_models or list(shipped("models"))
     _accounts().reserve(models)
     typer.echo(f"members write, and publishers publish, for {', '.join(models)}")
 

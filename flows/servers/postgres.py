@@ -134,4 +134,4 @@ def _run(command: Sequence[str], environment: dict[str, str], account: str | Non
     )  # fmt: skip
     if done.returncode != 0:
         raise CheckError(f"{Path(command[0]).name} failed: {done.stderr.strip()[-500:]}")
-    return done.stdout
+    return str(done.stdout)

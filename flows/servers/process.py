@@ -122,6 +122,7 @@ def _spawn(server: Server, log: Path) -> psutil.Process:
             start_new_session=True,
             **as_account(server.account),
         )
+    process.returncode = 0  # it outlives this handle on purpose, of which Python would warn
     return psutil.Process(process.pid)
 
 

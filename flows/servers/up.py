@@ -105,7 +105,7 @@ def _accounts(folder: Path, tracking: str) -> dict[Role, Path]:
     write_variables(folder / "accounts" / f"{ADMIN}.env", admin)
     os.environ |= admin  # which is where MLflow's client looks
     accounts = Accounts(tracking)
-    accounts.reserve(shipped("models"))
+    accounts.reserve(list(shipped("models")))
     for role, file in files.items():
         accounts.add(role, role, secret(folder, role))
         write_variables(file, login(role, secret(folder, role)))
