@@ -89,7 +89,7 @@ class Servers:
 
 @contextmanager
 def serving(kind: str) -> Iterator[Servers]:
-    """On `sqlite` or `postgresql`: MLflow with an account of each role, and a Prefect server with our deployments."""
+    """MLflow with an account of each role and Prefect with our deployments, on `kind`."""
     # Not below pytest's own folder, which is closed to the account that PostgreSQL runs as.
     folder = Path(tempfile.mkdtemp(prefix="ila-servers-"))
     found = Servers(folder, free_port(), free_port())

@@ -31,31 +31,33 @@ def test_the_form_offers_profiles_and_policies_as_choices():
     assert "demo" in choices["ProfileName"] and "intersection" in choices["PolicyName"]
 
 
-@pytest.mark.parametrize(
-    ("parameters", "said"),
-    [
-        ("profile='smoke', overrides=['finetune.nope=3']", "unknown field 'finetune.nope'"),
-        ("profile='smoke'", "needs `source:`"),
-        ("profile='smoke', source='terse', fit='time=fast'", "--fit 'time=fast'"),
-        ("profile='smoke', ranking='nowhere.json', source='terse'", "nowhere.json"),
-    ],
-)
-def test_what_no_schema_can_refuse_ends_the_flow_before_torch(ila: Ila, parameters, said):
+WRONG = {
+    "unknown field 'finetune.nope'": {"overrides": ["finetune.nope=3"]},
+    "needs `source:`": {},
+    "--fit 'time=fast'": {"source": "terse", "fit": "time=fast"},
+    "nowhere.json": {"source": "terse", "ranking": "nowhere.json"},
+}
+"""Of a fine-tuning of `smoke`, by what is said."""
+
+
+def test_what_no_schema_can_refuse_ends_the_flow_before_torch(ila: Ila):
     program = f"""
 import sys
-from flows import deployed as d
-given = dict({parameters})
-given["profile"] = d.ProfileName(given["profile"])
-try:
-    d.finetune.fn(**given)
-except Exception as error:
-    print(error, [name for name in ("torch", "mlflow") if name in sys.modules])
+from flows import deployed
+for given in {list(WRONG.values())}:
+    try:
+        deployed.finetune.fn(profile=deployed.ProfileName("smoke"), **given)
+    except Exception as error:
+        print(str(error).splitlines()[0], [x for x in ("torch", "mlflow") if x in sys.modules])
 """
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, env=ila.environment,
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert said in done.stdout and done.stdout.rstrip().endswith("[]"), done.stdout + done.stderr
+    told = done.stdout.splitlines()
+    assert len(told) == len(WRONG)
+    for line, said in zip(told, WRONG, strict=True):
+        assert said in line and line.endswith("[]")
 
 
 def test_a_server_that_answers_late_is_tried_again_and_wrong_input_is_not(monkeypatch):
