@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -141,7 +142,7 @@ def publishing(client: MlflowClient, run: str) -> list[Callable[[], Any]]:
 def pulled(client: MlflowClient, folder: Any) -> Any:
     version = client.get_model_version_by_alias(NAME, "champion")
     got = client.download_artifacts(version.run_id, "ranking/ranking.json", str(folder))
-    return json.loads(open(got).read())
+    return json.loads(Path(got).read_text())
 
 
 def refused(attempt: Callable[[], Any]) -> bool:
