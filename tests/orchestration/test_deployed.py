@@ -89,7 +89,7 @@ def test_a_server_that_answers_late_is_tried_again_and_wrong_input_is_not(monkey
         ("finetune", {"profile": "smoke", "ranking": "../../etc"}),
         ("finetune", {"profile": "smoke", "keep": 1.5}),
         ("evaluate", {"profile": "smoke", "limit": 0}),
-        ("pipeline", {}),
+        ("pipeline", {"profile": None}),
     ],
 )
 def test_wrong_values_are_refused_before_a_run_is_queued(servers, deployment, wrong):
