@@ -1,4 +1,5 @@
 # make demo   the whole pipeline on the model and data that come with ILA (6 minutes on two cores, and 2 to install)
+# make servers, servers-down   PostgreSQL, MLflow and Prefect as processes: docs/TEAMS.md
 # make test   everything that is checked before a change lands (9 minutes on two cores, and 2 to install)
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -6,13 +7,26 @@ VENV := .venv
 INSTALLED := $(VENV)/.installed
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+TEAMS ?= main:4200
+GPUS ?= 1
+
+.PHONY: demo test test-servers lint servers servers-down clean
 
 demo: $(INSTALLED)
 	$(BIN)/ila run demo
 
 test: $(INSTALLED) lint
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+
+# All that needs real servers, on PostgreSQL, a browser included where there is one.
+test-servers: $(INSTALLED)
+	$(BIN)/python -m pytest -m "servers or browser" --servers-on postgresql
+
+servers: $(INSTALLED)
+	$(BIN)/ila servers up $(addprefix --prefect ,$(TEAMS)) --gpus $(GPUS) --deployments deployments
+
+servers-down: $(INSTALLED)
+	$(BIN)/ila servers down
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -21,7 +35,7 @@ lint: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[quant,eval,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[quant,eval,servers,dev]'
 	touch $@
 
 clean:

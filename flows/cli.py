@@ -20,6 +20,7 @@ from flows.options import (
 )
 from flows.rankings import rankings_app
 from flows.selecting import export, verify
+from flows.servers.commands import servers_app
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -27,6 +28,7 @@ app = typer.Typer(
     help="Find which linear layers of a language model matter for alignment; train only those.",
 )
 app.add_typer(rankings_app, name="rankings")
+app.add_typer(servers_app, name="servers")
 app.command()(evaluate)
 app.command()(compare)
 app.command()(decide)
@@ -272,7 +274,7 @@ def ui(
     mlflow_port: Annotated[int, typer.Option(help="Port of the MLflow UI.")] = 5000,
 ) -> None:
     """Serve both web UIs over the embedded stores until interrupted."""
-    from flows.servers import serve
+    from flows.ui import serve
 
     serve(prefect_port=prefect_port, mlflow_port=mlflow_port)
 

@@ -8,28 +8,15 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from urllib.error import URLError
-from urllib.request import urlopen
 
+from flows import reach
+from flows.check import Check
 from ila_core.config import RuntimeConfig
-from ila_core.errors import UserError, first_line
+from ila_core.errors import UserError
 
 _REQUIRED = ("torch", "transformers", "peft", "prefect", "mlflow")
 _OPTIONAL = {"bitsandbytes": "quant", "lm_eval": "eval"}
-
-
-@dataclass(frozen=True)
-class Check:
-    """One line of the examination."""
-
-    name: str
-    state: str
-    """ok, missing (not needed for everything) or failed."""
-    found: str
-    advice: str = ""
 
 
 def examine() -> list[Check]:
@@ -37,7 +24,7 @@ def examine() -> list[Check]:
     runtime = RuntimeConfig.from_env()
     checks = [_python(), *map(_package, _REQUIRED), *map(_package, _OPTIONAL)]
     here = (_device(runtime), _home(runtime), _checkpoints(runtime))
-    return [*checks, *here, _mlflow(runtime), _prefect(), _hub()]
+    return [*checks, *here, *reach.mlflow(runtime), *reach.prefect(), reach.hub()]
 
 
 def _python() -> Check:
@@ -100,43 +87,3 @@ def _checkpoints(runtime: RuntimeConfig) -> Check:
         "a name begins with its step's key, as `ila plan` prints it; the same command goes on from "
         f"there, and of one that nobody will give again the folder in {runtime.checkpoints} can go",
     )
-
-
-def _mlflow(runtime: RuntimeConfig) -> Check:
-    from tasks.tracking import open_client, shown
-
-    def connect() -> str:
-        open_client(runtime.tracking_uri)
-        return shown(runtime.tracking_uri)
-
-    return _reach("MLflow", connect)
-
-
-def _prefect() -> Check:
-    url = os.environ.get("PREFECT_API_URL")
-    if not url:
-        return Check("Prefect", "ok", "temporary server, started by each run that computes")
-    return _reach("Prefect", lambda: _get(f"{url.rstrip('/')}/health", url))
-
-
-def _hub() -> Check:
-    url = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
-    check = _reach("model hub", lambda: _get(url, url))
-    if check.state == "ok":
-        return check
-    advice = (
-        "only local models and data sets can be used; profiles with local paths are not affected"
-    )
-    return Check("model hub", "missing", check.found, advice)
-
-
-def _get(url: str, shown: str) -> str:
-    with urlopen(url, timeout=5):
-        return shown.rpartition("@")[2]
-
-
-def _reach(name: str, connect: Callable[[], str]) -> Check:
-    try:
-        return Check(name, "ok", connect())
-    except (UserError, URLError, OSError, ValueError) as error:
-        return Check(name, "failed", "not reachable", first_line(error))

@@ -104,7 +104,9 @@ def run_finetune(
     found = resolve(ranking) if ranking else None
     profile = related(profile, found, relation)
     document = found.ranking if found else None
-    if document is not None:
+    if document is None:
+        required_datasets(arm, list(profile.search.schedules))
+    else:
         arm = _of_ranking(document, arm)
     profile = with_arm(profile, arm, searched=document is None)
     planned = plan_of(profile, until="finetune", ranking=found)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from enum import StrEnum
 
 from prefect import flow
 from prefect.futures import PrefectFuture, as_completed
@@ -13,18 +12,16 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from flows.pipeline import ila_pipeline
 from flows.references import resolve
 from ila_core.config import Profile, RuntimeConfig
-from ila_core.errors import CheckError, first_line
+from ila_core.errors import CheckError, UserError, first_line
 from ila_core.lock import Lock
-from ila_core.profiles import load_profile, shipped
 from tasks.execute import Handle, submit
-from tasks.lookup import StepRun
+from tasks.lookup import StepRun, hits
+from tasks.origin import Origin
 from tasks.slots import check_limit
 from tasks.step import Step, in_order
 from tasks.store import Store
+from tasks.summary import publish_summary
 from tasks.supervise import Devices, interruption
-
-ProfileName = StrEnum("ProfileName", {n: n for n in shipped("runs")})  # type: ignore[misc]
-"""The shipped run profiles: a drop-down in the Prefect UI."""
 
 
 def run_pipeline(
@@ -66,17 +63,24 @@ def _pipeline(
     check_limit(runtime.gpu_limit)
     found = resolve(ranking) if ranking else None
     pipeline = ila_pipeline(profile, Lock(runtime.home, online=True), found)
-    store = Store(runtime, profile.model.name)
+    origin = Origin.here()
+    store = Store(runtime, profile.model.name, origin.tags)
     devices = Devices(runtime.jobs) if runtime.jobs else None
     handles = [
         Handle(step, store, runtime, devices=devices, refresh=refresh.get(str(step.key)))
         for step in in_order(*pipeline.targets(until))
     ]
+    steps = [handle.step for handle in handles]
     try:
-        return _run_all(handles, at_once=max(1, runtime.jobs))
-    except BaseException:  # Ctrl-C, or the worker's SIGTERM: leave only once no thread computes
+        runs = _run_all(handles, at_once=max(1, runtime.jobs))
+    except BaseException as error:  # Ctrl-C, or the worker's SIGTERM: leave once no thread computes
         interruption.set()
+        if isinstance(error, CheckError | UserError):  # the servers answer; somebody will look
+            kept = hits(steps, store.lookup)
+            publish_summary(profile.name, until, steps, kept, store, origin)
         raise
+    publish_summary(profile.name, until, steps, runs, store, origin)
+    return runs
 
 
 def _run_all(handles: Sequence[Handle], at_once: int) -> dict[str, StepRun]:
@@ -120,14 +124,3 @@ def _run_all(handles: Sequence[Handle], at_once: int) -> dict[str, StepRun]:
 
 def _inputs(step: Step) -> set[str]:
     return {str(upstream.key) for upstream in step.inputs.values()}
-
-
-@flow(name="ila-deployed", log_prints=False)
-def run_profile(profile: ProfileName, overrides: list[str] | None = None) -> None:
-    """Run a shipped profile on a worker, which supplies where and how (`RuntimeConfig`).
-
-    Args:
-        profile: a run profile that comes with ILA.
-        overrides: fields to change, each `a.b=c`, e.g. `finetune.lora.lr=2.0e-4`.
-    """
-    run_pipeline(load_profile(profile.value, overrides or []))

@@ -20,7 +20,7 @@ from tasks.lookup import StepRun
 from tasks.payloads import fetch
 
 if TYPE_CHECKING:
-    from flows.doctor import Check
+    from flows.check import Check
     from flows.reproduce import Result
     from ila_core.config import SearchConfig
     from ila_core.control import ControlResult

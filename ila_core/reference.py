@@ -16,10 +16,13 @@ from ila_core.ranking import Ranking
 
 FORMS = "name@alias, name/version, key:<12 hex>, or a path ending in .json"
 
+_A_NAME, _AN_ALIAS = r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,79}", r"[A-Za-z][A-Za-z0-9_\-]{0,79}"
+PATTERN = rf"^(key:[0-9a-f]{{12}}|{_A_NAME}(@{_AN_ALIAS}|/[1-9][0-9]{{0,8}})|.+\.json)$"
+"""What a form can check of it; `parse` checks all and says what is wrong."""
+
 _KEY = re.compile(r"key:([0-9a-f]{12})")
 _PUBLISHED = re.compile(r"(?P<name>[^@/]+)(?:@(?P<alias>[^@/]+)|/(?P<version>[1-9][0-9]{0,8}))")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,79}")
-_ALIAS = re.compile(r"[A-Za-z][A-Za-z0-9_\-]{0,79}")
+_NAME, _ALIAS = re.compile(_A_NAME), re.compile(_AN_ALIAS)
 _NO_ALIAS = re.compile(r"latest|v[0-9]+", re.IGNORECASE)  # MLflow keeps these to itself
 
 

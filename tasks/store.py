@@ -11,7 +11,7 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -32,11 +32,19 @@ _MAX_PARAM = 6000  # MLflow refuses longer values
 
 
 class Store:
-    """Claims, commits and reads step runs of one base model's experiment."""
+    """Claims, commits and reads step runs of one base model's experiment.
 
-    def __init__(self, runtime: RuntimeConfig, base_model: str) -> None:
+    Args:
+        runtime: which store.
+        base_model: whose experiment.
+        origin: tags of every run made here: what it was made for (`tasks.origin`).
+    """
+
+    def __init__(
+        self, runtime: RuntimeConfig, base_model: str, origin: Mapping[str, str] | None = None
+    ) -> None:
         self.client = open_client(runtime.tracking_uri)
-        self.base_model = base_model
+        self.base_model, self._origin = base_model, dict(origin or {})
         self._uri, self._home = runtime.tracking_uri, runtime.home
         self.experiment_id = self._experiment(experiment_name(base_model), runtime)
         self.lookup: Lookup = open_lookup(runtime, base_model)
@@ -120,6 +128,7 @@ class Store:
             "ila.owner": _owner(),
             "ila.label": step.label,
         }
+        tags |= self._origin
         # Not by which it is found: what an arm is called changes no result.
         tags |= {f"ila.{n}": str(v) for n, v in step.given.get("names", {}).items()}
         run = self.client.create_run(self.experiment_id, run_name=step.title, tags=tags)
@@ -165,6 +174,12 @@ class Store:
         self.client.set_tag(run.run_id, "ila.digest", digest)
         self.client.set_terminated(run.run_id, "FINISHED")
         return self.read(run.run_id)
+
+    def page(self, run: StepRun) -> str | None:
+        """Where MLflow's web page shows the run; `None` where no server does."""
+        if not self._uri.startswith("http"):
+            return None
+        return f"{shown(self._uri)}/#/experiments/{self.experiment_id}/runs/{run.run_id}"
 
     def read(self, run_id: str) -> StepRun:
         """The run as it is now."""

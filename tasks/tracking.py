@@ -49,16 +49,41 @@ def answering(uri: str) -> Iterator[None]:
 
     Raises:
         ConnectionError: it cannot be reached, or answered with an error.
+        PermissionError: it answered, and does not take this account or does not let it do that.
     """
     from mlflow.exceptions import MlflowException
 
     try:
         yield
     except MlflowException as error:
+        said = first_line(error)
+        if refusal := _refusal(said):
+            raise PermissionError(f"MLflow at {shown(uri)} {refusal}") from error
         raise ConnectionError(
-            f"MLflow at {shown(uri)} cannot be used: {first_line(error)[:300]}\n"
+            f"MLflow at {shown(uri)} cannot be used: {said[:300]}\n"
             "Start it, or correct MLFLOW_TRACKING_URI; unset, ILA keeps its own store in ILA_HOME."
         ) from error
+
+
+def _refusal(said: str) -> str | None:
+    """What to do where MLflow answered, but not to this account."""
+    user = os.environ.get("MLFLOW_TRACKING_USERNAME")
+    if "error code 401" in said and user:
+        return (
+            f"does not take the password of account {user!r}: correct MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD (no account by that name looks the same)"
+        )
+    if "error code 401" in said:
+        return (
+            "asks who you are: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to an "
+            "account, which its administrator makes with `ila servers account`"
+        )
+    if "error code 403" in said:
+        return (
+            f"does not let account {user!r} do that ({said[:200]}). Computing needs role member, "
+            "publishing role publisher: docs/TEAMS.md; `ila doctor` says what yours may"
+        )
+    return None
 
 
 def shown(uri: str) -> str:

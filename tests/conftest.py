@@ -83,6 +83,10 @@ def kill(process: subprocess.Popen[str]) -> None:
     process.communicate(timeout=30)  # closes its pipes
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--servers-on", choices=["sqlite", "postgresql"], default="sqlite")
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of the real inputs; skips the test where it is absent."""
@@ -111,6 +115,15 @@ def finished(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Ila:
             ila("run", "smoke")
             done.touch()
     return ila
+
+
+@pytest.fixture(scope="session")
+def servers(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """MLflow with accounts and a Prefect server (tests/orchestration/served.py), for all tests."""
+    from served import serving  # beside the tests that use it
+
+    with serving(request.config.getoption("--servers-on")) as found:
+        yield found
 
 
 @pytest.fixture

@@ -3,86 +3,32 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import socket
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
-from urllib.request import Request, urlopen
+from typing import TYPE_CHECKING
 
+import psutil
 import pytest
-from conftest import ROOT, STEPS, Ila
+from conftest import STEPS
+from served import PASSWORD, free_port, login, post, running, wait_for
+
+from tasks.accounts import Role
+
+if TYPE_CHECKING:
+    from served import Servers
 
 pytestmark = [pytest.mark.servers, pytest.mark.slow]
 
 
-class Servers:
-    """An MLflow and a Prefect server, and `ila` set up to use both."""
-
-    def __init__(self, folder: Path, mlflow: str, prefect: str) -> None:
-        self.mlflow, self.prefect = mlflow, prefect
-        self.ila = Ila(folder / "home")
-        self.ila.environment |= {
-            "MLFLOW_TRACKING_URI": mlflow,
-            "PREFECT_API_URL": f"{prefect}/api",
-            "PREFECT_HOME": str(folder / "prefect"),
-            "PREFECT_LOGGING_TO_API_ENABLED": "true",
-        }
-
-    def prefect_cli(self, *words: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "prefect", "--no-prompt", *words],
-            cwd=ROOT,
-            env=self.ila.environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    def ask(self, what: str, **query: Any) -> list[dict[str, Any]]:
-        """`POST /api/<what>/filter` of the Prefect server."""
-        found: list[dict[str, Any]] = post(f"{self.prefect}/api/{what}/filter", query)
-        return found
-
-
-@pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
-    folder = tmp_path_factory.mktemp("servers")
-    mlflow_port, prefect_port = free_port(), free_port()
-    mlflow = [
-        *("mlflow", "server", "--port", str(mlflow_port), "--workers", "1"),
-        *("--backend-store-uri", f"sqlite:///{folder}/mlflow.db"),
-        *("--artifacts-destination", str(folder / "artifacts")),
-    ]
-    prefect = ["prefect", "server", "start", "--port", str(prefect_port)]
-    found = Servers(folder, f"http://127.0.0.1:{mlflow_port}", f"http://127.0.0.1:{prefect_port}")
-    environment = found.ila.environment | {"PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
-    del environment["PREFECT_API_URL"], environment["MLFLOW_TRACKING_URI"]
-    with ExitStack() as stack:
-        for command in (mlflow, prefect):
-            stack.enter_context(running(command, environment, folder / f"{command[0]}.log"))
-        wait_for(f"{found.mlflow}/health", folder / "mlflow.log")
-        wait_for(f"{found.prefect}/api/health", folder / "prefect.log")
-        yield found
-
-
 def test_a_deployment_runs_on_a_worker_and_everybody_reuses_its_steps(servers, finished, tmp_path):
-    servers.prefect_cli("work-pool", "create", "ila", "--type", "process")
-    servers.prefect_cli("deploy", "--all", "--prefect-file", "deployments/prefect.yaml")
-    worker = ["prefect", "worker", "start", "--pool", "ila"]
+    worker = ["prefect", "worker", "start", "--pool", "gpu"]
     log = tmp_path / "worker.log"
     with running(worker, servers.ila.environment, log):
-        words = ("ila-deployed/pipeline", "--param", "profile=smoke", "--watch")
+        words = ("ila-pipeline/pipeline", "--param", "profile=smoke", "--watch")
         servers.prefect_cli("deployment", "run", *words)
-    (deployed,) = servers.ask("flow_runs", flows={"name": {"any_": ["ila-deployed"]}})
+    (deployed,) = servers.ask("flow_runs", flows={"name": {"any_": ["ila-pipeline"]}})
     assert deployed["state_name"] == "Completed", log.read_text()
+    assert deployed["name"] == "pipeline smoke"
     assert task_states(servers) == {"Completed": STEPS}
 
     # The same numbers as on the embedded stores, from any process that sees the same MLflow.
@@ -95,16 +41,59 @@ def test_a_deployment_runs_on_a_worker_and_everybody_reuses_its_steps(servers, f
     assert Path(again["report"]).read_text().startswith("<!DOCTYPE html>")
 
     kinds = {a["key"].split("-")[0]: a["type"] for a in servers.ask("artifacts") if a["key"]}
-    assert kinds == {"ranking": "table", "agreement": "table", "evaluation": "table"}
+    tables = {"ranking": "table", "agreement": "table", "evaluation": "table"}
+    assert kinds == {**tables, "run": "markdown"}
     assert any(a["type"] == "progress" for a in servers.ask("artifacts"))
     logged = [line["message"] for line in servers.ask("logs", limit=200) if line["name"] == "ila"]
     assert any(message.startswith("terse: rows {") for message in logged)
 
 
-def test_losses_arrive_in_mlflow(servers):
+def test_a_run_tells_what_it_came_to_and_mlflow_leads_back_to_it(servers, as_member):
+    (deployed,) = servers.ask("flow_runs", flows={"name": {"any_": ["ila-pipeline"]}})
+    (page,) = servers.ask(
+        "artifacts",
+        artifacts={"type": {"any_": ["markdown"]}, "flow_run_id": {"any_": [deployed["id"]]}},
+    )
+    assert f"**{STEPS}** computed" in page["data"]
+    assert "| evaluation ila" in page["data"] and "is better" in page["data"]
+    (experiment,) = as_member.search_experiments(filter_string="name = 'ila/demo'")
+    (run,) = as_member.search_runs([experiment.experiment_id], "tags.`ila.step` = 'ranking'")
+    assert f"/experiments/{experiment.experiment_id}/runs/{run.info.run_id})" in page["data"]
+    assert run.data.tags["ila.flow_run"] == "pipeline smoke"
+    assert run.data.tags["ila.flow_run_url"].endswith(deployed["id"])
+    assert deployed["id"] in run.data.tags["mlflow.note.content"]
+
+
+def test_a_password_is_in_nothing_that_is_kept_or_listed(servers, as_member):
+    """Params, tags, logs, artifacts, reports, process lists; only where we put it ourselves."""
+    ours = {servers.folder / "secrets" / "admin"}
+    found = [
+        file
+        for file in servers.folder.rglob("*")
+        if file.is_file() and file not in ours and PASSWORD.encode() in file.read_bytes()
+    ]
+    assert found == []
+    asked = [servers.ask(what) for what in ("flow_runs", "task_runs", "logs", "artifacts")]
+    asked.append(servers.ask("deployments"))
+    (experiment,) = as_member.search_experiments(filter_string="name = 'ila/demo'")
+    runs = as_member.search_runs([experiment.experiment_id], max_results=1000)
+    assert len(runs) >= STEPS
+    assert PASSWORD not in json.dumps(asked) + str([run.to_dictionary() for run in runs])
+    for process in psutil.process_iter(["cmdline"]):
+        assert PASSWORD not in " ".join(process.info["cmdline"] or [])
+
+
+@pytest.fixture
+def as_member(servers, monkeypatch):
     from mlflow import MlflowClient
 
-    client = MlflowClient(tracking_uri=servers.mlflow)
+    for name, value in login(Role.MEMBER).items():
+        monkeypatch.setenv(name, value)
+    return MlflowClient(tracking_uri=servers.mlflow)
+
+
+def test_losses_arrive_in_mlflow(servers, as_member):
+    client = as_member
     (experiment,) = client.search_experiments(filter_string="name = 'ila/demo'")
     runs = client.search_runs([experiment.experiment_id], "tags.`ila.step` = 'stage1'")
     assert len(runs) == 3
@@ -145,46 +134,3 @@ def task_states(servers: Servers) -> dict[str, int]:
     steps = servers.ask("task_runs", task_runs={"tags": {"all_": ["ila"]}}, limit=200)
     names = [run["state_name"] for run in steps]
     return {name: names.count(name) for name in set(names)}
-
-
-def post(url: str, body: dict[str, Any]) -> Any:
-    headers = {"Content-Type": "application/json"}
-    with urlopen(Request(url, json.dumps(body).encode(), headers), timeout=30) as answer:
-        return json.load(answer)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
-
-
-@contextmanager
-def running(module: list[str], environment: dict[str, str], log: Path) -> Iterator[None]:
-    """`python -m module ...` in a process group of its own, all of which ends with the block."""
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", *module], cwd=ROOT, env=environment,
-            stdout=output, stderr=output, start_new_session=True,
-        )  # fmt: skip
-    try:
-        yield
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait(timeout=20)
-
-
-def wait_for(url: str, log: Path, seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        try:
-            with urlopen(url, timeout=5):
-                return
-        except OSError:
-            time.sleep(0.3)
-    raise AssertionError(f"{url} does not answer:\n{log.read_text()[-3000:]}")

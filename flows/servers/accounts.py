@@ -1,0 +1,57 @@
+"""`ila servers reserve` and `account`: who may do what on an MLflow server."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+
+import typer
+
+from flows.servers.secrets import write_variables
+from ila_core.config import RuntimeConfig
+from ila_core.errors import UserError, unknown_name
+from ila_core.profiles import shipped
+from tasks.accounts import Accounts, Role
+
+
+def reserve(base_models: Sequence[str]) -> None:
+    """Make the experiments and the names of rankings; those of all shipped models by default."""
+    models = base_models or list(shipped("models"))
+    _accounts().reserve(models)
+    typer.echo(f"members write, and publishers publish, for {', '.join(models)}")
+
+
+def add(user: str, role: str, *, out: Path | None) -> None:
+    """Make an account, or give one that exists another role.
+
+    Its password is that of ILA_ACCOUNT_PASSWORD, or made here and written to a file of its own.
+    """
+    if role not in set(Role):
+        raise unknown_name("role", role, Role)
+    given = os.environ.get("ILA_ACCOUNT_PASSWORD")
+    file = out or Path(f"{user}.env")
+    if given is None and file.exists():
+        raise UserError(f"{file} is there already; give --out another file for {user}'s password")
+    password = given or secrets.token_urlsafe(24)
+    made = _accounts().add(user, Role(role), password)
+    typer.echo(f"{user}: {role}, {Role(role).may}")
+    if made and given is None:
+        write_variables(file, login(user, password))
+        typer.echo(f"hand over {file}, which only you can read: it has the password")
+
+
+def login(user: str, password: str) -> dict[str, str]:
+    """The variables in which MLflow's client looks for an account."""
+    return {"MLFLOW_TRACKING_USERNAME": user, "MLFLOW_TRACKING_PASSWORD": password}
+
+
+def _accounts() -> Accounts:
+    uri = RuntimeConfig.from_env().tracking_uri
+    if not uri.startswith("http"):
+        raise UserError(
+            "accounts are an MLflow server's: set MLFLOW_TRACKING_URI to its address, and "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to an administrator of it"
+        )
+    return Accounts(uri)

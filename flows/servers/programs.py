@@ -1,0 +1,93 @@
+"""MLflow with accounts and proxied artifacts, and Prefect, as servers on databases of their own."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Protocol
+from urllib.request import urlopen
+
+from flows.servers.process import LOOPBACK, Server
+from flows.servers.secrets import secret, write_private
+
+ADMIN = "admin"
+"""MLflow's own account, which makes all others."""
+
+_PASSWORD_KNOWN_SECONDS = 60
+"""How long MLflow takes a password for right without hashing it again. Each request hashes it
+several times otherwise: 2.5 s a request on two busy cores, 0.15 s with this. The one worker that
+there is forgets a password at once when it is changed."""
+
+
+class Databases(Protocol):
+    """Where the servers keep what they know; `flows.servers.postgres.Postgres`."""
+
+    @property
+    def environment(self) -> Mapping[str, str]: ...
+
+    def address(self, database: str, driver: str = ...) -> str: ...
+
+
+def mlflow(folder: Path, port: int, databases: Databases) -> Server:
+    """MLflow on the databases `mlflow` and `mlflow_accounts`.
+
+    Everybody with an account reads everything; who may write what is `tasks.accounts`' part. Its
+    password is in the environment, which no process list shows. One worker: with several, uvicorn
+    kills those that need more than 5 s to start, again and again on a busy machine.
+    """
+    rules = folder / "accounts.ini"
+    write_private(
+        rules,
+        "[mlflow]\n"
+        "default_permission = READ\n"
+        f"database_uri = {databases.address('mlflow_accounts')}\n"
+        f"admin_username = {ADMIN}\n"
+        f"auth_cache_ttl_seconds = {_PASSWORD_KNOWN_SECONDS}\n",
+    )
+    command = [
+        *(sys.executable, "-m", "mlflow", "server", "--app-name", "basic-auth"),
+        *("--host", LOOPBACK, "--port", str(port), "--workers", "1"),
+        *("--backend-store-uri", databases.address("mlflow")),
+        *("--artifacts-destination", str(folder / "artifacts")),
+    ]
+    environment = {
+        **databases.environment,
+        "MLFLOW_AUTH_CONFIG_PATH": str(rules),
+        "MLFLOW_AUTH_ADMIN_PASSWORD": secret(folder, ADMIN),
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": secret(folder, "flask"),
+    }
+    return Server("mlflow", port, command, _answers(port, "health"), environment)
+
+
+def prefect(name: str, folder: Path, port: int, databases: Databases) -> Server:
+    """A Prefect server on the database `prefect_<name>`.
+
+    Leases of concurrency limits lie on disk: in memory, its default, a server that is killed leaks
+    every slot that was taken (measured: still taken after 130 s; on disk, free after 60 s).
+    """
+    command = [sys.executable, "-m", "prefect", "server", "start"]
+    environment = {
+        **databases.environment,
+        "PREFECT_HOME": str(folder / f"prefect-{name}"),
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": databases.address(f"prefect_{name}", "asyncpg"),
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": (
+            "prefect.server.concurrency.lease_storage.filesystem"
+        ),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    }
+    words = ["--host", LOOPBACK, "--port", str(port)]
+    return Server(
+        f"prefect-{name}", port, [*command, *words], _answers(port, "api/health"), environment
+    )
+
+
+def _answers(port: int, path: str) -> Callable[[], bool]:
+    def answers() -> bool:
+        try:
+            with urlopen(f"http://{LOOPBACK}:{port}/{path}", timeout=5):
+                return True
+        except OSError:
+            return False
+
+    return answers

@@ -1,0 +1,32 @@
+"""Passwords that are made here: each in a file that its owner alone can read."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+
+
+def secret(folder: Path, name: str) -> str:
+    """The secret called `name`, made the first time."""
+    file = folder / "secrets" / name
+    if not file.exists():
+        write_private(file, secrets.token_urlsafe(24))
+    return file.read_text()
+
+
+def write_variables(file: Path, variables: Mapping[str, str]) -> None:
+    """A file for a shell's `.`, which exports `variables`."""
+    lines = [f"export {name}={shlex.quote(value)}\n" for name, value in variables.items()]
+    write_private(file, "".join(lines))
+
+
+def write_private(file: Path, text: str) -> None:
+    """Write a file that was never readable to others, not even for a moment."""
+    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    arriving = file.with_name(f".{file.name}.{os.getpid()}")
+    with os.fdopen(os.open(arriving, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
+        out.write(text)
+    arriving.replace(file)

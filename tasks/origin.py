@@ -1,0 +1,40 @@
+"""Which flow run of Prefect's a step's MLflow run comes from, so that each leads to the other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The flow run that somebody, or a schedule, started."""
+
+    flow_run_id: str
+    name: str
+    url: str | None
+    """Its page; `None` where only a temporary server knows it."""
+
+    @classmethod
+    def here(cls) -> Origin:
+        """Of the flow that runs now; of its parent where it is part of another."""
+        from uuid import UUID
+
+        from prefect.client.orchestration import get_client
+        from prefect.runtime import flow_run
+        from prefect.settings import PREFECT_API_URL
+        from prefect.utilities.urls import url_for
+
+        root = UUID(flow_run.root_flow_run_id)
+        with get_client(sync_client=True) as client:
+            name = client.read_flow_run(root).name
+        lasting = PREFECT_API_URL.value() is not None
+        return cls(str(root), name, url_for("flow-run", obj_id=root) if lasting else None)
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """Of every MLflow run made for it; MLflow's page shows the note as text with a link."""
+        tags = {"ila.flow_run": self.name, "ila.flow_run_id": self.flow_run_id}
+        if self.url is None:
+            return tags
+        note = f"Computed for Prefect's flow run [{self.name}]({self.url})."
+        return tags | {"ila.flow_run_url": self.url, "mlflow.note.content": note}
