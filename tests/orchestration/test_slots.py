@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from test_servers import free_port, post, running, wait_for
+from served import free_port, post, running, wait_for
 
 from tasks.slots import LEASE_SECONDS
 
