@@ -39,13 +39,17 @@ Overrides = Annotated[
     Field(examples=[["finetune.lora.lr=2.0e-4", "search.keep=0.5"]]),
 ]
 Steps = Annotated[list[str], Field(examples=[["stage2"], ["key:0123456789ab"]])]
+# Text that may be left out is "" and not None, for which the UI would show a switch and no field.
 Ranking = Annotated[
     str,
-    Field(pattern=PATTERN, examples=["stories3m@champion", "mistral-7b/3", "key:0123456789ab"]),
+    Field(
+        pattern=f"^$|{PATTERN}",
+        examples=["stories3m@champion", "mistral-7b/3", "key:0123456789ab"],
+    ),
 ]
-Keep = Annotated[float, Field(gt=0, le=1)]
 Source = Annotated[str, Field(examples=["lima"])]
-Fit = Annotated[str, Field(pattern=r"^(memory|params|time)=\d", examples=["memory=24GiB"])]
+Fit = Annotated[str, Field(pattern=r"^$|^(memory|params|time)=\d", examples=["memory=24GiB"])]
+Keep = Annotated[float, Field(gt=0, le=1)]
 
 _PAUSES = (60.0, 300.0, 900.0)
 """Seconds before the second, third and fourth try, where a server did not answer."""
@@ -87,12 +91,12 @@ def search(
 @flow(name="ila-finetune", flow_run_name=_run_name, timeout_seconds=72 * _HOUR)
 def finetune(
     profile: ProfileName,
-    ranking: Ranking | None = None,
+    ranking: Ranking = "",
     relation: RelationName | None = None,
     policy: PolicyName = _ILA,
-    source: Source | None = None,
+    source: Source = "",
     keep: Keep | None = None,
-    fit: Fit | None = None,
+    fit: Fit = "",
     method: MethodName | None = None,
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
@@ -114,12 +118,12 @@ def finetune(
     """
     from flows.finetuning import arm_of, run_finetune
 
-    arm = arm_of(policy=policy.value, source=source, method=method and method.value,
-                 limits={"keep": keep}, fit=fit)  # fmt: skip
+    arm = arm_of(policy=policy.value, source=source or None, method=method and method.value,
+                 limits={"keep": keep}, fit=fit or None)  # fmt: skip
     _patiently(
         profile,
         lambda: run_finetune(
-            profile.value, overrides, arm, ranking=ranking,
+            profile.value, overrides, arm, ranking=ranking or None,
             relation=relation and relation.value, refresh=NOTHING, out=None, as_json=False,
         ),
     )  # fmt: skip

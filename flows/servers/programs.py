@@ -75,6 +75,8 @@ def prefect(name: str, folder: Path, port: int, databases: Databases) -> Server:
             "prefect.server.concurrency.lease_storage.filesystem"
         ),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        # Its pages would ask the server on port 4200 otherwise, which may be another team's.
+        "PREFECT_SERVER_UI_API_URL": f"http://{LOOPBACK}:{port}/api",
     }
     words = ["--host", LOOPBACK, "--port", str(port)]
     return Server(
