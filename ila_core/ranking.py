@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import ValidationError, model_validator
 
@@ -17,6 +17,8 @@ from ila_core.config.common import Name
 from ila_core.errors import CheckError, UserError
 from ila_core.fingerprint import digest_of
 
+SCHEMA: Final = 2
+"""Raised when a document would be read otherwise than it was meant."""
 DOCUMENT = "ranking.json"
 """What the file is called in a step's payload, published or pulled."""
 MOST_BYTES = 16 * 2**20
@@ -47,7 +49,7 @@ class LayerScores(Layer):
 
 
 class Ranking(Frozen):
-    schema_version: Literal[2] = 2
+    schema_version: Literal[2] = SCHEMA
     base_model: str = Name
     model: dict[str, str]
     """Hub id and commit, or the digest of a local folder's files."""
@@ -142,6 +144,11 @@ class Ranking(Frozen):
         except ValidationError as error:
             first = error.errors()[0]
             field = ".".join(map(str, first["loc"]))
+            if field == "schema_version" and first["type"] == "literal_error":
+                raise UserError(
+                    f"{path} is a ranking of another version of ILA (schema {first['input']}, and "
+                    f"this one reads {SCHEMA}): use that version, or search anew with this one"
+                ) from error
             raise UserError(
                 f"{path} is no ranking ({f'{field}: ' if field else ''}{first['msg']}); give the "
                 "ranking.json of a search, or what `ila rankings show REF --json` prints"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tasks.lookup import experiment_name
+from tasks.registry import PREFIX
 from tasks.tracking import answering, open_client
 
 _CURRENT = "/api/2.0/mlflow/users/current"
@@ -37,9 +38,7 @@ def access(uri: str) -> Access:
     with answering(uri):
         experiments = client.search_experiments(filter_string=f"name LIKE '{experiment_name('%')}'")
         names = {e.experiment_id: e.name for e in experiments}
-        models = [
-            m.name for m in client.search_registered_models("name LIKE 'layer-ranking.%'", 1000)
-        ]
+        models = [m.name for m in client.search_registered_models(f"name LIKE '{PREFIX}%'", 1000)]
     version = _get(uri, "/version").text.strip()
     answer = _get(uri, _CURRENT)
     if answer.status_code != 200:

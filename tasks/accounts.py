@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from enum import StrEnum
 
 from tasks.lookup import experiment_name
+from tasks.registry import PREFIX
 from tasks.tracking import answering, open_client
 
 _WORKSPACE = "default"  # where MLflow keeps roles while it has no workspaces
@@ -112,7 +113,7 @@ class Accounts:
 
 def ranking_name(base_model: str) -> str:
     """The registered model that a base model's rankings are published under."""
-    return f"layer-ranking.{base_model}"
+    return f"{PREFIX}{base_model}"
 
 
 def _is_there(get: Callable[[str], object], name: str) -> bool:

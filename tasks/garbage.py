@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from ila_core.config import RuntimeConfig
 from tasks.lookup import StepRun, experiment_name, upstream_digest
 from tasks.payloads import PAYLOAD
+from tasks.registry import Registry
 from tasks.tracking import answering, open_client, step_run
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def find_garbage(runtime: RuntimeConfig, *, older_than_days: float) -> list[Garb
     client = open_client(runtime.tracking_uri)
     with answering(runtime.tracking_uri):
         runs = list(_step_runs(client))
-        published = _published(client)
+    published = {version.run_id for version in Registry(runtime).versions()}
     now = time.time()
     unneeded = [
         (run, why, (now - (run.end_time or run.start_time) / 1000) / 86400)
@@ -163,17 +164,6 @@ def _step_runs(client: MlflowClient) -> Iterator[StepRun]:
         yield from map(step_run, page)
         if not (token := page.token):
             return
-
-
-def _published(client: MlflowClient) -> set[str]:
-    """Ids of the runs behind all published rankings."""
-    found: set[str] = set()
-    token = None
-    while True:
-        page = client.search_model_versions("name LIKE 'layer-ranking.%'", page_token=token)
-        found |= {version.run_id for version in page if version.run_id}
-        if not (token := page.token):
-            return found
 
 
 def _stored_bytes(client: MlflowClient, run: StepRun, path: str = PAYLOAD) -> int:

@@ -272,7 +272,11 @@ class Registry:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
             known = self._model(name).tags.get("ila.architecture")
-            if known != ranking.architecture:
+            if known is None:  # reserved for whoever publishes first (`ila servers reserve`)
+                self._client.set_registered_model_tag(
+                    PREFIX + name, "ila.architecture", ranking.architecture
+                )
+            elif known != ranking.architecture:
                 raise UserError(
                     f"{name!r} names rankings of another architecture ({known}, and this is "
                     f"{ranking.architecture}, of {ranking.base_model}); publish it under a name of "

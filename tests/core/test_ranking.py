@@ -90,3 +90,11 @@ def test_a_layer_without_a_score_is_refused() -> None:
     document["layers"][2]["scores"] = {}
     with pytest.raises(ValidationError, match=r"layers\.2\.q_proj: scores do not match"):
         Ranking.model_validate(document)
+
+
+def test_a_document_of_another_version_of_ila_says_so(tmp_path: Path) -> None:
+    file = tmp_path / "ranking.json"
+    make({"lima": {"0": [1.0, 2.0, 3.0, 4.0]}}).save(file)
+    file.write_text(file.read_text().replace('"schema_version": 2', '"schema_version": 3', 1))
+    with pytest.raises(UserError, match=r"another version of ILA \(schema 3, and this one reads 2"):
+        Ranking.load(file)

@@ -7,12 +7,13 @@ import threading
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 from ila_core.config import RuntimeConfig
 from ila_core.ranking import Ranking
 from ila_core.reference import Published
 from tasks.lookup import open_lookup
-from tasks.registry import Registry
+from tasks.registry import PREFIX, Registry
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +168,14 @@ def test_a_name_holds_one_architecture(team, adopted):
     small = adopted("b" * 12, **changes)
     said = made("rankings", "publish", small, "--name", "tales", expect=2)
     assert "'tales' names rankings of another architecture" in said
+
+
+def test_a_reserved_name_takes_the_first_ranking(team, registry):
+    made, key = team
+    uri = f"sqlite:///{made.home}/mlflow.db"
+    MlflowClient(uri, registry_uri=uri).create_registered_model(f"{PREFIX}reserved")
+    made("rankings", "publish", key, "--name", "reserved")
+    assert registry.find(Published("reserved", alias=None, version=1)).key == key.split(":")[1]
 
 
 def test_a_retired_version_never_resolves_in_silence(team, adopted, registry):
