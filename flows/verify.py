@@ -151,7 +151,7 @@ def _inputs(run: StepRun, lookup: Lookup) -> dict[str, StepRun]:
             return inputs
     raise UserError(
         f"what {run.key} was made from is no longer there: compute it anew, with --refresh "
-        f"key:{run.key}"
+        f"key:{run.key} --reason lost"
     )
 
 

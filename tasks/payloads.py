@@ -52,13 +52,13 @@ def fetch(run: StepRun, home: Path | None = None, client: MlflowClient | None = 
             f"the payload of run {run.run_id} ({run.tags['ila.step']} {run.key}) is not at "
             f"{folder}: written on another machine, or deleted. Share it through an MLflow server "
             f"with --artifacts-destination, or compute it anew: the command that made "
-            f"it, with --refresh key:{run.key}"
+            f"it, with --refresh key:{run.key} --reason lost"
         )
     if payload_digest(folder) != run.digest:
         raise CheckError(
             f"the payload of run {run.run_id} ({run.tags['ila.step']} {run.key}) in {folder} does "
             "not match the digest it was committed with. Compute it anew: the command that "
-            f"made it, with --refresh key:{run.key}"
+            f"made it, with --refresh key:{run.key} --reason damaged"
         )
     return folder
 
