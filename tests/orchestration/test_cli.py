@@ -34,6 +34,7 @@ ELSEWHERE = {
     "evaluate",
     "compare",
     "decide",
+    "servers",
 }
 
 
