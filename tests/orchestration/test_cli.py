@@ -96,8 +96,8 @@ def test_readme_commands_run_on_smoke(finished, command, tmp_path, request):
         (["plan", "smoke", "--set", "search.seeds=[1, 1]"], "1 given more than once"),
         (["plan", "smoke", "--set", "finetune.arms.1.name=base"], "the untrained model"),
         (["report", "smoke"], "no run of profile 'smoke' has finished yet"),
-        (["rankings", "show", "key:0123456789ab"], "no finished step has"),
-        (["rankings", "show", "mistral"], "give key:<12 hex> or a path"),
+        (["rankings", "show", "key:0123456789ab"], "no finished ranking has key"),
+        (["rankings", "show", "mistral"], "give name@alias, name/version, key:<12 hex>"),
     ],
 )
 def test_wrong_input_exits_with_2(ila, arguments, message):
