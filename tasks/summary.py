@@ -67,13 +67,13 @@ def _page(
             yield from (f"> {line}\n>" for line in told)
             where = store.page(runs[str(step.key)])
             yield f"\nThe report is `payload/report.html` of {_link('its run', where)}.\n"
-    yield "| step | state | key | result | run in MLflow |"
+    yield "| step | state | run in MLflow | result | key |"
     yield "|---|---|---|---|---|"
     for step in steps:
         run = runs.get(str(step.key))
         found = "" if run is None else _result(step, run, store)
         where = "" if run is None else _link(run.run_id[:8], store.page(run))
-        yield f"| {step.label} | {states[str(step.key)]} | `{step.key}` | {found} | {where} |"
+        yield f"| {step.label} | {states[str(step.key)]} | {where} | {found} | `{step.key}` |"
 
 
 def _state(run: StepRun | None, origin: Origin) -> str:

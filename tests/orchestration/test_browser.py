@@ -1,11 +1,7 @@
-"""Somebody who has only a browser starts a run, and finds what it came to: in headless Chromium.
-
-Needs Debian's chromium (`apt install chromium`). With ILA_PICTURES=docs the pages are kept there.
-"""
+"""Somebody who has only a browser starts a run, and finds what it came to: in headless Chromium."""
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,14 +68,12 @@ def worker(servers: Servers, tmp_path: Path):
 
 def test_a_run_is_started_from_the_form_and_its_steps_are_found(servers, worker, page):
     fill_the_form(servers, page, "search", profile="smoke")
-    picture(page, "ui-form")
     page.get_by_role("button", name="Submit").click()
     finished_run(servers, page, "search smoke")
     page.get_by_text("Artifacts", exact=True).first.click()
     page.get_by_text("run-smoke").first.click()
     page.get_by_text("smoke, until search").first.wait_for()
     assert page.get_by_text("stage1 terse seed 0").first.is_visible()
-    picture(page, "ui-summary")
 
 
 def test_a_second_run_shows_cached_steps_and_its_tables(servers, worker, page):
@@ -90,12 +84,10 @@ def test_a_second_run_shows_cached_steps_and_its_tables(servers, worker, page):
     page.get_by_role("link", name="smoke-search").first.click()
     page.get_by_text("Task Runs", exact=True).first.click()
     page.get_by_text("Cached", exact=True).first.wait_for()
-    picture(page, "ui-cached")
     page.get_by_text("Artifacts", exact=True).first.click()
     page.get_by_text(re.compile("^ranking-")).first.click()
     page.get_by_text("Layers, most important first").first.wait_for()
     assert page.get_by_text("model.layers.").first.is_visible()
-    picture(page, "ui-ranking")
 
 
 def test_mlflow_shows_the_step_and_leads_back_to_the_flow_run(servers, page):
@@ -104,7 +96,6 @@ def test_mlflow_shows_the_step_and_leads_back_to_the_flow_run(servers, page):
     assert address, table["data"]
     page.goto(address[1])
     page.get_by_text("Computed for Prefect's flow run").first.wait_for()
-    picture(page, "mlflow-run")
     page.get_by_role("link", name="search smoke").first.click()
     assert "/runs/flow-run/" in page.url
 
@@ -114,7 +105,6 @@ def test_a_wrong_value_is_refused_by_the_form(servers, page):
     fill_the_form(servers, page, "finetune", profile="smoke", ranking="../../etc")
     page.get_by_role("button", name="Submit").click()
     page.get_by_text(re.compile("pattern|does not match", re.IGNORECASE)).first.wait_for()
-    picture(page, "ui-refused")
     assert len(servers.ask("flow_runs")) == before
 
 
@@ -147,9 +137,3 @@ def finished_run(servers: Servers, page: Any, name: str):
     page.goto(f"{servers.prefect}/runs")
     page.get_by_role("link", name=name).first.click(timeout=5 * MINUTES)
     page.get_by_text("Completed", exact=True).first.wait_for(timeout=20 * MINUTES)
-
-
-def picture(page: Any, name: str):
-    if folder := os.environ.get("ILA_PICTURES"):
-        page.wait_for_timeout(1500)  # fonts and transitions
-        page.screenshot(path=Path(folder) / f"{name}.png")

@@ -57,7 +57,7 @@ def test_a_run_tells_what_it_came_to_and_mlflow_leads_back_to_it(servers, as_mem
         artifacts={"type": {"any_": ["markdown"]}, "flow_run_id": {"any_": [deployed["id"]]}},
     )
     assert f"**{STEPS}** computed" in page["data"]
-    assert "| evaluation ila" in page["data"] and "is better" in page["data"]
+    assert "| held_out_loss ila" in page["data"] and "is better" in page["data"]
     (experiment,) = as_member.search_experiments(filter_string="name = 'ila/demo'")
     (run,) = as_member.search_runs([experiment.experiment_id], "tags.`ila.step` = 'ranking'")
     assert f"/experiments/{experiment.experiment_id}/runs/{run.info.run_id})" in page["data"]
