@@ -18,6 +18,7 @@ from ila_core.config import RuntimeConfig
 from ila_core.selection import lora_parameters
 from tasks.lookup import StepRun
 from tasks.payloads import fetch
+from tasks.plan import Planned
 
 if TYPE_CHECKING:
     from flows.check import Check
@@ -52,14 +53,21 @@ def show_plan(planned: ProfilePlan, *, as_json: bool) -> None:
     )
 
 
+def _was_cached(planned: Planned, run: StepRun) -> bool:
+    """Whether a step was there already, or came from somebody else who computed it meanwhile."""
+    if planned.run is not None:
+        return planned.run.run_id == run.run_id
+    from tasks.store import owner
+
+    return run.tags["ila.owner"] != owner()
+
+
 def show_result(
     planned: ProfilePlan, runs: Mapping[str, StepRun], until: str, seconds: float, *, as_json: bool
 ) -> None:
     """What a run came to, how much of it was cached, and where the report is."""
     total = len(planned.steps)
-    cached = sum(
-        p.run is not None and p.run.run_id == runs[str(p.step.key)].run_id for p in planned.steps
-    )
+    cached = sum(_was_cached(p, runs[str(p.step.key)]) for p in planned.steps)
     last = planned.pipeline.targets(until)[-1]
     payload = fetch(runs[str(last.key)])
     answer: dict[str, Any] = {

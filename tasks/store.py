@@ -125,7 +125,7 @@ class Store:
             "ila.state": "valid",
             "ila.upstream": upstream,
             "ila.heartbeat": str(time.time()),
-            "ila.owner": _owner(),
+            "ila.owner": owner(),
             "ila.label": step.label,
         }
         tags |= self._origin
@@ -210,7 +210,8 @@ class Store:
             self.client.set_tag(run_id, "ila.state", "superseded")
 
 
-def _owner() -> str:
+def owner() -> str:
+    """This process, wherever it is asked from: `ila.owner` of what it computes."""
     process = psutil.Process()
     return f"{socket.gethostname()}:{process.pid}:{process.create_time():.0f}"
 
