@@ -186,7 +186,7 @@ def test_a_wrong_variable_is_named(ila, variable, value, message):
 @pytest.mark.parametrize(
     ("uri", "message"),
     [
-        ("postgresql://me:secret@127.0.0.1/mlflow", "needs the package psycopg"),
+        ("mssql+pymssql://me:secret@127.0.0.1/mlflow", "needs the package pymssql"),
         ("sqlite:///{tmp}/damaged.db", "cannot be read as MLflow's database"),
     ],
 )
