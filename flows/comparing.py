@@ -31,9 +31,7 @@ def run_compare(
     target, arms = _evaluated(given, profile, benchmarks, limit, overrides)
     against = one_arm(given[-1], target.asked[-1])
     evaluate = target.profile.evaluate
-    if len(arms) < 2:
-        raise UserError(f"give two models or more, the last of which is compared with; given is "
-                        f"{', '.join(arms)}")  # fmt: skip
+    at_least_two(list(arms))
     comparison = compare(
         arms,
         against=against,
@@ -74,6 +72,19 @@ def run_decide(
     )
     show_decision(decision, as_json=as_json)
     sys.exit(EXIT_CODES[decision.answer])
+
+
+def at_least_two(arms: Sequence[str]) -> None:
+    """Refuse to compare one model with itself.
+
+    Raises:
+        UserError: there are no two.
+    """
+    if len(set(arms)) < 2:
+        raise UserError(
+            "give two models or more, the last of which is compared with; given is "
+            + ", ".join(arms)
+        )
 
 
 def one_arm(given: str, arms: Sequence[str]) -> str:

@@ -79,13 +79,7 @@ def search(
         refresh: steps to compute again although they are cached: a kind or `key:<12 hex>`.
         reason: why they are; it stays beside what they replace.
     """
-    from flows.run import run_until
-
-    again = Refresh.asked(refresh, reason)
-    _patiently(
-        profile,
-        lambda: run_until("search", profile.value, overrides, again, rehash=False, as_json=False),
-    )
+    _until("search", profile, overrides, refresh, reason)
 
 
 @flow(name="ila-finetune", flow_run_name=_run_name, timeout_seconds=72 * _HOUR)
@@ -173,12 +167,18 @@ def pipeline(
         refresh: steps to compute again although they are cached: a kind or `key:<12 hex>`.
         reason: why they are; it stays beside what they replace.
     """
+    _until("report", profile, overrides, refresh, reason)
+
+
+def _until(
+    until: str, profile: ProfileName, overrides: list[str], refresh: list[str], reason: str | None
+) -> None:
     from flows.run import run_until
 
     again = Refresh.asked(refresh, reason)
     _patiently(
         profile,
-        lambda: run_until("report", profile.value, overrides, again, rehash=False, as_json=False),
+        lambda: run_until(until, profile.value, overrides, again, rehash=False, as_json=False),
     )
 
 

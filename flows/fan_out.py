@@ -88,7 +88,7 @@ def _job(job: Job, devices: Devices) -> bool | State[bool]:
     start = time.perf_counter()
     with devices.one() as environment:
         command = [sys.executable, "-m", "flows.child", job.until, *job.keys]
-        code = run_child(command, f"{job.profile}\n".encode(), job.output, environment)
+        code = run_child(command, f"{job.profile}\n", job.output, environment)
     state = {DONE: "done", DIVERGED: "diverged"}.get(code, "failed")
     log.info("%-44s %-8s %6.1f s", job.name, state, time.perf_counter() - start)
     if state == "failed":

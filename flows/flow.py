@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Mapping, Sequence
 
 from prefect import flow
@@ -14,7 +15,9 @@ from flows.references import resolve
 from ila_core.config import Profile, RuntimeConfig
 from ila_core.errors import CheckError, UserError, first_line
 from ila_core.lock import Lock
+from ila_core.reference import ResolvedRanking
 from tasks.execute import Handle, submit
+from tasks.isolated import Apart
 from tasks.lookup import StepRun, hits
 from tasks.origin import Origin
 from tasks.slots import check_limit
@@ -65,9 +68,9 @@ def _pipeline(
     pipeline = ila_pipeline(profile, Lock(runtime.home, online=True), found)
     origin = Origin.here()
     store = Store(runtime, profile.model.name, origin.tags)
-    devices = Devices(runtime.jobs) if runtime.jobs else None
+    apart = _apart(profile, until, found, runtime.jobs) if runtime.jobs else None
     handles = [
-        Handle(step, store, runtime, devices=devices, refresh=refresh.get(str(step.key)))
+        Handle(step, store, runtime, apart=apart, refresh=refresh.get(str(step.key)))
         for step in in_order(*pipeline.targets(until))
     ]
     steps = [handle.step for handle in handles]
@@ -81,6 +84,15 @@ def _pipeline(
         raise
     publish_summary(profile.name, until, steps, runs, store, origin)
     return runs
+
+
+def _apart(profile: Profile, until: str, found: ResolvedRanking | None, jobs: int) -> Apart:
+    told = {
+        "profile": profile.model_dump(mode="json"),
+        "until": until,
+        "ranking": found.pinned if found else None,
+    }
+    return Apart((sys.executable, "-m", "flows.claimed"), told, Devices(jobs))
 
 
 def _run_all(handles: Sequence[Handle], at_once: int) -> dict[str, StepRun]:

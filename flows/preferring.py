@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import typer
 
-from flows.comparing import one_arm
+from flows.comparing import at_least_two, one_arm
 from flows.printing import print_json, print_table
 from flows.run import finished, plan_of
 from flows.targets import find_target
@@ -41,10 +41,8 @@ def run_pairwise(
             f"has none of that a judge would read: give --benchmarks {' or '.join(JUDGED)}"
         )
     against = one_arm(given[-1], target.asked[-1])
+    at_least_two(target.arms)
     others = [arm for arm in target.arms if arm != against]
-    if not others:
-        raise UserError(f"give two models or more, the last of which is compared with; given is "
-                        f"{', '.join(target.arms)}")  # fmt: skip
     until = "+".join(f"pairwise={arm}:{against}" for arm in others)
     measured = target.measured_by(asked)
     planned = plan_of(measured.profile, until=until)

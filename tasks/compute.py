@@ -24,7 +24,7 @@ from tasks.supervise import stop_if_interrupted
 
 @dataclass(frozen=True)
 class Order:
-    """All that is needed to compute a step, here or in another process."""
+    """All that is needed to compute a claimed step."""
 
     step: Step
     run: StepRun
@@ -32,7 +32,6 @@ class Order:
     inputs: dict[str, Path]
     """The payloads of the step's inputs."""
     runtime: RuntimeConfig
-    base_model: str
     bar: bool
     """Whether to show a progress bar in the Prefect UI."""
 

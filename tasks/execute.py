@@ -17,14 +17,14 @@ from ila_core.config import RuntimeConfig
 from ila_core.errors import CheckError, UserError, first_line
 from tasks.artifacts import publish_tables
 from tasks.compute import Order, compute_step
-from tasks.isolated import compute_apart
+from tasks.isolated import Apart, compute_apart
 from tasks.journal import Bar
 from tasks.lookup import StepRun, upstream_digest
 from tasks.plan import who
 from tasks.slots import slot
 from tasks.step import Step
 from tasks.store import Store
-from tasks.supervise import Devices, stop_if_interrupted
+from tasks.supervise import stop_if_interrupted
 from tasks.tracking import answering
 
 log = logging.getLogger("ila")
@@ -39,7 +39,7 @@ class Handle:
         step: what to look up or compute.
         store: where to.
         runtime: where and how it is computed.
-        devices: one for each process of its own; `None` computes in this process.
+        apart: how it is computed in a process of its own; `None` computes it in this one.
         refresh: why it is computed although it is cached, which its result then supersedes;
             `None` where it is not.
         in_flow: whether there is a Prefect task to show a progress bar in.
@@ -51,12 +51,12 @@ class Handle:
         store: Store,
         runtime: RuntimeConfig,
         *,
-        devices: Devices | None = None,
+        apart: Apart | None = None,
         refresh: str | None = None,
         in_flow: bool = True,
     ) -> None:
         self.step, self.store, self.runtime = step, store, runtime
-        self.devices, self.refresh, self.in_flow = devices, refresh, in_flow
+        self.apart, self.refresh, self.in_flow = apart, refresh, in_flow
 
 
 def submit(handle: Handle, inputs: dict[str, PrefectFuture[StepRun]]) -> PrefectFuture[Any]:
@@ -147,11 +147,11 @@ def _computed(handle: Handle, run: StepRun, upstream: dict[str, StepRun]) -> Ste
         # The slot after the claim: whoever waits for somebody else's result holds none.
         with store.beating(run), slot(runtime.gpu_limit, step.label):
             inputs = {name: store.fetch(upstream[name]) for name in upstream}
-            order = Order(step, run, inputs, runtime, store.base_model, bar=handle.in_flow)
-            if handle.devices is None:
+            order = Order(step, run, inputs, runtime, bar=handle.in_flow)
+            if handle.apart is None:
                 done = compute_step(order, store)
             else:
-                done = compute_apart(order, store, handle.devices)
+                done = compute_apart(order, store, handle.apart)
     except Exception as error:
         log.error("%-32s failed    %s", step.label, first_line(error))
         if isinstance(error, UserError | CheckError):  # which of the steps is half of the answer

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-import pickle
 import signal
-import sys
 import tempfile
 import time
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ila_core.errors import CheckError, Diverged, UserError
 from tasks.compute import Order
@@ -21,18 +21,36 @@ from tasks.supervise import Devices, run_child
 
 log = logging.getLogger("ila")
 
-EXPECTED: dict[str, type[Exception]] = {
-    kind.__name__: kind for kind in (UserError, Diverged, CheckError, ConnectionError)
-}
-"""Errors that come back as what they are; the first that fits."""
+_KINDS = (UserError, Diverged, CheckError, ConnectionError, PermissionError)
+"""Errors that come back as what they are: the first that fits."""
 _LOOK_SECONDS = 5.0
 
 
-def compute_apart(order: Order, store: Store, devices: Devices) -> StepRun:
+@dataclass(frozen=True)
+class Apart:
+    """How steps are computed in processes of their own.
+
+    Args:
+        command: of such a process; the file for its error is added to it.
+        told: what it must know to make a step again: data that has a JSON form.
+        devices: one for each.
+    """
+
+    command: tuple[str, ...]
+    told: Mapping[str, Any]
+    devices: Devices
+
+
+def kind_of(error: Exception) -> str:
+    """As what an expected error comes back from a child."""
+    return next((kind.__name__ for kind in _KINDS if isinstance(error, kind)), CheckError.__name__)
+
+
+def compute_apart(order: Order, store: Store, apart: Apart) -> StepRun:
     """Compute the step in a child, passing on its log lines and its progress.
 
     Raises:
-        UserError, CheckError, Diverged, ConnectionError: as the child did.
+        UserError, CheckError, Diverged, ConnectionError, PermissionError: as the child did.
         CheckError: the child died, or failed in a way nobody foresaw; its output is kept.
         Interrupted: the run was told to end.
     """
@@ -46,24 +64,28 @@ def compute_apart(order: Order, store: Store, devices: Devices) -> StepRun:
             if (progress := store.read(order.run.run_id).progress) is not None:
                 bar.show(progress)
 
-    output = order.runtime.home / "logs" / f"{order.step.title}.log"
-    with tempfile.TemporaryDirectory() as folder, devices.one() as environment:
-        result = Path(folder) / "error.json"
+    step, run = order.step, order.run
+    inputs = {name: str(folder) for name, folder in order.inputs.items()}
+    told = {**apart.told, "key": step.key, "run": run.run_id, "inputs": inputs}
+    output = order.runtime.home / "logs" / f"{step.title}.log"
+    with tempfile.TemporaryDirectory() as folder, apart.devices.one() as environment:
+        error_file = Path(folder) / "error.json"
         code = run_child(
-            [sys.executable, "-m", "tasks.child", str(result)],
-            pickle.dumps(replace(order, bar=False)),  # this process shows it
+            [*apart.command, str(error_file)],
+            f"{json.dumps(told)}\n",
             output,
             environment,
             heard=lambda line: log.info("  %s", line),
             meanwhile=look,
         )
-        if result.exists():
-            error = json.loads(result.read_text())
-            raise EXPECTED[error["kind"]](error["message"])
+        if error_file.exists():
+            error = json.loads(error_file.read_text())
+            kinds = {kind.__name__: kind for kind in _KINDS}
+            raise kinds[error["kind"]](error["message"])
     if code != 0:
         raise CheckError(f"its process {_ended(code)}; all that it said is in {output}")
     bar.fill()
-    return store.read(order.run.run_id)
+    return store.read(run.run_id)
 
 
 def _ended(code: int) -> str:

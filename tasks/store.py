@@ -44,7 +44,7 @@ class Store:
         self, runtime: RuntimeConfig, base_model: str, origin: Mapping[str, str] | None = None
     ) -> None:
         self.client = open_client(runtime.tracking_uri)
-        self.base_model, self._origin = base_model, dict(origin or {})
+        self._origin = dict(origin or {})
         self._uri, self._home = runtime.tracking_uri, runtime.home
         self.experiment_id = self._experiment(experiment_name(base_model), runtime)
         self.lookup: Lookup = open_lookup(runtime, base_model)

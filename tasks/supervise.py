@@ -65,7 +65,7 @@ class Devices:
 
 def run_child(
     command: Sequence[str],
-    said: bytes,
+    said: str,
     output: Path,
     environment: Mapping[str, str],
     heard: Callable[[str], None] | None = None,
@@ -102,7 +102,7 @@ def run_child(
         lines = _Lines(heard)
         try:
             with suppress(BrokenPipeError):  # it ended already: its exit code says more
-                child.stdin.write(said)
+                child.stdin.write(said.encode())
                 child.stdin.flush()
             while child.poll() is None:
                 interruption.wait(POLL_SECONDS)

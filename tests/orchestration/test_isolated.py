@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 
 import psutil
@@ -15,7 +16,7 @@ from ila_core.errors import CheckError, UserError
 from ila_core.lock import Lock
 from ila_core.profiles import load_profile
 from tasks.compute import Order, compute_step
-from tasks.isolated import compute_apart
+from tasks.isolated import Apart, compute_apart
 from tasks.lookup import open_lookup, upstream_digest
 from tasks.steps import STEPS
 from tasks.store import Store
@@ -31,32 +32,48 @@ def runtime(monkeypatch, tmp_path):
 
 def order_of(name, runtime, *overrides):
     """The first step of that kind in `smoke`, claimed, and the store it was claimed in."""
-    profile = load_profile("smoke", overrides)
+    profile = smoke(*overrides)
     pipeline = ila_pipeline(profile, Lock(runtime.home, online=False))
     step = next(s for s in pipeline.data.values() if s.name == name)
     store = Store(runtime, profile.model.name)
     run, mine = store.claim(step, upstream_digest({}), waiting=lambda run: None)
     assert mine
-    return Order(step, run, {}, runtime, profile.model.name, bar=False), store
+    return Order(step, run, {}, runtime, bar=False), store
+
+
+def smoke(*overrides):
+    return load_profile("smoke", overrides)
+
+
+def apart(profile):
+    told = {"profile": profile.model_dump(mode="json"), "until": "search", "ranking": None}
+    return Apart((sys.executable, "-m", "flows.claimed"), told, Devices(1))
 
 
 def test_the_result_is_the_one_that_this_process_would_have_made(finished, runtime):
     order, store = order_of("prepare", runtime)
-    apart = compute_apart(order, store, Devices(1))
-    there = RuntimeConfig(
+    found = compute_apart(order, store, apart(smoke()))
+    elsewhere = RuntimeConfig(
         home=finished.home, tracking_uri=f"sqlite:///{finished.home / 'mlflow.db'}"
     )
-    (here,) = open_lookup(there, "demo").finished(apart.key)
-    assert apart.status == "FINISHED"
-    assert apart.digest == here.digest
+    (here,) = open_lookup(elsewhere, "demo").finished(found.key)
+    assert found.status == "FINISHED"
+    assert found.digest == here.digest
 
 
 def test_a_users_error_arrives_as_one(runtime, tmp_path):
     empty = tmp_path / "empty.jsonl"
     empty.write_text('{"prompt": "a", "response": "b"}\n')
-    order, store = order_of("prepare", runtime, f"datasets.0.path={empty}")
+    other = f"datasets.0.path={empty}"
+    order, store = order_of("prepare", runtime, other)
     with pytest.raises(UserError, match="terse: its train split is empty"):
-        compute_apart(order, store, Devices(1))
+        compute_apart(order, store, apart(smoke(other)))
+
+
+def test_a_child_computes_no_other_step_than_the_one_that_was_claimed(runtime):
+    order, store = order_of("prepare", runtime)
+    with pytest.raises(CheckError, match="changed meanwhile; run the same command again"):
+        compute_apart(order, store, apart(smoke("data.max_length=32")))
 
 
 def test_a_process_that_is_killed_is_named_with_all_that_it_said(runtime):
@@ -64,7 +81,7 @@ def test_a_process_that_is_killed_is_named_with_all_that_it_said(runtime):
     killer = threading.Thread(target=kill_the_first_child)
     killer.start()
     with pytest.raises(CheckError, match=r"ended by SIGKILL \(out of memory\?\).*prepare-terse"):
-        compute_apart(order, store, Devices(1))
+        compute_apart(order, store, apart(smoke()))
     killer.join()
 
 
@@ -82,7 +99,7 @@ def test_what_mlflow_did_not_take_is_committed_the_next_time(runtime, monkeypatc
         compute_step(order, store)
     monkeypatch.undo()
     monkeypatch.setitem(STEPS, "prepare", computing(computed))
-    done = compute_step(order, Store(runtime, order.base_model))
+    done = compute_step(order, Store(runtime, "demo"))
     assert (done.status, len(computed)) == ("FINISHED", 1)
     assert list((runtime.home / "uncommitted").iterdir()) == []
 

@@ -23,7 +23,7 @@ def owned(monkeypatch, tmp_path):
     order, store = order_of("prepare", runtime)
     now = int(time.time() * 1000)
     store.client.log_batch(order.run.run_id, metrics=[Metric("progress", 0.43, now, 1)])
-    return order, Store(runtime, order.base_model)
+    return order, Store(runtime, "demo")
 
 
 def test_a_waiter_says_whom_it_waits_for_and_how_far_that_is(owned, caplog):

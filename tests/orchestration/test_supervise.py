@@ -27,7 +27,7 @@ import os, sys
 from pathlib import Path
 from tasks.supervise import run_child
 child, output = sys.argv[1:]
-run_child([sys.executable, "-c", child], b"hello\\n", Path(output), os.environ)
+run_child([sys.executable, "-c", child], "hello\\n", Path(output), os.environ)
 """
 
 
@@ -35,7 +35,7 @@ def test_what_a_child_says_arrives_line_by_line_and_its_exit_code(tmp_path):
     heard = []
     code = run_child(
         [sys.executable, "-c", f"{CHILD}\nprint('done'); sys.exit(5)"],
-        b"hello\n",
+        "hello\n",
         tmp_path / "logs" / "child.log",
         os.environ,
         heard.append,
@@ -65,18 +65,26 @@ def test_an_interruption_ends_the_child(tmp_path):
     try:
         with pytest.raises(Interrupted):
             run_child(
-                [sys.executable, "-c", f"{CHILD}\ntime.sleep(600)"], b"hello\n", output, os.environ
+                [sys.executable, "-c", f"{CHILD}\ntime.sleep(600)"], "hello\n", output, os.environ
             )
     finally:
         interruption.clear()
     wait_for(lambda: gone(int(said(output).split()[-1])))
 
 
-def test_each_process_has_one_of_several_devices(monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+def test_a_child_that_never_listens_is_only_an_exit_code(tmp_path):
+    command = [sys.executable, "-c", "raise SystemExit(5)"]
+    assert run_child(command, "x" * 10**6, tmp_path / "output", os.environ) == 5
+
+
+def test_processes_take_turns_on_the_listed_devices(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
     devices = Devices(2)
-    with devices.one() as a, devices.one() as b:
-        assert {a["CUDA_VISIBLE_DEVICES"], b["CUDA_VISIBLE_DEVICES"]} == {"3", "5"}
+    with devices.one() as first, devices.one() as second:
+        assert {first["CUDA_VISIBLE_DEVICES"], second["CUDA_VISIBLE_DEVICES"]} == {"4", "7"}
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    with Devices(2).one() as alone:
+        assert "CUDA_VISIBLE_DEVICES" not in alone
 
 
 def said(path):

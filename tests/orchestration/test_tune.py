@@ -12,11 +12,11 @@ import psutil
 import pytest
 from conftest import ROOT
 
-from flows.fan_out import Devices, run_child
 from flows.pipeline import ila_pipeline
 from ila_core.lock import Lock
 from ila_core.profiles import load_profile
 from tasks.step import in_order
+from tasks.supervise import run_child
 
 OWN, DIVERGES = 2.0e-3, 1.0e20
 THREE = f"finetune.tune.lora={{lr: [{OWN}, 1.0e-3, 1.0e+20], steps: [6]}}"
@@ -164,35 +164,10 @@ def test_no_jobs_are_refused(ila):
     assert "'--jobs'" in ila("tune", "smoke", "--jobs", "0", expect=2)
 
 
-def test_a_child_gets_its_line_and_its_output_is_kept(tmp_path):
-    code = "import sys; print(sys.stdin.readline().strip()[::-1]); sys.exit(3)"
-    with (tmp_path / "output").open("wb") as output:
-        found = run_child([sys.executable, "-c", code], "abc", output.fileno(), dict(os.environ))
-    assert found == 3
-    assert (tmp_path / "output").read_text() == "cba\n"
-
-
-def test_a_child_that_never_listens_is_only_an_exit_code(tmp_path):
-    with (tmp_path / "output").open("wb") as output:
-        command = [sys.executable, "-c", "raise SystemExit(5)"]
-        assert run_child(command, "x" * 10**6, output.fileno(), dict(os.environ)) == 5
-
-
-def test_jobs_take_turns_on_the_listed_devices(monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
-    devices = Devices(2)
-    with devices.one() as first, devices.one() as second:
-        assert {first["CUDA_VISIBLE_DEVICES"], second["CUDA_VISIBLE_DEVICES"]} == {"4", "7"}
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    with Devices(2).one() as alone:
-        assert "CUDA_VISIBLE_DEVICES" not in alone
-
-
 def test_a_trial_of_other_data_says_so(tmp_path):
     profile = load_profile("smoke").model_dump_json()
     assert json.loads(profile)["name"] == "smoke"
     environment = {**os.environ, "ILA_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
-    with (tmp_path / "output").open("wb") as output:
-        command = [sys.executable, "-m", "flows.child", "tune", "0123456789ab"]
-        assert run_child(command, profile, output.fileno(), environment) == 1
+    command = [sys.executable, "-m", "flows.child", "tune", "0123456789ab"]
+    assert run_child(command, profile, tmp_path / "output", environment) == 1
     assert "changed meanwhile; run the same command again" in (tmp_path / "output").read_text()
