@@ -169,5 +169,5 @@ def test_a_trial_of_other_data_says_so(tmp_path):
     assert json.loads(profile)["name"] == "smoke"
     environment = {**os.environ, "ILA_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "flows.child", "tune", "0123456789ab"]
-    assert run_child(command, profile, tmp_path / "output", environment) == 1
+    assert run_child(command, f"{profile}\n", tmp_path / "output", environment) == 1
     assert "changed meanwhile; run the same command again" in (tmp_path / "output").read_text()
