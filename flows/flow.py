@@ -23,7 +23,7 @@ from tasks.origin import Origin
 from tasks.slots import check_limit
 from tasks.step import Step, in_order
 from tasks.store import Store
-from tasks.summary import publish_summary
+from tasks.summary import Summary
 from tasks.supervise import Devices, interruption
 
 
@@ -80,9 +80,9 @@ def _pipeline(
         interruption.set()
         if isinstance(error, CheckError | UserError):  # the servers answer; somebody will look
             kept = hits(steps, store.lookup)
-            publish_summary(profile.name, until, steps, kept, store, origin)
+            Summary(profile.name, until, steps, kept, store, origin).publish()
         raise
-    publish_summary(profile.name, until, steps, runs, store, origin)
+    Summary(profile.name, until, steps, runs, store, origin).publish()
     return runs
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from uuid import UUID
 
 from tasks.lookup import StepRun
@@ -17,69 +18,63 @@ _TABLES = {"ranking": "layers by rank", "agreement": "agreement", "evaluation": 
 """Steps with a table of their own in the UI (`tasks.artifacts`), and what it shows."""
 
 
-def publish_summary(
-    name: str,
-    until: str,
-    steps: Sequence[Step],
-    runs: Mapping[str, StepRun],
-    store: Store,
-    origin: Origin,
-) -> None:
-    """Write the page to the flow run that somebody started, whatever part of it this one is.
+@dataclass(frozen=True)
+class Summary:
+    """What somebody asked for and what became of it."""
 
-    Args:
-        name: of the profile.
-        until: what was asked for.
-        steps: all of them, inputs first.
-        runs: those that are finished, by key.
-        store: where they are.
-        origin: that flow run.
-    """
-    from prefect.client.orchestration import get_client
-    from prefect.client.schemas.actions import ArtifactCreate
+    name: str
+    """Of the profile."""
+    until: str
+    """Which steps were asked for."""
+    steps: Sequence[Step]
+    """All of them, inputs first."""
+    runs: Mapping[str, StepRun]
+    """Those that are finished, by key."""
+    store: Store
+    """Where they are."""
+    origin: Origin
+    """The flow run that somebody started, whatever part of it this one is."""
 
-    page = ArtifactCreate(
-        key="run-" + re.sub(r"[^a-z0-9]+", "-", name.lower()),
-        type="markdown",
-        description=f"{name}, until {until}",
-        data="\n".join(_page(name, until, steps, runs, store, origin)),
-        flow_run_id=UUID(origin.flow_run_id),
-    )
-    with get_client(sync_client=True) as client:
-        client.create_artifact(page)
+    def publish(self) -> None:
+        """Write the page to the flow run that somebody started."""
+        from prefect.client.orchestration import get_client
+        from prefect.client.schemas.actions import ArtifactCreate
 
+        page = ArtifactCreate(
+            key="run-" + re.sub(r"[^a-z0-9]+", "-", self.name.lower()),
+            type="markdown",
+            description=f"{self.name}, until {self.until}",
+            data="\n".join(self._page()),
+            flow_run_id=UUID(self.origin.flow_run_id),
+        )
+        with get_client(sync_client=True) as client:
+            client.create_artifact(page)
 
-def _page(
-    name: str,
-    until: str,
-    steps: Sequence[Step],
-    runs: Mapping[str, StepRun],
-    store: Store,
-    origin: Origin,
-) -> Iterator[str]:
-    states = {str(step.key): _state(runs.get(str(step.key)), origin) for step in steps}
-    counts = Counter(states.values())
-    yield f"# {name}, until {until}\n"
-    yield ", ".join(f"**{n}** {state}" for state, n in counts.items()) + ".\n"
-    for step in steps:
-        if step.name == "report" and str(step.key) in runs:
-            told = read_json(store.fetch(runs[str(step.key)]) / "report.json")["headline"]
-            yield from (f"> {line}\n>" for line in told)
-            where = store.page(runs[str(step.key)])
-            yield f"\nThe report is `payload/report.html` of {_link('its run', where)}.\n"
-    yield "| step | state | run in MLflow | result | key |"
-    yield "|---|---|---|---|---|"
-    for step in steps:
-        run = runs.get(str(step.key))
-        found = "" if run is None else _result(step, run, store)
-        where = "" if run is None else _link(run.run_id[:8], store.page(run))
-        yield f"| {step.label} | {states[str(step.key)]} | {where} | {found} | `{step.key}` |"
+    def _page(self) -> Iterator[str]:
+        states = {str(step.key): self._state(step) for step in self.steps}
+        counts = Counter(states.values())
+        yield f"# {self.name}, until {self.until}\n"
+        yield ", ".join(f"**{n}** {state}" for state, n in counts.items()) + ".\n"
+        for step in self.steps:
+            if step.name == "report" and (run := self.runs.get(str(step.key))):
+                told = read_json(self.store.fetch(run) / "report.json")["headline"]
+                yield from (f"> {line}\n>" for line in told)
+                where = _link("its run", self.store.page(run))
+                yield f"\nThe report is `payload/report.html` of {where}.\n"
+        yield "| step | state | run in MLflow | result | key |"
+        yield "|---|---|---|---|---|"
+        for step in self.steps:
+            run = self.runs.get(str(step.key))
+            found = "" if run is None else _result(step, run, self.store)
+            where = "" if run is None else _link(run.run_id[:8], self.store.page(run))
+            yield f"| {step.label} | {states[str(step.key)]} | {where} | {found} | `{step.key}` |"
 
-
-def _state(run: StepRun | None, origin: Origin) -> str:
-    if run is None:
-        return "not finished"
-    return "computed" if run.tags.get("ila.flow_run_id") == origin.flow_run_id else "cached"
+    def _state(self, step: Step) -> str:
+        run = self.runs.get(str(step.key))
+        if run is None:
+            return "not finished"
+        ours = run.tags.get("ila.flow_run_id") == self.origin.flow_run_id
+        return "computed" if ours else "cached"
 
 
 def _result(step: Step, run: StepRun, store: Store) -> str:
