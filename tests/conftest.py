@@ -9,11 +9,13 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 from filelock import FileLock
 
@@ -55,10 +57,14 @@ class Ila:
 
     def __call__(self, *arguments: str, expect: int = 0, **environment: str) -> str:
         """Standard output, or standard error where a failure is expected."""
-        process = self.start(*arguments, **environment)
-        out, err = process.communicate(timeout=1800)  # a hang, whatever else the machine does
-        assert process.returncode == expect, f"exit {process.returncode}\n{out}\n{err}"
-        return out if expect == 0 else err
+        with tempfile.TemporaryDirectory() as folder:
+            out, err = Path(folder) / "out", Path(folder) / "err"
+            code = forked.run(
+                "flows.cli", arguments, ROOT, {**self.environment, **environment}, out, err
+            )
+            said = out.read_text(), err.read_text()
+        assert code == expect, f"exit {code}\n{said[0]}\n{said[1]}"
+        return said[0] if expect == 0 else said[1]
 
     def json(self, *arguments: str, **environment: str) -> Any:
         """What a command with `--json` answers."""

@@ -17,7 +17,6 @@ from ila_core.stage1 import learn_adapter
 from ila_core.train import train
 from ila_core.verify import SelectionContract
 
-pytestmark = tiny.STRICT
 LORA = METHODS["lora"]
 SOME = ["model.layers.0.self_attn.q_proj", "model.layers.1.mlp.up_proj", "lm_head"]
 FINETUNE = ("lora", LoraMethod(lr=1e-2, steps=5, r=4, alpha=8, dropout=0.0), tiny.OPTIMIZER)

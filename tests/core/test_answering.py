@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import spoken
-import tiny
 import torch
 from spoken import QUESTIONS, answered, asked, write_lines
 from transformers import AddedToken
@@ -22,7 +21,6 @@ from ila_core.data import Conversation, Message
 from ila_core.data.template import Renderer
 from ila_core.errors import CheckError, UserError
 
-pytestmark = tiny.STRICT
 GREEDY = GenerationSettings(max_new_tokens=12, temperature="greedy")
 SAMPLED = GenerationSettings(max_new_tokens=12, temperature="by_category", seed=3)
 

@@ -3,9 +3,7 @@
 from pathlib import Path
 
 import pytest
-import tiny
 
-pytestmark = tiny.STRICT
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 
 

@@ -18,7 +18,6 @@ from ila_core.methods import METHODS
 from ila_core.methods.lora import lora_layers, save_adapter
 from ila_core.scorers import SCORERS
 
-pytestmark = tiny.STRICT
 STAGE2 = Stage2Settings(
     rows="train",
     batches=100,

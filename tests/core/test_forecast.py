@@ -14,7 +14,6 @@ from ila_core.layers import layers_of
 from ila_core.selection import Selection
 from ila_core.train import Circumstance
 
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 SIZE = {"hidden_size": 128, "intermediate_size": 256, "head_dim": 32}
 LENGTH, BATCH = 48, 8
 LORA = LoraMethod(lr=1e-3, steps=3, r=8, alpha=8, dropout=0.0)

@@ -15,7 +15,6 @@ from ila_core.loss import TokenLoss
 from ila_core.methods import METHODS
 from ila_core.methods.lora import lora_layers
 
-pytestmark = tiny.STRICT
 SCORES = [0.3 * math.sin(i) for i in range(15)]
 
 

@@ -14,7 +14,6 @@ from ila_core.methods import METHODS
 from ila_core.methods.lora import lora_layers, save_adapter
 from ila_core.train import train
 
-pytestmark = tiny.STRICT
 STAGE2 = Stage2Settings(
     rows="train",
     batches=25,

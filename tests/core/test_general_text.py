@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
 from transformers import PreTrainedTokenizerFast
 
@@ -18,7 +17,6 @@ from ila_core.evaluation.texts import load_texts, sample_texts, tokenized
 from ila_core.loading import load_base, load_tokenizer
 from ila_core.profiles import load_model_config
 
-pytestmark = tiny.STRICT
 SHIPPED = Path(__file__).parents[2] / "ila_core/demo/data/general.jsonl"
 
 

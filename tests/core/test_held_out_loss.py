@@ -7,8 +7,6 @@ import torch
 from ila_core.benchmarks.held_out_loss import held_out_loss
 from ila_core.errors import CheckError, UserError
 
-pytestmark = tiny.STRICT
-
 
 def test_equals_the_models_own_loss_row_by_row_and_keeps_the_mode():
     model, rows = tiny.model(attention_dropout=0.5), tiny.rows(11)

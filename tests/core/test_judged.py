@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 from judge_server import KEY, Act, Request, fail, rate, say
 from judged import ANSWERS, VERDICTS, Serve, graded, judge_at, one
 from spoken import QUESTIONS
@@ -22,8 +21,6 @@ from ila_core.decision.comparing import compare
 from ila_core.errors import CheckError, UserError
 from ila_core.evaluation.result import Evaluation
 from ila_core.judging.openai_judge import OpenAiJudge
-
-pytestmark = tiny.STRICT
 
 
 def test_a_crash_before_the_last_verdict_costs_one_request(serve: Serve, tmp_path: Path) -> None:

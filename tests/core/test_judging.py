@@ -9,7 +9,6 @@ from pathlib import Path
 
 import judge_server
 import pytest
-import tiny
 from judge_server import KEY, MODEL, Act, Request, fail, rate, say
 from judged import ANSWERS, VERDICTS, Serve, graded, judge_at, one
 from spoken import QUESTIONS
@@ -17,8 +16,6 @@ from spoken import QUESTIONS
 from ila_core.errors import CheckError, UserError
 from ila_core.judging.endpoint import Endpoint
 from ila_core.judging.openai_judge import same_model
-
-pytestmark = tiny.STRICT
 
 
 def test_nothing_heavy_is_imported_before_it_is_needed() -> None:

@@ -14,8 +14,6 @@ from ila_core.gates import Gates
 from ila_core.kept import keeping_less, made_again, packed_bits, unpacked_bits
 from ila_core.methods import METHODS
 
-pytestmark = tiny.STRICT
-
 
 @contextmanager
 def less(model):

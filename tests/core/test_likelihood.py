@@ -10,7 +10,6 @@ from ila_core.errors import CheckError
 from ila_core.evaluation.likelihood import _shared, log_likelihoods
 from ila_core.evaluation.scores import Continuation
 
-pytestmark = tiny.STRICT
 CONTEXT = 96
 
 

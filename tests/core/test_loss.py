@@ -13,8 +13,6 @@ from ila_core.loss import TokenLoss
 from ila_core.methods import METHODS
 from ila_core.methods.lora import lora_layers
 
-pytestmark = tiny.STRICT
-
 
 def batch_of(count=5):
     return collate([[row] for row in tiny.rows(count)])

@@ -8,7 +8,6 @@ from collections import Counter
 
 import aligned
 import pytest
-import tiny
 from aligned import LAYERS, material
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,7 +31,6 @@ from ila_core.ranking import kept_count, least
 from ila_core.report.figures import mask_curve_figure
 from ila_core.scorers import SCORERS
 
-pytestmark = tiny.STRICT
 NAMES = [layer.name for layer in LAYERS]
 WEIGHTS = {layer.name: layer.weights for layer in LAYERS}
 

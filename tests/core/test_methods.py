@@ -27,7 +27,7 @@ from ila_core.train import Circumstance, train
 from ila_core.verify import SelectionContract
 from ila_core.watch import HeldOutWatch
 
-pytestmark = [*tiny.STRICT, pytest.mark.filterwarnings("ignore:.*kernels-community:UserWarning")]
+pytestmark = pytest.mark.filterwarnings("ignore:.*kernels-community:UserWarning")
 SOME = ("model.layers.0.self_attn.q_proj", "model.layers.1.mlp.up_proj", "lm_head")
 LORA = LoraMethod(lr=1e-2, steps=12, r=4, alpha=8, dropout=0.1)
 ADALORA = AdaLoraMethod(

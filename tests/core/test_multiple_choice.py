@@ -5,7 +5,6 @@ import random
 import shutil
 
 import pytest
-import tiny
 import torch
 
 from ila_core.config import RuntimeConfig
@@ -25,7 +24,6 @@ from ila_core.loading import load_base, load_tokenizer
 from ila_core.profiles import load_model_config
 
 pytestmark = [
-    *tiny.STRICT,
     # Of lm-eval 0.4.13 and datasets 5.2, beside Python 3.11.
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),

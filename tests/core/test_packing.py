@@ -7,8 +7,6 @@ import torch
 from ila_core.batches import MicroBatches, collate, pack, plan_batches
 from ila_core.loss import TokenLoss
 
-pytestmark = tiny.STRICT
-
 
 def length(parts):
     return sum(len(row.input_ids) for row in parts)

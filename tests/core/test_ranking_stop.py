@@ -16,7 +16,6 @@ from ila_core.scoring import Material
 from ila_core.stage1 import learn_adapter
 from ila_core.train import Circumstance
 
-pytestmark = tiny.STRICT
 STAGE1 = Stage1Settings(
     lora=tiny.LORA.model_copy(update={"dropout": 0.1}),  # a probe that drew would be noticed
     optimizer=tiny.OPTIMIZER.model_copy(update={"warmup_ratio": 0.1}),

@@ -20,8 +20,6 @@ from ila_core.scorers import ILA, SCORER_NAMES, SCORERS
 from ila_core.scorers.weight_snr import signal_to_noise
 from ila_core.scoring import ScoreResult, batches_of, tokens_of
 
-pytestmark = tiny.STRICT
-
 
 @pytest.fixture(scope="module")
 def model():

@@ -21,7 +21,6 @@ from ila_core.scoring import gamma_gradient
 from ila_core.theorem import check_theorem, snapshot
 from ila_core.train import train
 
-pytestmark = tiny.STRICT
 ROWS = tiny.rows(32, seed=3)
 
 

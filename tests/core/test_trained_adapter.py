@@ -18,8 +18,6 @@ from ila_core.methods.lora import Lora, save_adapter
 from ila_core.ranking import Layer
 from ila_core.trained_adapter import CONFIG, WEIGHTS, TrainedAdapter, read_adapter
 
-pytestmark = tiny.STRICT
-
 
 @pytest.fixture
 def layers() -> list[Layer]:

@@ -31,7 +31,6 @@ from ila_core.judging.store import VerdictStore
 from ila_core.judging.verdict import Verdict, parse_preference, parse_rating
 from ila_core.judging.wording import FIELDS, OWN, SHORT
 
-pytestmark = tiny.STRICT
 OTHERS = tuple(Answer(question_id=q.id, turns=tuple("no" for _ in q.turns)) for q in QUESTIONS)
 
 

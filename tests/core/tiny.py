@@ -5,18 +5,12 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-import pytest
 import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from ila_core.config import LoraSettings, OptimizerSettings, Schedule, StabilitySettings
 
-# PEFT 0.21 reads a property that transformers 5.23 deprecates whenever it wraps a model.
-STRICT = [
-    pytest.mark.filterwarnings("error"),
-    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
-]
 VOCABULARY = 64
 LORA = LoraSettings(r=4, alpha=8, dropout=0.0)
 OPTIMIZER = OptimizerSettings(batch_size=8, weight_decay=0.1, warmup_ratio=0.0, max_grad_norm=0.0)
