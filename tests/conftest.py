@@ -55,16 +55,20 @@ class Ila:
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
-    def __call__(self, *arguments: str, expect: int = 0, **environment: str) -> str:
-        """Standard output, or standard error where a failure is expected."""
+    def ended(self, *arguments: str, **environment: str) -> tuple[int, str, str]:
+        """Exit code, standard output and standard error."""
         with tempfile.TemporaryDirectory() as folder:
             out, err = Path(folder) / "out", Path(folder) / "err"
             code = forked.run(
                 "flows.cli", arguments, ROOT, {**self.environment, **environment}, out, err
             )
-            said = out.read_text(), err.read_text()
-        assert code == expect, f"exit {code}\n{said[0]}\n{said[1]}"
-        return said[0] if expect == 0 else said[1]
+            return code, out.read_text(), err.read_text()
+
+    def __call__(self, *arguments: str, expect: int = 0, **environment: str) -> str:
+        """Standard output, or standard error where a failure is expected."""
+        code, out, err = self.ended(*arguments, **environment)
+        assert code == expect, f"exit {code}\n{out}\n{err}"
+        return out if expect == 0 else err
 
     def json(self, *arguments: str, **environment: str) -> Any:
         """What a command with `--json` answers."""

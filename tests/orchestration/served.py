@@ -20,6 +20,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 from conftest import ROOT, Ila
+from forked import HANG
 
 from flows.servers.pool import count_gpus, deploy
 from flows.servers.postgres import Postgres
@@ -139,7 +140,7 @@ def login(role: Role | str) -> dict[str, str]:
 
 def post(url: str, body: dict[str, Any]) -> Any:
     headers = {"Content-Type": "application/json"}
-    with urlopen(Request(url, json.dumps(body).encode(), headers), timeout=30) as answer:
+    with urlopen(Request(url, json.dumps(body).encode(), headers), timeout=HANG) as answer:
         return json.load(answer)
 
 
@@ -169,7 +170,7 @@ def running(module: list[str], environment: dict[str, str], log: Path) -> Iterat
             process.wait(timeout=20)
 
 
-def wait_for(url: str, log: Path, seconds: float = 240) -> None:
+def wait_for(url: str, log: Path, seconds: float = HANG) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         try:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import ROOT, STEPS, Ila, kill
+from forked import HANG
 
 from ila_core.config import RuntimeConfig
 from ila_core.profiles import shipped
@@ -151,8 +152,8 @@ def test_a_damaged_payload_is_refused_and_computed_anew(finished, tmp_path):
     key = ila.json("run", "smoke")["ranking"]
     (ranking,) = ila.home.glob("artifacts/*/artifacts/payload/ranking.json")
     ranking.write_text(ranking.read_text().replace('"ila"', '"ilb"', 1))
-    listed, warned = ila.start("rankings", "list").communicate(timeout=60)
-    assert listed == "" and f"{key} cannot be read: " in warned
+    code, listed, warned = ila.ended("rankings", "list")
+    assert (code, listed) == (0, "") and f"{key} cannot be read: " in warned
     message = ila("rankings", "show", key, expect=1)
     assert "does not match the digest" in message
     assert "Traceback" not in message
@@ -196,7 +197,7 @@ def test_killed_anywhere_the_same_command_goes_on(finished, ila):
 @pytest.mark.slow
 def test_two_at_once_compute_each_step_once(finished, ila):
     both = [ila.start("run", "smoke", "--json"), ila.start("run", "smoke", "--json")]
-    answers = [process.communicate(timeout=1800) for process in both]
+    answers = [process.communicate(timeout=HANG) for process in both]
     assert [process.returncode for process in both] == [0, 0], answers
     assert digests(ila.home) == digests(finished.home)
     assert sum(json.loads(out)["computed"] for out, _ in answers) == STEPS

@@ -294,9 +294,8 @@ def test_a_kill_in_the_middle_of_multiple_choice_reads_no_prompt_twice(home, tmp
     finally:
         kill(process)
     before = len(scored(made))
-    process = made.start(*command, "--json", **one)
-    out, err = process.communicate(timeout=300)
-    assert f"{before} of " in err and "prompts were scored before" in err
+    code, out, err = made.ended(*command, "--json", **one)
+    assert code == 0 and f"{before} of " in err and "prompts were scored before" in err
     (found,) = json.loads(out)["evaluations"]
     assert not scored(made), "what is finished needs no such file"
     other = home.copied(tmp_path / "whole")

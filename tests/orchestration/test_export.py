@@ -48,9 +48,8 @@ def test_what_was_exported_verifies(finished, ranking, exported, to):
 def test_another_selection_does_not_hold_and_is_named(finished, ranking, exported):
     out = exported("peft", "--layers", "40")
     asked = ["--ranking", ranking, "--policy", "ila", "--source", "terse", "--keep", "0.5"]
-    process = finished.start("verify", str(out), *asked)
-    said, _ = process.communicate(timeout=100)
-    assert process.returncode == 3
+    code, said, _ = finished.ended("verify", str(out), *asked)
+    assert code == 3
     assert "trains without having been requested: model.layers." in said
     assert "and 10 more" in said  # 40 - 22 of them, 8 shown
 
@@ -123,9 +122,8 @@ def test_ranks_by_score_and_a_limit_in_parameters(finished, ranking, exported, t
     assert json.loads((out / "adapter_config.json").read_text())["rank_pattern"]
     [contract] = finished.json("verify", str(out), *asked)
     assert contract["holds"]
-    process = finished.start("verify", str(out), *asked, "--r", "4")
-    assert "parameters of layers train" in process.communicate(timeout=100)[0]
-    assert process.returncode == 3
+    code, said, _ = finished.ended("verify", str(out), *asked, "--r", "4")
+    assert code == 3 and "parameters of layers train" in said
     out = exported("peft", "--params", "100000")
     [contract] = finished.json(
         "verify", str(out), "--ranking", ranking, "--policy", "ila", "--source", "terse",
@@ -188,9 +186,8 @@ def test_a_run_that_broke_the_contract_does_not_hold(finished, tmp_path):
     key = rewrite(
         ila, "finetune", "finetune.json", lambda result: result["verification"].update(broken)
     )
-    process = ila.start("verify", f"key:{key}")
-    said, _ = process.communicate(timeout=100)
-    assert process.returncode == 3
+    code, said, _ = ila.ended("verify", f"key:{key}")
+    assert code == 3
     assert f"key:{key}: a gradient was seen on 1 of" in said
     assert f"key:{key}: 56 of 57 frozen tensors are as they were" in said
 
@@ -198,8 +195,8 @@ def test_a_run_that_broke_the_contract_does_not_hold(finished, tmp_path):
 def test_a_ranking_of_an_older_version_does_not_hide_the_others(finished, tmp_path):
     ila = finished.copied(tmp_path / "home")
     key = rewrite(ila, "ranking", "ranking.json", lambda r: r.update(schema_version=1))
-    out, err = ila.start("rankings", "list").communicate(timeout=100)
-    assert out == ""
+    code, out, err = ila.ended("rankings", "list")
+    assert (code, out) == (0, "")
     assert f"key:{key} cannot be read" in err and "Traceback" not in err
 
 

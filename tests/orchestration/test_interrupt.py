@@ -5,6 +5,7 @@ import signal
 
 import pytest
 from conftest import kill
+from forked import HANG
 from test_cache import wait_until
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: -signal.SIGTERM}  # Prefect passes the latter on
@@ -28,7 +29,7 @@ def test_a_signal_ends_a_long_training(finished, ila):
         try:
             wait_until(lambda: any(checkpoints.glob("*/checkpoint-*/complete.json")), process)
             process.send_signal(number)
-            _, err = process.communicate(timeout=200)
+            _, err = process.communicate(timeout=HANG)
         finally:
             kill(process)
         assert process.returncode == code, err

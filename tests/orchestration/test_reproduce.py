@@ -27,9 +27,8 @@ def test_the_control_exits_with_3_where_the_noise_is_not_found(studied):
         assert found["mean"] == pytest.approx(sum(found["aucs"].values()) / 2)
         assert found["low"] <= found["mean"] <= found["high"]
     assert any(found["mean"] < 1 for found in passed["datasets"].values())
-    said = studied.start("control", "smoke", "--min-auc", "1")
-    out, err = said.communicate(timeout=1800)
-    assert said.returncode == 3, err
+    code, out, err = studied.ended("control", "smoke", "--min-auc", "1")
+    assert code == 3, err
     assert "below 1" in out and "AUC of `ila` finding them (chance 0.5)" in out
     assert "Traceback" not in err
 

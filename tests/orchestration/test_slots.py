@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from forked import HANG
 from served import free_port, post, running, wait_for
-
-from tasks.slots import LEASE_SECONDS
 
 pytestmark = [pytest.mark.servers, pytest.mark.slow]
 
@@ -59,7 +58,7 @@ def hold(environment, log: Path, seconds: float):
 def test_two_processes_hold_one_gpu_one_after_the_other(prefect, tmp_path):
     logs = [tmp_path / "a", tmp_path / "b"]
     both = [hold(prefect, log, 4) for log in logs]
-    assert [process.wait(180) for process in both] == [0, 0]
+    assert [process.wait(HANG) for process in both] == [0, 0]
     (_, first_end), (second_start, _) = sorted(
         [float(x) for x in log.read_text().split()] for log in logs
     )
@@ -70,7 +69,7 @@ def test_a_killed_process_gives_its_gpu_back_when_its_lease_ends(prefect, tmp_pa
     holder = hold(prefect, tmp_path / "holder", 600)
     until(lambda: (tmp_path / "holder").exists(), holder)
     os.kill(holder.pid, signal.SIGKILL)
-    assert hold(prefect, tmp_path / "next", 0).wait(10 * LEASE_SECONDS) == 0
+    assert hold(prefect, tmp_path / "next", 0).wait(HANG) == 0
     holder.wait()
 
 
@@ -95,7 +94,7 @@ def slots(environment) -> int:
     from urllib.request import urlopen
 
     address = f"{environment['PREFECT_API_URL']}/v2/concurrency_limits/gpu"
-    with urlopen(address, timeout=30) as answer:
+    with urlopen(address, timeout=HANG) as answer:
         return int(json.load(answer)["active_slots"])
 
 

@@ -10,6 +10,7 @@ import time
 import psutil
 import pytest
 from conftest import ROOT
+from forked import HANG
 
 from tasks.supervise import Devices, Interrupted, interruption, run_child
 
@@ -95,7 +96,7 @@ def gone(pid):
     return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
-def wait_for(reached, seconds=60):
+def wait_for(reached, seconds=HANG):
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if found := reached():

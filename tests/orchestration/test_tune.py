@@ -11,6 +11,7 @@ from contextlib import closing, suppress
 import psutil
 import pytest
 from conftest import ROOT
+from forked import HANG
 
 from flows.pipeline import ila_pipeline
 from ila_core.lock import Lock
@@ -120,22 +121,22 @@ def test_a_trial_ends_with_its_parent(finished, tmp_path, number):
     process = home.start("tune", "smoke", "--set", grid, ILA_CHECKPOINT_SECONDS="0")
     children = []
     try:
-        deadline = time.monotonic() + 200
+        deadline = time.monotonic() + HANG
         while not any((home.home / "checkpoints").glob("*/checkpoint-*/complete.json")):
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.2)
         children = [c for c in psutil.Process(process.pid).children() if _is_trial(c)]
         assert len(children) == 1
         process.send_signal(number)
-        process.wait(timeout=100)
-        assert psutil.wait_procs(children, timeout=10)[1] == []
+        process.wait(timeout=HANG)
+        assert psutil.wait_procs(children, timeout=HANG)[1] == []
     finally:
         with suppress(ProcessLookupError):  # Prefect's own server outlives a parent that is killed
             os.killpg(process.pid, signal.SIGKILL)
         for child in children:
             if child.is_running():
                 child.kill()
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=HANG)
     if number == signal.SIGINT:
         assert process.returncode == 130
         assert err.rstrip().endswith("interrupted; the same command goes on where it stopped")
