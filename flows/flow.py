@@ -25,6 +25,9 @@ from tasks.step import Step, in_order
 from tasks.store import Store
 from tasks.summary import Summary
 from tasks.supervise import Devices, interruption
+from tasks.tracking import answering
+
+log = logging.getLogger("ila")
 
 
 def run_pipeline(
@@ -60,7 +63,7 @@ def _pipeline(
     profile: Profile, until: str, refresh: Mapping[str, str], ranking: str | None
 ) -> dict[str, StepRun]:
     # Prefect passes this logger's lines on (PREFECT_LOGGING_EXTRA_LOGGERS) but gives it no level.
-    logging.getLogger("ila").setLevel(logging.INFO)
+    log.setLevel(logging.INFO)
     interruption.clear()
     runtime = RuntimeConfig.from_env()
     check_limit(runtime.gpu_limit)
@@ -78,9 +81,13 @@ def _pipeline(
         runs = _run_all(handles, at_once=max(1, runtime.jobs))
     except BaseException as error:  # Ctrl-C, or the worker's SIGTERM: leave once no thread computes
         interruption.set()
-        if isinstance(error, CheckError | UserError):  # the servers answer; somebody will look
-            kept = hits(steps, store.lookup)
-            Summary(profile.name, until, steps, kept, store, origin).publish()
+        if isinstance(error, CheckError | UserError):  # somebody will look for what there is
+            try:
+                with answering(runtime.tracking_uri):
+                    kept = hits(steps, store.lookup)
+                    Summary(profile.name, until, steps, kept, store, origin).publish()
+            except ConnectionError as away:  # which must not hide what went wrong before
+                log.warning("this run has no page of what is finished: %s", first_line(away))
         raise
     Summary(profile.name, until, steps, runs, store, origin).publish()
     return runs
@@ -102,7 +109,8 @@ def _run_all(handles: Sequence[Handle], at_once: int) -> dict[str, StepRun]:
     the others computed.
 
     Raises:
-        Exception: of the one step that failed; a CheckError with all of them where several did.
+        Exception: of the one step that failed, and of the first where a server did not answer any.
+        CheckError: of several that failed, all of what they said.
     """
     todo = list(handles)
     under_way: dict[PrefectFuture[StepRun], Step] = {}
@@ -123,7 +131,7 @@ def _run_all(handles: Sequence[Handle], at_once: int) -> dict[str, StepRun]:
             failures.append(outcome)
         else:
             finished[str(step.key)] = done
-    if len(failures) == 1:
+    if failures and (len(failures) == 1 or _away(failures)):
         raise failures[0]
     if failures:
         told = "".join(f"\n- {first_line(failure)}" for failure in failures)
@@ -132,6 +140,11 @@ def _run_all(handles: Sequence[Handle], at_once: int) -> dict[str, StepRun]:
             f"{len(finished)} are finished and kept, and the same command computes what is missing"
         )
     return {key: future.result() for key, future in finished.items()}
+
+
+def _away(failures: Sequence[Exception]) -> bool:
+    """Whether all that failed is one thing, which a later try may find mended."""
+    return all(isinstance(failure, ConnectionError) for failure in failures)
 
 
 def _inputs(step: Step) -> set[str]:

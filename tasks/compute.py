@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ila_core.config import RuntimeConfig
-from ila_core.errors import CheckError
 from ila_core.reproducibility import provenance
 from tasks.journal import Journal
 from tasks.lookup import StepRun
@@ -20,6 +19,7 @@ from tasks.payloads import CIRCUMSTANCE
 from tasks.step import Context, Step
 from tasks.store import Store
 from tasks.supervise import stop_if_interrupted
+from tasks.tracking import answering
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,9 @@ def compute_step(order: Order, store: Store) -> StepRun:
     """Compute the step, or commit what an earlier try had computed already.
 
     Raises:
-        CheckError: MLflow did not take the result, which is kept for the next try.
+        ConnectionError: MLflow did not take the result, which is kept for the next try.
+        PermissionError: the same, from this account.
     """
-    from mlflow.exceptions import MlflowException
-
     from tasks.steps import STEPS
 
     step, run, runtime = order.step, order.run, order.runtime
@@ -77,12 +76,12 @@ def compute_step(order: Order, store: Store) -> StepRun:
             out.rename(kept)
         shutil.rmtree(checkpoints, ignore_errors=True)
     try:
-        journal.close()
-        done = store.commit(run, kept)
-    except MlflowException as error:
-        raise CheckError(
-            f"computed, but MLflow did not take the result ({error}): it is kept in {kept}, and "
-            "the same command commits it"
+        with answering(runtime.tracking_uri):
+            journal.close()
+            done = store.commit(run, kept)
+    except (ConnectionError, PermissionError) as error:
+        raise type(error)(
+            f"{error}\nWhat {step.label} computed is kept in {kept}; the same command commits it."
         ) from error
     shutil.rmtree(kept)
     return done

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from ila_core.config import RuntimeConfig
 from tasks.lookup import StepRun, experiment_name, upstream_digest
-from tasks.payloads import PAYLOAD
+from tasks.payloads import PAYLOAD, payload_digest
 from tasks.registry import Registry
 from tasks.tracking import answering, open_client, step_run
 
@@ -65,8 +65,8 @@ def find_garbage(runtime: RuntimeConfig, *, older_than_days: float) -> list[Garb
             if days >= older_than_days
         ]
     gone = {run.run_id for run, _, _ in unneeded}
-    kept = {run.tags.get("ila.digest") for run in runs if run.run_id not in gone}
-    found += [f for f in _copies(runtime, kept) if f.days >= older_than_days]
+    kept = [run for run in runs if run.run_id not in gone]
+    found += [f for f in _folders(runtime, kept) if f.days >= older_than_days]
     return sorted(found, key=lambda f: -f.size)
 
 
@@ -173,11 +173,15 @@ def _stored_bytes(client: MlflowClient, run: StepRun, path: str = PAYLOAD) -> in
     return total
 
 
-def _copies(runtime: RuntimeConfig, kept: Collection[str | None]) -> Iterator[Garbage]:
-    """Downloaded payloads whose originals are not needed any more, and folders of dead work."""
+def _folders(runtime: RuntimeConfig, kept: Sequence[StepRun]) -> Iterator[Garbage]:
+    """Of this machine: copies that nobody needs any more, and what dead work left."""
+    digests = {run.tags.get("ila.digest") for run in kept if run.status == "FINISHED"}
     for folder in (runtime.home / "payloads").glob("*"):
-        if folder.name not in kept:
+        if folder.name not in digests:
             yield _of_folder(folder, "downloaded copy", "nothing that is kept has this content")
+    for folder in (runtime.home / "uncommitted").glob("*"):
+        if payload_digest(folder) in digests:
+            yield _of_folder(folder, "result kept for MLflow", "MLflow has it since")
     for folder in (runtime.home / "work").glob("*"):
         yield _of_folder(folder, "unfinished work", "left by a process that was killed")
 

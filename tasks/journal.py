@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -17,6 +19,19 @@ log = logging.getLogger("ila")
 _FLUSH_SECONDS = 2.0
 _PAUSE_SECONDS = 30.0
 """Between tries while a server does not answer."""
+
+
+@contextmanager
+def sparing(what: str) -> Iterator[None]:
+    """Hours of training are not lost to a server's bad minute: at the end it must answer."""
+    from httpx import HTTPError
+    from mlflow.exceptions import MlflowException
+    from prefect.exceptions import PrefectException
+
+    try:
+        yield
+    except (MlflowException, PrefectException, HTTPError) as error:
+        log.warning("%s for now: %s", what, first_line(error))
 
 
 class Bar:
@@ -73,17 +88,10 @@ class Journal:
         self._pending.append((int(time.time() * 1000), step, metrics))
         if time.monotonic() < self._next:
             return
-        self._next = time.monotonic() + _FLUSH_SECONDS
-        from httpx import HTTPError
-        from mlflow.exceptions import MlflowException
-        from prefect.exceptions import PrefectException
-
-        try:
+        self._next = time.monotonic() + _PAUSE_SECONDS
+        with sparing(f"{self._label}: metrics are kept back"):
             self._flush()
-        except (MlflowException, PrefectException, HTTPError) as error:
-            # Hours of training are not lost to a server's bad minute; at the end it must answer.
-            log.warning("%s: metrics are kept back for now: %s", self._label, first_line(error))
-            self._next = time.monotonic() + _PAUSE_SECONDS
+            self._next = time.monotonic() + _FLUSH_SECONDS
 
     def close(self) -> None:
         """Write out what is pending; a bar that was shown is full, however early the step ended."""

@@ -52,10 +52,11 @@ def answering(uri: str) -> Iterator[None]:
         PermissionError: it answered, and does not take this account or does not let it do that.
     """
     from mlflow.exceptions import MlflowException
+    from requests import RequestException  # payloads are moved without MLflow's own errors
 
     try:
         yield
-    except MlflowException as error:
+    except (MlflowException, RequestException) as error:
         said = first_line(error)
         if refusal := _refusal(said):
             raise PermissionError(f"MLflow at {shown(uri)} {refusal}") from error

@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -91,6 +92,15 @@ def kill(process: subprocess.Popen[str]) -> None:
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
     process.communicate(timeout=30)  # closes its pipes
+
+
+def wait_until(reached: Callable[[], bool], process: subprocess.Popen[Any]) -> None:
+    """Poll until `reached()`, or fail when the process ends before."""
+    while process.poll() is None:
+        if reached():
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"ended before: {process.communicate()}")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

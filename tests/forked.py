@@ -24,9 +24,8 @@ _server.set_forkserver_preload(
     [
         "mlflow.store.model_registry.sqlalchemy_store",
         "mlflow.store.tracking.sqlalchemy_store",
-        "pandas",
-        "torch",
-        "transformers",
+        "peft",
+        "transformers.models.llama.modeling_llama",
     ]
 )
 

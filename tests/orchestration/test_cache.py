@@ -5,13 +5,12 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-import time
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT, STEPS, Ila, kill
+from conftest import ROOT, STEPS, Ila, kill, wait_until
 from forked import HANG
 
 from ila_core.config import RuntimeConfig
@@ -218,12 +217,3 @@ def wait_until_running(ila: Ila, step: str, process) -> None:
             return False  # not created yet
 
     wait_until(running, process)
-
-
-def wait_until(reached, process) -> None:
-    """Poll until `reached()`, or fail when the process ends before."""
-    while process.poll() is None:
-        if reached():
-            return
-        time.sleep(0.02)
-    raise AssertionError(f"ended before: {process.communicate()}")

@@ -5,9 +5,8 @@ import re
 import time
 
 import pytest
-from conftest import kill
+from conftest import kill, wait_until
 from judge_server import JudgeServer, rate, say
-from test_cache import wait_until
 
 ROW = '"Which is it, {}?",a,b,c,d,{}\n'
 ALL = "held_out_loss,general_text,instructions,mmlu,hellaswag,vicuna,mt_bench"

@@ -4,9 +4,8 @@ import re
 import signal
 
 import pytest
-from conftest import kill
+from conftest import kill, wait_until
 from forked import HANG
-from test_cache import wait_until
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: -signal.SIGTERM}  # Prefect passes the latter on
 

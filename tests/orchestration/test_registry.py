@@ -35,13 +35,16 @@ def runtime_of(ila):
 
 
 def other(ranking, key, **changes):
-    """A ranking that differs in its scores, with the key `key`."""
+    """A ranking of other steps that differs in its scores, with the key `key`."""
+    elsewhere = {d: {s: k[::-1] for s, k in of.items()} for d, of in ranking.score_keys.items()}
 
     def turned(layer):
         return {d: {s: -v for s, v in of.items()} for d, of in layer.scores.items()}
 
     layers = tuple(x.model_copy(update={"scores": turned(x)}) for x in ranking.layers)
-    return ranking.model_copy(update={"layers": layers, "key": key, **changes})
+    return ranking.model_copy(
+        update={"layers": layers, "key": key, "score_keys": elsewhere, **changes}
+    )
 
 
 @pytest.fixture

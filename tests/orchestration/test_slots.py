@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, wait_until
 from forked import HANG
 from served import free_port, post, running, wait_for
 
@@ -67,7 +67,7 @@ def test_two_processes_hold_one_gpu_one_after_the_other(prefect, tmp_path):
 
 def test_a_killed_process_gives_its_gpu_back_when_its_lease_ends(prefect, tmp_path):
     holder = hold(prefect, tmp_path / "holder", 600)
-    until(lambda: (tmp_path / "holder").exists(), holder)
+    wait_until(lambda: (tmp_path / "holder").exists(), holder)
     os.kill(holder.pid, signal.SIGKILL)
     assert hold(prefect, tmp_path / "next", 0).wait(HANG) == 0
     holder.wait()
@@ -96,9 +96,3 @@ def slots(environment) -> int:
     address = f"{environment['PREFECT_API_URL']}/v2/concurrency_limits/gpu"
     with urlopen(address, timeout=HANG) as answer:
         return int(json.load(answer)["active_slots"])
-
-
-def until(reached, process) -> None:
-    while not reached():
-        assert process.poll() is None
-        time.sleep(0.1)

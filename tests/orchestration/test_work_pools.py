@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import pkgutil
 import re
 from typing import Any
 from unittest.mock import MagicMock
@@ -16,6 +17,8 @@ from jsonschema import Draft202012Validator
 from prefect.workers.process import ProcessWorker
 from prefect_docker.worker import DockerWorker
 from prefect_kubernetes.worker import KubernetesWorker
+
+from ila_core.errors import CheckError
 
 WORKERS = {"process": ProcessWorker, "docker": DockerWorker, "kubernetes": KubernetesWorker}
 FOLDER = ROOT / "deployments"
@@ -103,3 +106,12 @@ def test_the_example_file_names_every_variable_that_compose_needs_and_gives_none
     given = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
     assert needed <= given.keys()
     assert not any(given.values())
+
+
+def test_a_worker_of_another_version_refuses_before_it_loads_the_flow():
+    (asked,) = yaml.safe_load((FOLDER / "prefect.yaml").read_text())["pull"]
+    ((name, given),) = asked.items()
+    require = pkgutil.resolve_name(name)
+    require(**given)  # of this checkout, that is: the two are one version
+    with pytest.raises(CheckError, match=r"of ILA 99\.0 and the worker has .* deploy again from"):
+        require(version="99.0")

@@ -1,0 +1,98 @@
+"""MLflow goes away during a step, and between two: what was computed is never computed again."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from conftest import Ila, kill, wait_until
+from forked import HANG
+from served import PASSWORD, Sqlite, free_port, login
+
+from flows.servers.process import start, stop_all, wait
+from flows.servers.programs import ADMIN, mlflow
+from flows.servers.secrets import write_private
+from tasks.payloads import CIRCUMSTANCE
+
+pytestmark = [pytest.mark.servers, pytest.mark.slow]
+
+
+class Store:
+    """An MLflow server that is stopped and started, and `ila` that uses it."""
+
+    def __init__(self, folder: Path, home: Path) -> None:
+        write_private(folder / "secrets" / ADMIN, PASSWORD)
+        self.folder = folder
+        self._server = mlflow(folder, free_port(), Sqlite(folder))
+        self.ila = Ila(home)
+        address = f"http://127.0.0.1:{self._server.port}"
+        self.ila.environment |= {"MLFLOW_TRACKING_URI": address, **login(ADMIN)}
+
+    def start(self) -> None:
+        start(self._server, self.folder)
+        wait(self._server, self.folder)
+
+    def stop(self) -> None:
+        stop_all(self.folder)
+
+    def steps(self, status: str) -> dict[str, str]:
+        """Run ids by label of the steps whose run has that status: read behind the server."""
+        query = """
+            SELECT t.value, r.run_uuid FROM runs r JOIN tags t ON t.run_uuid = r.run_uuid
+            WHERE r.status = ? AND t.key = 'ila.label'
+        """
+        address = f"{(self.folder / 'mlflow.db').as_uri()}?mode=ro"
+        with closing(sqlite3.connect(address, uri=True, timeout=60)) as connection:
+            return dict(connection.execute(query, [status]).fetchall())
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    found = Store(tmp_path / "server", tmp_path / "home")
+    found.start()
+    yield found
+    found.stop()
+
+
+def failed(store: Store, when: Callable[[], bool]) -> str:
+    """What `ila search` says when the server goes away at that moment."""
+    process = store.ila.start("search", "smoke", ILA_CHECKPOINT_SECONDS="0")
+    try:
+        wait_until(when, process)
+        process.send_signal(signal.SIGSTOP)
+        store.stop()
+        process.send_signal(signal.SIGCONT)
+        _, said = process.communicate(timeout=HANG)
+    finally:
+        kill(process)
+    assert process.returncode == 1 and "Traceback" not in said
+    return said
+
+
+def test_a_server_that_goes_away_costs_nothing_that_was_computed(store):
+    label = "stage1 terse seed 0"
+    checkpoints = store.ila.home / "checkpoints"
+    said = failed(store, lambda: any(checkpoints.glob("*/checkpoint-*/complete.json")))
+    assert f"What {label} computed is kept in" in said
+    (kept,) = (store.ila.home / "uncommitted").iterdir()
+    first = json.loads((kept / CIRCUMSTANCE).read_text())
+
+    store.start()
+    said = failed(store, lambda: label in store.steps("FINISHED"))
+    assert "MLflow at http://127.0.0.1" in said
+
+    store.start()
+    before = store.steps("FINISHED")
+    answer = store.ila.json("search", "smoke")
+    assert answer["cached"] == len(before) and answer["computed"] > 0
+    assert before.items() <= store.steps("FINISHED").items()
+    (taken,) = store.folder.glob(f"artifacts/*/{before[label]}/artifacts/payload/circumstance.json")
+    assert json.loads(taken.read_text()) == first
+    # The server may have gone right after it took a result, which is then known to be its.
+    store.ila("gc", "--older-than", "0", "--remove")
+    assert not any((store.ila.home / "uncommitted").iterdir())
