@@ -24,15 +24,22 @@ from filelock import FileLock
 os.environ["OMP_NUM_THREADS"] = "1"
 
 ROOT = Path(__file__).parent.parent
+PREFECT = "prefect-server"
 STEPS = 35
 """Of a whole `ila run smoke`."""
 
 
 class Ila:
-    """Runs `ila` in processes of its own, against one ILA_HOME."""
+    """Runs `ila` in processes of its own, against one ILA_HOME.
 
-    def __init__(self, home: Path) -> None:
-        self.home = home
+    Args:
+        home: ILA_HOME.
+        prefect: the API of the server that its flows run on, and those of its copies; empty: each
+            command starts its own.
+    """
+
+    def __init__(self, home: Path, prefect: str = "") -> None:
+        self.home, self.prefect = home, prefect
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("ILA_", "PREFECT_"))}
         inherited.pop("MLFLOW_TRACKING_URI", None)
         self.environment = {
@@ -40,6 +47,7 @@ class Ila:
             "ILA_HOME": str(home),
             "HF_HUB_OFFLINE": "1",
             "PREFECT_LOGGING_TO_API_ENABLED": "false",
+            **({"PREFECT_API_URL": prefect} if prefect else {}),
         }
 
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
@@ -77,14 +85,14 @@ class Ila:
 
     def copied(self, home: Path) -> Ila:
         """A home of its own with everything that is in this one, artifact addresses included."""
-        shutil.copytree(self.home, home)
+        shutil.copytree(self.home, home, ignore=shutil.ignore_patterns("prefect"))
         with closing(sqlite3.connect(home / "mlflow.db")) as connection, connection:
             for table, column in (("runs", "artifact_uri"), ("experiments", "artifact_location")):
                 connection.execute(
                     f"UPDATE {table} SET {column} = replace({column}, ?, ?)",
                     [str(self.home), str(home)],
                 )
-        return Ila(home)
+        return Ila(home, self.prefect)
 
 
 def kill(process: subprocess.Popen[str]) -> None:
@@ -116,21 +124,53 @@ def real_data() -> Path:
     return folder.resolve()
 
 
+@pytest.fixture(scope="session")
+def prefect_api(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> str:
+    """The API of a Prefect server for all tests: one that a command starts costs it 30 s here."""
+    from served import Sqlite, free_port
+
+    from flows.servers import process, programs
+
+    folder = _shared(tmp_path_factory, worker_id) / PREFECT
+    folder.mkdir(exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        note = folder / "port"
+        if not note.exists():
+            note.write_text(str(free_port()))
+        server = programs.prefect("tests", folder, int(note.read_text()), Sqlite(folder))
+        process.start(server, folder)
+        process.wait(server, folder)
+    return f"http://127.0.0.1:{server.port}/api"
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """End the server of all tests, once all workers of pytest-xdist have ended."""
+    from flows.servers.process import stop_all
+
+    if not hasattr(session.config, "workerinput"):
+        stop_all(session.config._tmp_path_factory.getbasetemp() / PREFECT)  # type: ignore[attr-defined]
+
+
+def _shared(factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """The folder of all workers of pytest-xdist."""
+    folder = factory.getbasetemp()
+    return folder if worker_id == "master" else folder.parent
+
+
 @pytest.fixture
-def ila(tmp_path: Path) -> Ila:
+def ila(tmp_path: Path, prefect_api: str) -> Ila:
     """`ila` with an empty ILA_HOME."""
-    return Ila(tmp_path / "home")
+    return Ila(tmp_path / "home", prefect_api)
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Ila:
+def finished(tmp_path_factory: pytest.TempPathFactory, worker_id: str, prefect_api: str) -> Ila:
     """`ila` with an ILA_HOME in which `smoke` has run to its end. Do not change what is in it."""
-    folder = tmp_path_factory.getbasetemp()
-    if worker_id != "master":  # one for all workers of pytest-xdist
-        folder = folder.parent
+    folder = _shared(tmp_path_factory, worker_id)
     done = folder / "finished" / "done"
     with FileLock(folder / "finished.lock"):
-        ila = Ila(done.parent / "home")
+        ila = Ila(done.parent / "home")  # a newcomer's, with a Prefect server of its own
+        ila.prefect = prefect_api
         if not done.exists():
             ila("run", "smoke")
             done.touch()

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, STEPS
+from conftest import ROOT, STEPS, Ila
 
 pytestmark = pytest.mark.slow
 NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount"]  # a disk of its own, no root
@@ -26,6 +26,12 @@ def namespaces():
         made = 1
     if made:
         pytest.skip("needs Linux user namespaces (unshare --user --mount) to make a small disk")
+
+
+@pytest.fixture
+def ila(tmp_path):
+    """With a Prefect server of its own, whose database is on that disk too."""
+    return Ila(tmp_path / "home")
 
 
 def on_a_disk_of(size, script, ila):
