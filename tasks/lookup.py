@@ -14,7 +14,6 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import unquote
 
 from ila_core.config import RuntimeConfig
 from ila_core.fingerprint import digest_of
@@ -102,7 +101,7 @@ def sqlite_path(uri: str) -> Path | None:
     """
     if not uri.startswith("sqlite:///"):
         return None
-    return Path(unquote(uri.removeprefix("sqlite:///").partition("?")[0])).absolute()
+    return Path(uri.removeprefix("sqlite:///").partition("?")[0]).absolute()
 
 
 class SqliteLookup:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -83,7 +82,10 @@ class RuntimeConfig(BaseModel):
             UserError: a variable whose value cannot be used.
         """
         home = Path(os.environ.get("ILA_HOME", ".ila")).expanduser().absolute()
-        uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{quote(str(home / 'mlflow.db'))}"
+        uri = os.environ.get("MLFLOW_TRACKING_URI")
+        if not uri and "?" in str(home):  # with which the options of an SQLite address begin
+            raise UserError(f"ILA_HOME={home}: choose a folder without a question mark in its path")
+        uri = uri or f"sqlite:///{home / 'mlflow.db'}"
         given = {f: os.environ[v] for f, v in _VARIABLES.items() if os.environ.get(v)}
         limits = {f: os.environ[v] for f, v in _JUDGE_VARIABLES.items() if os.environ.get(v)}
         try:

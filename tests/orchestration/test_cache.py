@@ -14,6 +14,7 @@ from conftest import ROOT, STEPS, Ila, kill, wait_until
 from forked import HANG
 
 from ila_core.config import RuntimeConfig
+from ila_core.errors import UserError
 from ila_core.profiles import shipped
 from tasks.lookup import sqlite_path
 
@@ -119,9 +120,12 @@ def test_the_file_of_an_sqlite_address_is_where_mlflow_has_it(address):
 
 def test_a_home_with_odd_characters_has_its_store_inside(monkeypatch, tmp_path):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setenv("ILA_HOME", str(tmp_path / "a %20?b"))
+    monkeypatch.setenv("ILA_HOME", str(tmp_path / "a %20#b"))
     runtime = RuntimeConfig.from_env()
     assert sqlite_path(runtime.tracking_uri) == runtime.home / "mlflow.db"
+    monkeypatch.setenv("ILA_HOME", str(tmp_path / "what?"))
+    with pytest.raises(UserError, match="without a question mark"):
+        RuntimeConfig.from_env()
 
 
 def test_datasets_of_equal_content_share_their_steps_and_each_is_reported(finished, tmp_path):
