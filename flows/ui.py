@@ -10,6 +10,7 @@ import time
 
 import typer
 
+from flows.servers.programs import LEAN
 from ila_core.config import RuntimeConfig
 from ila_core.errors import UserError
 
@@ -24,7 +25,7 @@ def serve(*, prefect_port: int, mlflow_port: int) -> None:
     """
     runtime = RuntimeConfig.from_env()
     runtime.home.mkdir(parents=True, exist_ok=True)
-    environment = os.environ | {"PREFECT_HOME": str(runtime.home / "prefect")}
+    environment = os.environ | LEAN | {"PREFECT_HOME": str(runtime.home / "prefect")}
     environment.pop("PREFECT_API_URL", None)
     commands = {
         "prefect": ["prefect", "server", "start", "--host", _LOOPBACK, "--port", str(prefect_port)],

@@ -20,6 +20,10 @@ several times otherwise: 2.5 s a request on two busy cores, 0.15 s with this. Th
 there is forgets a password at once when it is changed."""
 
 
+LEAN = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+"""Of an MLflow server: without the eight processes that wait for jobs of its chatbot evaluation."""
+
+
 class Databases(Protocol):
     """Where the servers keep what they know; `flows.servers.postgres.Postgres`."""
 
@@ -53,6 +57,7 @@ def mlflow(folder: Path, port: int, databases: Databases) -> Server:
     ]
     environment = {
         **databases.environment,
+        **LEAN,
         "MLFLOW_AUTH_CONFIG_PATH": str(rules),
         "MLFLOW_AUTH_ADMIN_PASSWORD": secret(folder, ADMIN),
         "MLFLOW_FLASK_SERVER_SECRET_KEY": secret(folder, "flask"),
