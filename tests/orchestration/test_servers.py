@@ -24,7 +24,7 @@ def test_a_deployment_runs_on_a_worker_and_everybody_reuses_its_steps(servers, f
     worker = ["prefect", "worker", "start", "--pool", "gpu"]
     log = tmp_path / "worker.log"
     with running(worker, servers.ila.environment, log):
-        # Not the pool's ILA_JOBS of 1: 35 processes of their own are minutes of imports (test_slots).
+        # Not the pool's ILA_JOBS=1: 35 processes of their own are minutes of imports (test_slots).
         env = {"ILA_JOBS": "0", "PREFECT_LOGGING_EXTRA_LOGGERS": "ila", "ILA_GPU_LIMIT": "gpu"}
         words = ("ila-pipeline/pipeline", "--param", "profile=smoke", "--watch")
         servers.prefect_cli("deployment", "run", *words, "--job-variable", f"env={json.dumps(env)}")
