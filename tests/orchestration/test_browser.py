@@ -54,7 +54,7 @@ def page(browser):
         },
     )
     found = context.new_page()
-    found.set_default_timeout(2 * MINUTES)
+    found.set_default_timeout(10 * MINUTES)
     yield found
     context.close()
 
@@ -135,5 +135,5 @@ def fill_the_form(servers: Servers, page: Any, deployment: str, *, profile: str,
 def finished_run(servers: Servers, page: Any, name: str):
     """Runs -> the newest of that name, once it is completed."""
     page.goto(f"{servers.prefect}/runs")
-    page.get_by_role("link", name=name).first.click(timeout=5 * MINUTES)
-    page.get_by_text("Completed", exact=True).first.wait_for(timeout=20 * MINUTES)
+    page.get_by_role("link", name=name).first.click()
+    page.get_by_text("Completed", exact=True).first.wait_for(timeout=30 * MINUTES)
