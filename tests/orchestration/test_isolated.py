@@ -86,7 +86,9 @@ def test_a_process_that_is_killed_is_named_with_all_that_it_said(runtime):
 
 
 def kill_the_first_child():
-    (child,) = wait_for(lambda: psutil.Process().children())
+    (child,) = wait_for(
+        lambda: [c for c in psutil.Process().children() if "flows.claimed" in c.cmdline()]
+    )
     os.kill(child.pid, signal.SIGKILL)
 
 
