@@ -8,13 +8,13 @@ import pytest
 
 @pytest.fixture
 def refreshed(finished, tmp_path):
-    """A home in which one score was made again with another outcome, and the rest from it."""
+    """A home in which a score was made again, and what had been made of another result of it."""
     ila = finished.copied(tmp_path / "home")
     with closing(sqlite3.connect(ila.home / "mlflow.db")) as connection, connection:
-        # As if an earlier version had given other numbers: what was made from it is stale now.
+        # As if that score had come out differently then: what was made from it is stale now.
         connection.execute(
-            "UPDATE tags SET value = 'another' WHERE key = 'ila.digest' AND run_uuid IN "
-            "(SELECT run_uuid FROM tags WHERE key = 'ila.label' AND value = 'stage2 terse seed 0')"
+            "UPDATE tags SET value = 'another' WHERE key = 'ila.upstream' AND run_uuid IN (SELECT "
+            "run_uuid FROM tags WHERE key = 'ila.label' AND value IN ('ranking', 'agreement'))"
         )
     ila("search", "smoke", "--refresh", "stage2 terse seed 0", "--reason", "bad seed")
     return ila
