@@ -68,7 +68,9 @@ def worker(servers: Servers, tmp_path: Path):
 
 def test_a_run_is_started_from_the_form_and_its_steps_are_found(servers, worker, page):
     fill_the_form(servers, page, "search", profile="smoke")
-    page.get_by_role("button", name="Submit").click()
+    with page.expect_response(re.compile("/create_flow_run$")) as queued:  # leaving would stop it
+        page.get_by_role("button", name="Submit").click()
+    assert queued.value.status == 201
     finished_run(servers, page, "search smoke")
     page.get_by_text("Artifacts", exact=True).first.click()
     page.get_by_text("run-smoke").first.click()
@@ -78,7 +80,9 @@ def test_a_run_is_started_from_the_form_and_its_steps_are_found(servers, worker,
 
 def test_a_second_run_shows_cached_steps_and_its_tables(servers, worker, page):
     fill_the_form(servers, page, "search", profile="smoke")
-    page.get_by_role("button", name="Submit").click()
+    with page.expect_response(re.compile("/create_flow_run$")) as queued:  # leaving would stop it
+        page.get_by_role("button", name="Submit").click()
+    assert queued.value.status == 201
     finished_run(servers, page, "search smoke")
     page.get_by_text("Subflow Runs").first.click()
     page.get_by_role("link", name="smoke-search").first.click()
