@@ -75,7 +75,7 @@ def test_a_run_is_started_from_the_form_and_its_steps_are_found(servers, worker,
     page.get_by_text("Artifacts", exact=True).first.click()
     page.get_by_text("run-smoke").first.click()
     page.get_by_text("smoke, until search").first.wait_for()
-    assert page.get_by_text("stage1 terse seed 0").first.is_visible()
+    page.get_by_text("stage1 terse seed 0").first.wait_for()
 
 
 def test_a_second_run_shows_cached_steps_and_its_tables(servers, worker, page):
@@ -91,7 +91,7 @@ def test_a_second_run_shows_cached_steps_and_its_tables(servers, worker, page):
     page.get_by_text("Artifacts", exact=True).first.click()
     page.get_by_text(re.compile("^ranking-")).first.click()
     page.get_by_text("Layers, most important first").first.wait_for()
-    assert page.get_by_text("model.layers.").first.is_visible()
+    page.get_by_text("model.layers.").first.wait_for()
 
 
 def test_mlflow_shows_the_step_and_leads_back_to_the_flow_run(servers, page):
