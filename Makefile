@@ -1,6 +1,6 @@
 # make demo   the whole pipeline on the model and data that come with ILA (6 minutes on two cores, and 2 to install)
 # make servers, servers-down   PostgreSQL, MLflow and Prefect as processes: docs/TEAMS.md
-# make test   everything that is checked before a change lands (half an hour or more on two cores, and 2 minutes to install)
+# make test   everything that is checked before a change lands
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv

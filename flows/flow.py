@@ -86,7 +86,10 @@ def _pipeline(
                 with answering(runtime.tracking_uri):
                     kept = hits(steps, store.lookup)
                     Summary(profile.name, until, steps, kept, store, origin).publish()
-            except ConnectionError as away:  # which must not hide what went wrong before
+            except (
+                ConnectionError,
+                PermissionError,
+            ) as away:  # which must not hide what went wrong before
                 log.warning("this run has no page of what is finished: %s", first_line(away))
         raise
     Summary(profile.name, until, steps, runs, store, origin).publish()

@@ -14,7 +14,7 @@ from typing import Any
 
 from ila_core.errors import CheckError, Diverged, UserError
 from tasks.compute import Order
-from tasks.journal import Bar, sparing
+from tasks.journal import PAUSE_SECONDS, Bar, sparing
 from tasks.lookup import StepRun
 from tasks.store import Store
 from tasks.supervise import Devices, run_child
@@ -60,10 +60,11 @@ def compute_apart(order: Order, store: Store, apart: Apart) -> StepRun:
     def look() -> None:
         nonlocal next_look
         if time.monotonic() >= next_look:
-            next_look = time.monotonic() + _LOOK_SECONDS
+            next_look = time.monotonic() + PAUSE_SECONDS
             with sparing(f"{order.step.title}: no progress is shown"):
                 if (progress := store.read(order.run.run_id).progress) is not None:
                     bar.show(progress)
+                next_look = time.monotonic() + _LOOK_SECONDS
 
     step, run = order.step, order.run
     inputs = {name: str(folder) for name, folder in order.inputs.items()}

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("ila")
 
 _FLUSH_SECONDS = 2.0
-_PAUSE_SECONDS = 30.0
+PAUSE_SECONDS = 30.0
 """Between tries while a server does not answer."""
 
 
@@ -88,7 +88,7 @@ class Journal:
         self._pending.append((int(time.time() * 1000), step, metrics))
         if time.monotonic() < self._next:
             return
-        self._next = time.monotonic() + _PAUSE_SECONDS
+        self._next = time.monotonic() + PAUSE_SECONDS
         with sparing(f"{self._label}: metrics are kept back"):
             self._flush()
             self._next = time.monotonic() + _FLUSH_SECONDS

@@ -91,7 +91,7 @@ def test_a_server_that_goes_away_costs_nothing_that_was_computed(store):
     answer = store.ila.json("search", "smoke")
     assert answer["cached"] == len(before) and answer["computed"] > 0
     assert before.items() <= store.steps("FINISHED").items()
-    (taken,) = store.folder.glob(f"artifacts/*/{before[label]}/artifacts/payload/circumstance.json")
+    (taken,) = store.folder.glob(f"artifacts/*/{before[label]}/artifacts/payload/{CIRCUMSTANCE}")
     assert json.loads(taken.read_text()) == first
     # The server may have gone right after it took a result, which is then known to be its.
     store.ila("gc", "--older-than", "0", "--remove")

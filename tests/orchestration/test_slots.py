@@ -13,6 +13,8 @@ from conftest import ROOT, wait_until
 from forked import HANG
 from served import free_port, post, running, wait_for
 
+from tasks.slots import LEASE_SECONDS
+
 pytestmark = [pytest.mark.servers, pytest.mark.slow]
 
 HOLD = """
@@ -69,7 +71,7 @@ def test_a_killed_process_gives_its_gpu_back_when_its_lease_ends(prefect, tmp_pa
     holder = hold(prefect, tmp_path / "holder", 600)
     wait_until(lambda: (tmp_path / "holder").exists(), holder)
     os.kill(holder.pid, signal.SIGKILL)
-    assert hold(prefect, tmp_path / "next", 0).wait(HANG) == 0
+    assert hold(prefect, tmp_path / "next", 0).wait(10 * LEASE_SECONDS) == 0
     holder.wait()
 
 
