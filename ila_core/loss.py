@@ -137,7 +137,10 @@ class TokenLoss:
         parts = [packed[0, :5], packed[0, 5:], packed[1, :4], packed[1, 4:]]
         difference = torch.cat(parts) - torch.cat([alone, alone[:4], alone[:4], alone])
         # Rounding, or what a neighbour does: the two are orders of magnitude apart.
-        allowed = max(1e-3, 8 * torch.finfo(alone.dtype).eps)
+        device = self.device.type
+        autocast = torch.is_autocast_enabled(device)
+        computed_in = torch.get_autocast_dtype(device) if autocast else alone.dtype
+        allowed = max(1e-3, 8 * torch.finfo(computed_in).eps)
         found = (difference.norm() / torch.cat(parts).norm()).item()
         if found > allowed:
             raise CheckError(

@@ -204,6 +204,22 @@ def test_packing_is_checked(monkeypatch, dtype, attention):
         TokenLoss(model).check_packing()
 
 
+def test_packing_is_held_to_the_rounding_of_what_autocast_computes_in(monkeypatch):
+    # 32-bit weights that compute in bfloat16 (`full` on a 16-bit base): states are float32 and
+    # rounded as bfloat16 is, by how much depends on the processor.
+    model = tiny.model()
+    norm = model.model.norm.forward
+    monkeypatch.setattr(model.model.norm, "forward", lambda x: norm(x) * (1 + x.shape[1] * 1e-3))
+    with pytest.raises(CheckError, match="does not keep apart conversations"):
+        TokenLoss(model).check_packing()
+    with torch.autocast("cpu", torch.bfloat16):
+        TokenLoss(model).check_packing()
+        body = model.model.forward
+        monkeypatch.setattr(model.model, "forward", lambda position_ids=None, **rest: body(**rest))
+        with pytest.raises(CheckError, match="does not keep apart conversations"):
+            TokenLoss(model).check_packing()
+
+
 def test_a_mask_of_ones_is_seen_to_mix_conversations(monkeypatch):
     model = tiny.model()
     body = model.model.forward
