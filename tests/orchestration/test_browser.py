@@ -68,10 +68,7 @@ def worker(servers: Servers, tmp_path: Path):
 
 def test_a_run_is_started_from_the_form_and_its_steps_are_found(servers, worker, page):
     fill_the_form(servers, page, "search", profile="smoke")
-    with page.expect_response(re.compile("/create_flow_run$")) as queued:  # leaving would stop it
-        page.get_by_role("button", name="Submit").click()
-    assert queued.value.status == 201
-    finished_run(servers, page, "search smoke")
+    watch(servers, page, submitted(page))
     page.get_by_text("Artifacts", exact=True).first.click()
     page.get_by_text("run-smoke").first.click()
     page.get_by_text("smoke, until search").first.wait_for()
@@ -80,10 +77,7 @@ def test_a_run_is_started_from_the_form_and_its_steps_are_found(servers, worker,
 
 def test_a_second_run_shows_cached_steps_and_its_tables(servers, worker, page):
     fill_the_form(servers, page, "search", profile="smoke")
-    with page.expect_response(re.compile("/create_flow_run$")) as queued:  # leaving would stop it
-        page.get_by_role("button", name="Submit").click()
-    assert queued.value.status == 201
-    finished_run(servers, page, "search smoke")
+    watch(servers, page, submitted(page))
     page.get_by_text("Subflow Runs").first.click()
     page.get_by_role("link", name="smoke-search").first.click()
     page.get_by_text("Task Runs", exact=True).first.click()
@@ -136,8 +130,15 @@ def fill_the_form(servers: Servers, page: Any, deployment: str, *, profile: str,
         field.locator("textarea").first.fill(value)
 
 
-def finished_run(servers: Servers, page: Any, name: str):
-    """Runs -> the newest of that name, once it is completed."""
-    page.goto(f"{servers.prefect}/runs")
-    page.get_by_role("link", name=name).first.click()
+def submitted(page: Any) -> str:
+    """The id of the flow run that the filled form creates."""
+    with page.expect_response(re.compile("/create_flow_run$")) as queued:  # leaving would stop it
+        page.get_by_role("button", name="Submit").click()
+    assert queued.value.status == 201
+    return str(queued.value.json()["id"])
+
+
+def watch(servers: Servers, page: Any, run: str):
+    """The page of that run, until it is completed."""
+    page.goto(f"{servers.prefect}/runs/flow-run/{run}")
     page.get_by_text("Completed", exact=True).first.wait_for(timeout=30 * MINUTES)

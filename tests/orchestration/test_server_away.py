@@ -1,4 +1,4 @@
-"""MLflow goes away during a step, and between two: what was computed is never computed again."""
+"""MLflow or Prefect goes away in the middle: what was computed is never computed again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from forked import HANG
 from served import PASSWORD, Sqlite, free_port, login
 
 from flows.servers.process import start, stop_all, wait
-from flows.servers.programs import ADMIN, mlflow
+from flows.servers.programs import ADMIN, mlflow, prefect
 from flows.servers.secrets import write_private
 from tasks.payloads import CIRCUMSTANCE
 
@@ -59,13 +59,13 @@ def store(tmp_path: Path) -> Iterator[Store]:
     found.stop()
 
 
-def failed(store: Store, when: Callable[[], bool]) -> str:
-    """What `ila search` says when the server goes away at that moment."""
-    process = store.ila.start("search", "smoke", ILA_CHECKPOINT_SECONDS="0")
+def failed(ila: Ila, stop: Callable[[], None], when: Callable[[], bool]) -> str:
+    """What `ila search` says when a server is stopped at that moment."""
+    process = ila.start("search", "smoke", ILA_CHECKPOINT_SECONDS="0")
     try:
         wait_until(when, process)
         process.send_signal(signal.SIGSTOP)
-        store.stop()
+        stop()
         process.send_signal(signal.SIGCONT)
         _, said = process.communicate(timeout=HANG)
     finally:
@@ -77,13 +77,15 @@ def failed(store: Store, when: Callable[[], bool]) -> str:
 def test_a_server_that_goes_away_costs_nothing_that_was_computed(store):
     label = "stage1 terse seed 0"
     checkpoints = store.ila.home / "checkpoints"
-    said = failed(store, lambda: any(checkpoints.glob("*/checkpoint-*/complete.json")))
+    said = failed(
+        store.ila, store.stop, lambda: any(checkpoints.glob("*/checkpoint-*/complete.json"))
+    )
     assert f"What {label} computed is kept in" in said
     (kept,) = (store.ila.home / "uncommitted").iterdir()
     first = json.loads((kept / CIRCUMSTANCE).read_text())
 
     store.start()
-    said = failed(store, lambda: label in store.steps("FINISHED"))
+    said = failed(store.ila, store.stop, lambda: label in store.steps("FINISHED"))
     assert "MLflow at http://127.0.0.1" in said
 
     store.start()
@@ -96,3 +98,23 @@ def test_a_server_that_goes_away_costs_nothing_that_was_computed(store):
     # The server may have gone right after it took a result, which is then known to be its.
     store.ila("gc", "--older-than", "0", "--remove")
     assert not any((store.ila.home / "uncommitted").iterdir())
+
+
+def test_prefects_server_goes_away_and_the_step_under_way_is_committed(tmp_path):
+    folder = tmp_path / "server"
+    server = prefect("tests", folder, free_port(), Sqlite(folder))
+    start(server, folder)
+    try:
+        wait(server, folder)
+        ila = Ila(tmp_path / "home", f"http://127.0.0.1:{server.port}/api")
+        said = failed(
+            ila,
+            lambda: stop_all(folder),
+            lambda: any((ila.home / "checkpoints").glob("*/checkpoint-*/complete.json")),
+        )
+    finally:
+        stop_all(folder)
+    assert "Prefect failed" in said and "run the same command again" in said
+    assert not any((ila.home / "uncommitted").iterdir())
+    planned = {x["step"]: x["state"] for x in ila.json("plan", "smoke")["steps"]}
+    assert planned["stage1 terse seed 0"] == "cached"
