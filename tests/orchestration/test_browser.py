@@ -94,8 +94,11 @@ def test_mlflow_shows_the_step_and_leads_back_to_the_flow_run(servers, page):
     assert address, table["data"]
     page.goto(address[1])
     page.get_by_text("Computed for Prefect's flow run").first.wait_for()
-    page.get_by_role("link", name="search smoke").first.click()
-    assert "/runs/flow-run/" in page.url
+    back = page.get_by_role("link", name="search smoke").first.get_attribute("href")
+    assert "/runs/flow-run/" in back
+    page.goto(back)
+    page.get_by_text("search smoke").first.wait_for()
+    page.get_by_text("Completed", exact=True).first.wait_for()
 
 
 def test_a_wrong_value_is_refused_by_the_form(servers, page):
