@@ -102,6 +102,7 @@ def test_a_server_that_goes_away_costs_nothing_that_was_computed(store):
 
 def test_prefects_server_goes_away_and_the_step_under_way_is_committed(tmp_path):
     folder = tmp_path / "server"
+    folder.mkdir()
     server = prefect("tests", folder, free_port(), Sqlite(folder))
     start(server, folder)
     try:
