@@ -6,7 +6,6 @@ import json
 import logging
 import signal
 import tempfile
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 from ila_core.errors import CheckError, Diverged, UserError
 from tasks.compute import Order
-from tasks.journal import PAUSE_SECONDS, Bar, sparing
+from tasks.journal import Bar, Pace
 from tasks.lookup import StepRun
 from tasks.store import Store
 from tasks.supervise import Devices, run_child
@@ -55,16 +54,13 @@ def compute_apart(order: Order, store: Store, apart: Apart) -> StepRun:
         Interrupted: the run was told to end.
     """
     bar = Bar(order.step.title, shown=order.bar)
-    next_look = time.monotonic() + _LOOK_SECONDS
+    pace = Pace(_LOOK_SECONDS)
 
     def look() -> None:
-        nonlocal next_look
-        if time.monotonic() >= next_look:
-            next_look = time.monotonic() + PAUSE_SECONDS
-            with sparing(f"{order.step.title}: no progress is shown"):
+        if pace.due():
+            with pace.sparing(f"{order.step.title}: no progress is shown"):
                 if (progress := store.read(order.run.run_id).progress) is not None:
                     bar.show(progress)
-                next_look = time.monotonic() + _LOOK_SECONDS
 
     step, run = order.step, order.run
     inputs = {name: str(folder) for name, folder in order.inputs.items()}

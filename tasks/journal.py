@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("ila")
 
 _FLUSH_SECONDS = 2.0
-PAUSE_SECONDS = 30.0
-"""Between tries while a server does not answer."""
+_PAUSE_SECONDS = 30.0
+"""At least, between tries while a server does not answer."""
 
 
 @contextmanager
@@ -32,6 +32,31 @@ def sparing(what: str) -> Iterator[None]:
         yield
     except (MlflowException, PrefectException, HTTPError) as error:
         log.warning("%s for now: %s", what, first_line(error))
+
+
+class Pace:
+    """How often a server is told or asked: every so many seconds, and seldom while it is away.
+
+    Training stands still meanwhile, and Prefect's client tries for a minute before it gives up.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._next = time.monotonic() + seconds
+
+    def due(self) -> bool:
+        """Whether so many seconds have passed."""
+        return time.monotonic() >= self._next
+
+    @contextmanager
+    def sparing(self, what: str) -> Iterator[None]:
+        """`sparing`; while the server is away, tries take a tenth of the time at most."""
+        began, answered = time.monotonic(), False
+        with sparing(what):
+            yield
+            answered = True
+        now = time.monotonic()
+        self._next = now + (self._seconds if answered else max(_PAUSE_SECONDS, 9 * (now - began)))
 
 
 class Bar:
@@ -82,17 +107,14 @@ class Journal:
         self._label = label
         self._bar = Bar(label, shown=bar)
         self._pending: list[tuple[int, int, dict[str, float]]] = []
-        self._next = time.monotonic() + _FLUSH_SECONDS
+        self._pace = Pace(_FLUSH_SECONDS)
 
     def on_metrics(self, step: int, metrics: dict[str, float]) -> None:
         """Record `metrics` at `step`; the one called `progress` is a fraction, for the bar."""
         self._pending.append((int(time.time() * 1000), step, metrics))
-        if time.monotonic() < self._next:
-            return
-        self._next = time.monotonic() + PAUSE_SECONDS
-        with sparing(f"{self._label}: metrics are kept back"):
-            self._flush()
-            self._next = time.monotonic() + _FLUSH_SECONDS
+        if self._pace.due():
+            with self._pace.sparing(f"{self._label}: metrics are kept back"):
+                self._flush()
 
     def close(self) -> None:
         """Write out what is pending; a bar that was shown is full, however early the step ended."""

@@ -6,7 +6,7 @@ import pytest
 from mlflow.exceptions import MlflowException
 
 from tasks import journal as module
-from tasks.journal import Journal
+from tasks.journal import Journal, Pace
 
 
 class Client:
@@ -42,6 +42,23 @@ def test_metrics_wait_for_a_server_that_is_away(clock, caplog):
     clock[0] = 40
     journal.on_metrics(3, {"loss": 1.0})
     assert client.taken == [("loss", 1), ("loss", 2), ("loss", 3)]
+
+
+def test_tries_that_take_long_are_seldom(clock):
+    pace = Pace(2)
+    clock[0] = 3
+    assert pace.due()
+    with pace.sparing("metrics are kept back"):
+        clock[0] = 63  # the client tried for a minute
+        raise MlflowException("Connection refused")
+    clock[0] = 63 + 9 * 60 - 1
+    assert not pace.due()
+    clock[0] += 1
+    assert pace.due()
+    with pace.sparing("metrics are kept back"):
+        pass
+    clock[0] += 2
+    assert pace.due()
 
 
 def test_at_the_end_the_server_must_answer(clock):
