@@ -113,11 +113,13 @@ class Journal:
         """Record `metrics` at `step`; the one called `progress` is a fraction, for the bar."""
         self._pending.append((int(time.time() * 1000), step, metrics))
         if self._pace.due():
-            with self._pace.sparing(f"{self._label}: metrics are kept back"):
+            with self._pace.sparing(f"{self._label}: progress is kept back"):
                 self._flush()
+                if "progress" in metrics:
+                    self._bar.show(metrics["progress"])
 
     def close(self) -> None:
-        """Write out what is pending; a bar that was shown is full, however early the step ended."""
+        """Write out what is pending, or fail; a bar that was shown is full, if Prefect takes it."""
         self._flush()
         self._bar.fill()
 
@@ -131,7 +133,4 @@ class Journal:
         ]
         for start in range(0, len(entries), 1000):  # what MLflow takes in one batch
             self._client.log_batch(self._run_id, metrics=entries[start : start + 1000])
-        last = self._pending[-1][2] if self._pending else {}
         self._pending.clear()
-        if "progress" in last:
-            self._bar.show(last["progress"])

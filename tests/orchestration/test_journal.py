@@ -35,7 +35,7 @@ def test_metrics_wait_for_a_server_that_is_away(clock, caplog):
     clock[0] = 3
     with caplog.at_level(logging.WARNING, logger="ila"):
         journal.on_metrics(1, {"loss": 2.0})
-    assert "stage1: metrics are kept back for now: Connection refused" in caplog.text
+    assert "stage1: progress is kept back for now: Connection refused" in caplog.text
     client.up = True
     journal.on_metrics(2, {"loss": 1.5})
     assert client.taken == []  # not asked again at once
@@ -48,14 +48,14 @@ def test_tries_that_take_long_are_seldom(clock):
     pace = Pace(2)
     clock[0] = 3
     assert pace.due()
-    with pace.sparing("metrics are kept back"):
+    with pace.sparing("progress is kept back"):
         clock[0] = 63  # the client tried for a minute
         raise MlflowException("Connection refused")
     clock[0] = 63 + 9 * 60 - 1
     assert not pace.due()
     clock[0] += 1
     assert pace.due()
-    with pace.sparing("metrics are kept back"):
+    with pace.sparing("progress is kept back"):
         pass
     clock[0] += 2
     assert pace.due()
