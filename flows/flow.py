@@ -129,7 +129,13 @@ def _run_all(handles: Sequence[Handle], at_once: int) -> dict[str, StepRun]:
             break
         done = next(as_completed(list(under_way)))
         step = under_way.pop(done)
-        outcome = done.result(raise_on_failure=False)
+        try:
+            outcome = done.result(raise_on_failure=False)
+        except (
+            Exception
+        ) as error:  # not the step failed but Prefect, which no other will do without
+            failures.append(error)
+            break
         if isinstance(outcome, Exception):
             failures.append(outcome)
         else:

@@ -115,6 +115,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--servers-on", choices=["sqlite", "postgresql"], default="sqlite")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The browser's tests last: other tests of the same servers count what has been computed."""
+    items.sort(key=lambda item: item.get_closest_marker("browser") is not None)
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of the real inputs; skips the test where it is absent."""
