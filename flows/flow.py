@@ -133,7 +133,7 @@ def _run_all(handles: Sequence[Handle], at_once: int) -> dict[str, StepRun]:
             outcome = done.result(raise_on_failure=False)
         except (
             Exception
-        ) as error:  # not the step failed but Prefect, which no other will do without
+        ) as error:  # not the step failed but Prefect, which all need
             failures.append(error)
             break
         if isinstance(outcome, Exception):
