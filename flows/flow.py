@@ -131,9 +131,7 @@ def _run_all(handles: Sequence[Handle], at_once: int) -> dict[str, StepRun]:
         step = under_way.pop(done)
         try:
             outcome = done.result(raise_on_failure=False)
-        except (
-            Exception
-        ) as error:  # not the step failed but Prefect, which all need
+        except Exception as error:  # not the step failed but Prefect, which all need
             failures.append(error)
             break
         if isinstance(outcome, Exception):

@@ -280,6 +280,32 @@ def test_two_teams_publish_the_same_and_different_rankings_at_once(team, adopted
     assert registry.read(champion).digest == champion.digest
 
 
+def test_an_alias_that_several_make_at_once_is_made(team, registry):
+    # Of 100 such calls the database refused 17; the forty here are enough to meet one.
+    made, key = team
+    (run,) = open_lookup(runtime_of(made)).finished(key.removeprefix("key:"))
+    registry.publish(run, registry.document(run, key), "several", "a card")
+    barrier, failed = threading.Barrier(4), []
+
+    def point():
+        of_its_own = Registry(runtime_of(made))
+        for number in range(10):
+            barrier.wait()
+            try:
+                of_its_own.point("several", f"new-{number}", 1)
+            except Exception as error:  # whatever it is, the test shows it
+                failed.append(error)
+
+    threads = [threading.Thread(target=point) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    aliases = registry.find(Published("several", None, 1)).aliases
+    assert set(aliases) == {f"new-{number}" for number in range(10)}
+
+
 def test_other_weights_need_a_declared_relation_which_then_is_marked(team, adopted, tmp_path):
     made, _ = team
     reference = adopted("f" * 12, model={"hub": "org/parent", "revision": "0" * 40})
