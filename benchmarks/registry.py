@@ -51,8 +51,9 @@ from ila_core.ranking import DOCUMENT, LayerScores, Ranking
 from ila_core.reference import Published
 from tasks.lookup import StepRun, upstream_digest
 from tasks.payloads import CIRCUMSTANCE, PAYLOAD, payload_digest
-from tasks.registry import PREFIX, Registry
+from tasks.registry import Registry
 from tasks.step import Step, in_order
+from tasks.version import PREFIX
 
 VERSIONS = 10
 SAMPLE = 50

@@ -17,7 +17,7 @@ from tasks.lookup import StepRun, open_lookup, sqlite_path
 from tasks.payloads import fetch
 
 if TYPE_CHECKING:
-    from tasks.registry import Version
+    from tasks.version import Version
 
 
 @dataclass(frozen=True)

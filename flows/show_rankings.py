@@ -18,7 +18,7 @@ from tasks.lookup import StepRun
 
 if TYPE_CHECKING:
     from flows.publishing import Publication, Trace
-    from tasks.registry import Version
+    from tasks.version import Version
 
 
 def show_rankings(

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tasks.lookup import experiment_name
-from tasks.registry import PREFIX
 from tasks.tracking import answering, open_client
+from tasks.version import PREFIX
 
 _CURRENT = "/api/2.0/mlflow/users/current"
 _PERMISSIONS = "/api/3.0/mlflow/users/current/permissions"

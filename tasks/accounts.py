@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from enum import StrEnum
 
 from tasks.lookup import experiment_name
-from tasks.registry import PREFIX
 from tasks.tracking import answering, open_client
+from tasks.version import PREFIX
 
 _WORKSPACE = "default"  # where MLflow keeps roles while it has no workspaces
 

@@ -13,8 +13,6 @@ alias is the last one's: MLflow moves it in one call, so it always points at one
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,47 +23,14 @@ from ila_core.reference import Published, check_alias, check_name
 from tasks.lookup import StepRun
 from tasks.payloads import PAYLOAD, fetch
 from tasks.tracking import answering, open_client, step_run
+from tasks.version import PREFIX, Version, is_retired, read_version
 
 if TYPE_CHECKING:
-    from mlflow.entities.model_registry import ModelVersion, RegisteredModel
+    from mlflow.entities.model_registry import RegisteredModel
     from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
-PREFIX = "layer-ranking."
 MOST_CARD = 5000  # characters, which MLflow's table takes as a version's description
 _PAGE = 1000
-
-
-@dataclass(frozen=True)
-class Version:
-    """One published version."""
-
-    name: str
-    number: int
-    run_id: str
-    aliases: tuple[str, ...]
-    published: int
-    """Milliseconds since 1970."""
-    card: str
-    tags: dict[str, str]
-
-    @property
-    def reference(self) -> str:
-        return f"{self.name}/{self.number}"
-
-    @property
-    def digest(self) -> str:
-        """Of the ranking (`Ranking.digest`)."""
-        return self.tags["ila.digest"]
-
-    @property
-    def key(self) -> str:
-        """Of the step whose payload it is."""
-        return self.tags["ila.key"]
-
-    @property
-    def retired(self) -> str | None:
-        """Why it was retired, or `None`."""
-        return self.tags.get("ila.retired")
 
 
 class Registry:
@@ -113,7 +78,7 @@ class Registry:
             if mine is not None and int(mine.version) != first.number:
                 self._client.delete_model_version(PREFIX + name, str(mine.version))
             if first.retired is not None:
-                raise CheckError(_is_retired(first, first.reference, None))
+                raise CheckError(is_retired(first, first.reference, None))
             if first.card != card:
                 self._client.update_model_version(PREFIX + name, str(first.number), card)
             return self._version(name, first.number)
@@ -151,7 +116,7 @@ class Registry:
         with answering(self._uri):
             try:
                 if wanted.alias is not None:
-                    found = _read(
+                    found = read_version(
                         self._client.get_model_version_by_alias(PREFIX + wanted.name, wanted.alias)
                     )
                 else:
@@ -161,7 +126,7 @@ class Registry:
             if found.retired is not None and not retired:
                 asked = f"{wanted.name}@{wanted.alias}" if wanted.alias else found.reference
                 others = [v for v in self.versions(wanted.name) if v.retired is None]
-                raise CheckError(_is_retired(found, asked, others[-1] if others else None))
+                raise CheckError(is_retired(found, asked, others[-1] if others else None))
         return found
 
     def run(self, version: Version) -> StepRun:
@@ -205,7 +170,7 @@ class Registry:
             page = None
             while page != "":
                 got = self._client.search_model_versions(wanted, _PAGE, page_token=page)
-                found += [_read(mv, aliases.get(mv.name, {})) for mv in got]
+                found += [read_version(mv, aliases.get(mv.name, {})) for mv in got]
                 page = got.token or ""
         return sorted(found, key=lambda v: (v.name, v.number))
 
@@ -297,10 +262,10 @@ class Registry:
         found = self._client.search_model_versions(
             f"name = '{PREFIX}{name}' and tags.`ila.digest` = '{digest}'"
         )
-        return sorted(map(_read, found), key=lambda v: v.number)
+        return sorted(map(read_version, found), key=lambda v: v.number)
 
     def _version(self, name: str, number: int) -> Version:
-        return _read(self._client.get_model_version(PREFIX + name, str(number)))
+        return read_version(self._client.get_model_version(PREFIX + name, str(number)))
 
     def _model(self, name: str) -> RegisteredModel:
         return self._client.get_registered_model(PREFIX + name)
@@ -374,30 +339,3 @@ def _published(version: Version, file: Path) -> Ranking:
             f"{ranking.digest[:12]}: one of the two was changed since; publish the ranking anew"
         )
     return ranking
-
-
-def _read(mv: ModelVersion, aliases: Mapping[str, str | int] | None = None) -> Version:
-    """MLflow's record: its numbers are int by SQLite and str over REST, and a search leaves the
-    aliases out, which then are given as the model has them."""
-    pointing: Sequence[str] = mv.aliases
-    if aliases is not None:
-        pointing = [alias for alias, number in aliases.items() if int(number) == int(mv.version)]
-    return Version(
-        name=mv.name.removeprefix(PREFIX),
-        number=int(mv.version),
-        run_id=str(mv.run_id),
-        aliases=tuple(sorted(pointing)),
-        published=int(mv.creation_timestamp),
-        card=mv.description or "",
-        tags=dict(mv.tags),
-    )
-
-
-def _is_retired(found: Version, asked: str, instead: Version | None) -> str:
-    what = f"{asked} was retired" if asked == found.reference else (
-        f"{asked} points at {found.reference}, which was retired"
-    )  # fmt: skip
-    other = f"take {instead.reference}, the newest that was not" if instead else (
-        "no other version is left: search anew"
-    )  # fmt: skip
-    return f"{what}: {found.retired}. Instead {other}; or, knowing why, key:{found.key}"

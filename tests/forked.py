@@ -1,4 +1,4 @@
-"""`ila` in a process forked from one that has the heavy libraries, for the tests run it often.
+"""`ila` in a process forked from one that has the heavy libraries: tests run it often.
 
 `import mlflow` alone is two thirds of the time of `ila rankings list` (docs/LOG.md).
 A test of what a command imports, or of one that is killed, starts a whole interpreter instead.

@@ -13,7 +13,8 @@ from ila_core.config import RuntimeConfig
 from ila_core.ranking import Ranking
 from ila_core.reference import Published
 from tasks.lookup import open_lookup
-from tasks.registry import PREFIX, Registry
+from tasks.registry import Registry
+from tasks.version import PREFIX
 
 
 @pytest.fixture(scope="module")
