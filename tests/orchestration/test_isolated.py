@@ -1,14 +1,11 @@
 """A step in a process of its own: its result and its errors arrive, nothing computed is lost."""
 
-import os
-import signal
 import sys
-import threading
+from dataclasses import replace
+from pathlib import Path
 
-import psutil
 import pytest
 from mlflow.exceptions import MlflowException
-from test_supervise import wait_for
 
 from flows.pipeline import ila_pipeline
 from ila_core.config import RuntimeConfig
@@ -76,20 +73,16 @@ def test_a_child_computes_no_other_step_than_the_one_that_was_claimed(runtime):
         compute_apart(order, store, apart(smoke("data.max_length=32")))
 
 
+KILLED = "import os, signal; os.write(1, b'loading'); os.kill(os.getpid(), signal.SIGKILL)"
+
+
 def test_a_process_that_is_killed_is_named_with_all_that_it_said(runtime):
     order, store = order_of("prepare", runtime)
-    killer = threading.Thread(target=kill_the_first_child)
-    killer.start()
-    with pytest.raises(CheckError, match=r"ended by SIGKILL \(out of memory\?\).*prepare-terse"):
-        compute_apart(order, store, apart(smoke()))
-    killer.join()
-
-
-def kill_the_first_child():
-    (child,) = wait_for(
-        lambda: [c for c in psutil.Process().children() if "flows.claimed" in c.cmdline()]
-    )
-    os.kill(child.pid, signal.SIGKILL)
+    killed = replace(apart(smoke()), command=(sys.executable, "-c", KILLED))
+    with pytest.raises(CheckError, match=r"ended by SIGKILL \(out of memory\?\); all") as caught:
+        compute_apart(order, store, killed)
+    said = Path(str(caught.value).rpartition(" is in ")[2])
+    assert (said.stem, said.read_text()) == (order.step.title, "loading")
 
 
 def test_what_mlflow_did_not_take_is_committed_the_next_time(runtime, monkeypatch):
