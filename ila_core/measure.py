@@ -6,8 +6,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -17,6 +19,7 @@ from pathlib import Path
 import torch
 
 _PROC = Path("/proc/self")
+_CPU = [torch.profiler.ProfilerActivity.CPU]
 
 
 @dataclass
@@ -54,15 +57,35 @@ class Allocations:
         """Follow what the block allocates, on top of `held`, which is there already."""
         storages = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in held}
         now = most = sum(storages.values())
-        os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it says that it starts and stops
-        activities = [torch.profiler.ProfilerActivity.CPU]
-        with torch.profiler.profile(activities=activities, profile_memory=True) as profiler:
+        _start_kineto()
+        with torch.profiler.profile(activities=_CPU, profile_memory=True) as profiler:
             yield
         events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
         for event in sorted(events, key=lambda e: e.start_ns()):
             now += event.nbytes()
             most = max(most, now)
         self.peak = max(self.peak, most)
+
+
+@functools.cache
+def _start_kineto() -> None:
+    """Start PyTorch's profiler once, without the ERROR that it prints and that is none.
+
+    Steps run in another thread than the one that imported torch, and Kineto warns of that by
+    `fprintf` (`libkineto_api.cpp`), which no log level stops. All else is passed on.
+    """
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it says that it starts and stops
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)
+        try:
+            with torch.profiler.profile(activities=_CPU):
+                pass
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+        said.seek(0)
+        os.write(2, b"".join(line for line in said if b"registerClient" not in line))
 
 
 def _reset_peak(device: torch.device) -> bool:
