@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from asyncio import CancelledError
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -55,12 +56,28 @@ def slot(limit: str | None, label: str) -> Iterator[None]:
 
     Raises:
         CheckError: the server gave none.
+        ConnectionError: the server no longer keeps the slot.
         Interrupted: the run was told to end.
     """
-    with ExitStack() as held:
-        if limit is not None:
-            _acquire(limit, label, held)
+    if limit is None:
         yield
+        return
+    lost = False
+    try:
+        with ExitStack() as held:
+            _acquire(limit, label, held)
+            try:
+                yield
+            except CancelledError:  # the thread that renews the lease raises it in this one
+                lost = True
+                raise
+    except (CancelledError, Exception) as error:  # to give back what is lost may fail as well
+        if not lost:
+            raise
+        raise ConnectionError(
+            f"{label} ended: the Prefect server no longer keeps its slot of the limit {limit!r} "
+            "(it was away, or started anew); the same command goes on from the last checkpoint"
+        ) from error
 
 
 def _acquire(limit: str, label: str, held: ExitStack) -> None:
@@ -72,6 +89,8 @@ def _acquire(limit: str, label: str, held: ExitStack) -> None:
 
     # It calls each time that no slot was free an error, and a failure is raised as well.
     logging.getLogger("prefect._internal.concurrency").addFilter(_not_of_slots)
+    for name in ("prefect.concurrency", "prefect.task_runs"):
+        logging.getLogger(name).addFilter(_brief)
     waits = False
     while True:
         stop_if_interrupted()
@@ -91,3 +110,9 @@ def _acquire(limit: str, label: str, held: ExitStack) -> None:
 
 def _not_of_slots(record: logging.LogRecord) -> bool:
     return "ConcurrencySlotAcquisition" not in record.getMessage()
+
+
+def _brief(record: logging.LogRecord) -> bool:
+    if "lease renewal" in record.getMessage():
+        record.exc_info = None  # two tracebacks of its client, before the one message
+    return True

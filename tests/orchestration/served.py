@@ -141,7 +141,7 @@ def login(role: Role | str) -> dict[str, str]:
 def post(url: str, body: dict[str, Any]) -> Any:
     headers = {"Content-Type": "application/json"}
     with urlopen(Request(url, json.dumps(body).encode(), headers), timeout=HANG) as answer:
-        return json.load(answer)
+        return json.loads(answer.read() or "null")
 
 
 def free_port() -> int:

@@ -24,7 +24,9 @@ from tasks.slots import slot
 log, name, seconds = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
 with slot("gpu", name):
     log.write_text(str(time.time()))
-    time.sleep(seconds)
+    end = time.time() + seconds
+    while time.time() < end:
+        time.sleep(0.1)
     log.write_text(f"{log.read_text()} {time.time()}")
 """
 
@@ -52,9 +54,9 @@ def prefect(tmp_path_factory):
         }
 
 
-def hold(environment, log: Path, seconds: float):
+def hold(environment, log: Path, seconds: float, **pipes):
     command = [sys.executable, "-c", HOLD, str(log), log.name, str(seconds)]
-    return subprocess.Popen(command, cwd=ROOT, env=environment)
+    return subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)
 
 
 def test_two_processes_hold_one_gpu_one_after_the_other(prefect, tmp_path):
@@ -73,6 +75,23 @@ def test_a_killed_process_gives_its_gpu_back_when_its_lease_ends(prefect, tmp_pa
     os.kill(holder.pid, signal.SIGKILL)
     assert hold(prefect, tmp_path / "next", 0).wait(10 * LEASE_SECONDS) == 0
     holder.wait()
+
+
+def test_a_slot_that_the_server_no_longer_keeps_ends_the_step(prefect, tmp_path):
+    holder = hold(prefect, tmp_path / "training", HANG, stderr=subprocess.PIPE, text=True)
+    wait_until(lambda: (tmp_path / "training").exists(), holder)
+    (lease,) = (Path(prefect["PREFECT_HOME"]).parent / "server").glob("concurrency_leases/*-*.json")
+    api = prefect["PREFECT_API_URL"]
+    post(f"{api}/v2/concurrency_limits/decrement-with-lease", {"lease_id": lease.stem})
+    _, said = holder.communicate(timeout=HANG)
+    logged, _, raised = said.partition("Traceback")
+    assert "Terminating execution to prevent over-allocation" in logged
+    assert (
+        "ConnectionError: training ended: the Prefect server no longer keeps its slot of the limit "
+        "'gpu' (it was away, or started anew); the same command goes on from the last checkpoint"
+    ) in raised
+    assert holder.returncode == 1
+    assert hold(prefect, tmp_path / "next", 0).wait(HANG) == 0
 
 
 def test_a_run_of_several_jobs_never_takes_more_than_there_are(prefect, finished, ila):
