@@ -223,6 +223,6 @@ def _save(result: Result, folder: Path) -> list[Path]:
         frame.to_csv(stem.with_suffix(".csv"), index=False)
         text = formatted(frame)
         text.to_html(stem.with_suffix(".html"), index=False)
-        text.to_markdown(stem.with_suffix(".md"), index=False)
+        text.to_markdown(stem.with_suffix(".md"), index=False, disable_numparse=True)
         paths += [stem.with_suffix(suffix) for suffix in (".csv", ".html", ".md")]
     return paths

@@ -379,10 +379,10 @@ def _text(column: str, value: Any) -> str:
         return "-"
     if column in _FORMATS:
         return _FORMATS[column](value)
-    if column.startswith("paper"):
-        return f"{value:g}"
     if column.endswith("of 100 %"):
         return f"{value:.3f}"
+    if column.startswith("paper"):
+        return f"{value:g}"
     if isinstance(value, str):
         return value
     if is_bool(value):

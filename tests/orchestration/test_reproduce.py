@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from flows.reproduce import Result, _save
 from ila_core.paper import MILESTONES, SEEDS
 
 FIGURES = ("table2", "fig1", "fig2", "fig3", "fig4")
@@ -82,3 +83,13 @@ def test_an_unknown_figure_lists_those_that_there_are(ila):
     error = ila("reproduce", "smoke", "fig9", expect=2)
     assert "unknown table or figure 'fig9'" in error
     assert "fig1, fig2, fig3, fig4, table1, table10, table11, table2, table3" in error
+
+
+def test_shares_of_ours_and_the_papers_are_saved_with_as_many_digits(tmp_path):
+    rows = [
+        {"arm": "LoRA", "measured: of 100 %": 1.0, "paper, MiB: of 100 %": 1.0},
+        {"arm": "w/ ILA", "measured: of 100 %": 0.92, "paper, MiB: of 100 %": 0.776464},
+    ]
+    _save(Result("Table 7", {"": rows}, [], []), tmp_path)
+    saved = (tmp_path / "table.md").read_text().replace(" ", "").splitlines()
+    assert saved[2:] == ["|LoRA|1.000|1.000|", "|w/ILA|0.920|0.776|"]
