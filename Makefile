@@ -1,4 +1,4 @@
-# make demo   the whole pipeline on the model and data that come with ILA (6 minutes on two cores, and 2 to install)
+# make demo   the whole pipeline on the model and data that come with ILA (6 to 24 minutes on two cores, and 2 to 5 to install)
 # make servers, servers-down   PostgreSQL, MLflow and Prefect as processes: docs/TEAMS.md
 # make test   everything that is checked before a change lands
 
