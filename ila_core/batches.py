@@ -107,8 +107,8 @@ def plan_batches(n_rows: int, batch_size: int, steps: int, seed: int) -> list[li
     return [stream[i * batch_size : (i + 1) * batch_size] for i in range(steps)]
 
 
-def packed_batches(rows: Sequence[Row], micro_batch: int) -> list[dict[str, Tensor]]:
-    """Conversations in packed micro-batches of about equal size.
+def micro_batches(rows: Sequence[Row], micro_batch: int) -> list[list[list[Row]]]:
+    """Conversations packed into micro-batches of about equal size.
 
     Each has at most `micro_batch` rows as long as the longest conversation: no more tokens than
     that many conversations can have unpacked.
@@ -119,7 +119,12 @@ def packed_batches(rows: Sequence[Row], micro_batch: int) -> list[dict[str, Tens
     packed.sort(key=lambda parts: (len(parts) > 1, -sum(len(p.input_ids) for p in parts)))
     count = math.ceil(len(packed) / micro_batch)
     cuts = [len(packed) * i // count for i in range(count + 1)]
-    return [collate(packed[a:b]) for a, b in pairwise(cuts)]
+    return [packed[a:b] for a, b in pairwise(cuts)]
+
+
+def packed_batches(rows: Sequence[Row], micro_batch: int) -> list[dict[str, Tensor]]:
+    """The same, collated."""
+    return [collate(packed) for packed in micro_batches(rows, micro_batch)]
 
 
 class MicroBatches:
@@ -133,11 +138,31 @@ class MicroBatches:
 
     def __getitem__(self, step: int) -> dict[str, Any]:
         """`micro_batches`, and the number of targets in them all, `step_tokens`."""
-        rows = [self._rows[i] for i in self._batches[step]]
+        rows = self._of(step)
         return {
             "micro_batches": packed_batches(rows, self._micro_batch),
             "step_tokens": sum(map(loss_tokens, rows)),
         }
+
+    def largest(self, start: int) -> int:
+        """The step, from `start` on, whose largest micro-batch is the largest of all.
+
+        By its tokens, padding included, and among equals one with packed rows (with a mask).
+        """
+
+        def size(step: int) -> tuple[int, bool]:
+            return max(
+                (
+                    len(packed) * max(sum(len(part.input_ids) for part in row) for row in packed),
+                    any(len(row) > 1 for row in packed),
+                )
+                for packed in micro_batches(self._of(step), self._micro_batch)
+            )
+
+        return max(range(start, len(self)), key=size)
+
+    def _of(self, step: int) -> list[Row]:
+        return [self._rows[i] for i in self._batches[step]]
 
 
 def rows_digest(rows: Sequence[Row]) -> str:

@@ -71,7 +71,7 @@ class Circumstance:
     progress: bool = False
     """A progress bar, if standard error is a terminal."""
     count_allocations: bool = False
-    """On a CPU, follow what one step allocates; a GPU counts by itself."""
+    """On a CPU, follow what the largest step allocates; a GPU counts by itself."""
     checkpoints: CheckpointFolder | None = None
     """Where an interrupted training goes on from; `None` starts anew."""
 
@@ -247,6 +247,7 @@ class _Trainer(Trainer):  # type: ignore[misc]
         self._micro_batches, self._identity = micro_batches, identity
         self._penalty, self._count_allocations = penalty, count_allocations
         self.allocations = Allocations()
+        self._counted: int | None = None
         self._token_loss = TokenLoss(self.model)
         self._token_loss.check_packing()
         self.step_loss = torch.zeros(())
@@ -270,8 +271,13 @@ class _Trainer(Trainer):  # type: ignore[misc]
         return self.step_loss
 
     def _counting(self) -> AbstractContextManager[None]:
-        """Of one step alone, from the second one on: the first has no optimizer state yet."""
-        if not self._count_allocations or self.allocations.peak or not self.optimizer.state:
+        """Of the step that holds most; not the first, which has no optimizer state yet."""
+        if not self._count_allocations or not self.optimizer.state:
+            return nullcontext()
+        done = self.state.global_step
+        if self._counted is None:
+            self._counted = self._micro_batches.largest(start=done)
+        if done != self._counted:
             return nullcontext()
         states = (value for state in self.optimizer.state.values() for value in state.values())
         held = [*self.model.parameters(), *self.model.buffers()]

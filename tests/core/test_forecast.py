@@ -7,6 +7,7 @@ import tiny
 import torch
 from test_loading import config_for
 
+from ila_core.batches import plan_batches
 from ila_core.config import FullMethod, LoraMethod
 from ila_core.finetune import finetune
 from ila_core.forecast import Forecast
@@ -30,9 +31,19 @@ def forecast(method, settings, dtype="float32", micro_batch=BATCH):
     return Forecast.of(config, layers_of(base), method, settings, **shape)
 
 
-def rows():
-    ids = [list(range(i, i + LENGTH)) for i in range(BATCH)]
-    return [tiny.Row([x % 64 for x in row], [x % 64 for x in row]) for row in ids]
+def row(start, length=LENGTH):
+    ids = [x % 64 for x in range(start, start + length)]
+    return tiny.Row(ids, ids)
+
+
+def train(base, chosen, rows, method, settings, folder):
+    selection = Selection(
+        policy="all", source=None, train=chosen, frozen=(), trainable_parameters=0, details={}
+    )
+    return finetune(
+        base, selection, rows, method, settings, tiny.OPTIMIZER, seed=0, folder=folder,
+        circumstance=Circumstance(count_allocations=True),
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("last", [15, 6, 1])
@@ -41,16 +52,19 @@ def rows():
 def test_near_what_is_allocated(method, settings, last, dtype, tmp_path):
     base = tiny.model(**SIZE).to(getattr(torch, dtype))
     chosen = tiny.layers(base)[-last:]
-    result = finetune(
-        base,
-        Selection(
-            policy="all", source=None, train=chosen, frozen=(), trainable_parameters=0, details={}
-        ),
-        rows(), method, settings, tiny.OPTIMIZER, seed=0, folder=tmp_path,
-        circumstance=Circumstance(count_allocations=True),
-    )  # fmt: skip
+    rows = [row(i) for i in range(BATCH)]
+    result = train(base, chosen, rows, method, settings, tmp_path)
     expected = forecast(method, settings, dtype)
     assert expected.memory(chosen) == pytest.approx(result.peak_allocated_bytes, rel=0.15)
+
+
+def test_the_step_that_is_counted_is_the_largest(tmp_path):
+    plan = plan_batches(3 * BATCH, BATCH, LORA.steps, seed=0)
+    rows = [row(i, LENGTH if i in plan[2] else 6) for i in range(3 * BATCH)]
+    base = tiny.model(**SIZE)
+    result = train(base, tiny.layers(base), rows, "lora", LORA, tmp_path)
+    expected = forecast("lora", LORA).memory(tiny.layers(base))
+    assert expected == pytest.approx(result.peak_allocated_bytes, rel=0.15)
 
 
 def test_fewer_layers_cost_less_and_nothing_below_the_first_counts():

@@ -89,3 +89,14 @@ def test_micro_batches_hold_their_step_and_put_single_conversations_first():
         assert all(p["input_ids"].shape[0] <= 2 for p in parts)
         assert all(p["input_ids"].shape[1] <= longest for p in parts)
         assert all("position_ids" in b for a, b in pairwise(parts) if "position_ids" in a)
+
+
+def test_the_largest_step_is_the_one_whose_micro_batch_holds_most_tokens():
+    lengths = [9, 9, 4, 5, 4, 5, 4, 5, 8, 8, 8, 8]
+    rows = [tiny.Row([1] * n, [1] * n) for n in lengths]
+    # Step 0: two rows of 9; 1: two of 9, packed; 2: two of 5, less; 3: two of 8.
+    batches = [[0, 1], [0, 2, 3, 4, 5], [6, 7], [8, 9, 10, 11]]
+    micro = MicroBatches(rows, batches, 2)
+    tokens = [max(p["input_ids"].numel() for p in micro[i]["micro_batches"]) for i in range(4)]
+    assert tokens == [18, 18, 10, 16]
+    assert [micro.largest(start) for start in range(4)] == [1, 1, 3, 3]
