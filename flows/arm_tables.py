@@ -12,6 +12,7 @@ from flows.run import ProfilePlan
 from flows.tables import TABLES, Part, finetuning_on, stand_in
 from ila_core import paper_tables
 from ila_core.config import ArmConfig, FinetuneConfig
+from ila_core.data.prepared import longest
 from ila_core.evaluation.result import Evaluation
 from ila_core.forecast import Forecast
 from ila_core.report.comparison import ArmResult, Difference, compare_arms
@@ -140,6 +141,8 @@ class ArmTable:
         finetuning = finetuning_on(profile, part.dataset, set(part.rows.values()))
         by_name = {arm.name: arm for arm in finetuning.arms}
         selections = self._selections(part)
+        data = self._planned.pipeline.data[part.dataset]
+        length = longest(self._payload(data), "train")
         rows: Rows = []
         for label, name in part.rows.items():
             arm, train = by_name[name], selections[name].train
@@ -154,7 +157,7 @@ class ArmTable:
             peaks = [c["peak_allocated_bytes"] for c in spent]
             found = None if None in peaks else fmean(peaks)  # a device that counts nothing
             here = spent[0]["runtime"]["micro_batch"]
-            own = forecast(finetuning.optimizer.batch_size, here, profile.data.max_length)
+            own = forecast(finetuning.optimizer.batch_size, here, length)
             rows.append(
                 {
                     "arm": label,

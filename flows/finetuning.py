@@ -11,6 +11,7 @@ from flows.references import resolve
 from flows.refresh import Refresh
 from flows.run import ProfilePlan, finished, plan_of
 from ila_core.config import ArmConfig, Profile, RuntimeConfig
+from ila_core.data.prepared import longest
 from ila_core.errors import UserError, unknown_name
 from ila_core.evaluation.result import Evaluation
 from ila_core.fit import RELATIONS
@@ -264,6 +265,7 @@ def _forecast(
 ) -> Forecast:
     profile, pipeline = planned.profile, planned.pipeline
     settings = profile.finetune.settings_of(arm)
+    data = runs.get(str(pipeline.data[profile.finetune.dataset].key))
     forecast = Forecast.of(
         profile.model,
         pipeline.base.layers,
@@ -271,10 +273,9 @@ def _forecast(
         settings,
         batch_size=profile.finetune.optimizer.batch_size,
         micro_batch=micro_batch,
-        length=profile.data.max_length,
+        length=longest(fetch(data), "train") if data else profile.data.max_length,
     )
     speed = measured_speed(planned, runs)
-    data = runs.get(str(pipeline.data[profile.finetune.dataset].key))
     if speed is None or data is None:
         return forecast
     prepared = read_json(fetch(data) / "prepared.json")

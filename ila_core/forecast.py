@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from ila_core.config import FullMethod, MethodSettings, ModelConfig
 from ila_core.ranking import Layer
 
-VERSION = 1
+VERSION = 2
 """Raised when the same selection would get another forecast: in the keys of what it decides."""
 
 _NF4 = 0.5 + (1 + 4 / 256) / 64
@@ -109,7 +109,7 @@ class Forecast:
             "weights": self.weights + widened,
             "adapters": 0 if own else 4 * trained,
             "gradients": gradients,
-            "optimizer": 8 * trained,
+            "optimizer": 4 * self.method.states * trained,
             "kept for backward": kept,
             "the step itself": self.fixed,
         }

@@ -1,7 +1,8 @@
 """The arithmetic of a training step: a LoRA layer is one autograd node, gated or not.
 
-`fused_lora` does so with the layers of stage 1 and of fine-tuning, whose A and B train, and `gated`
-with those of stage 2, where what trains is one number per layer.
+`fused_lora` does so with the layers of stage 1 and of fine-tuning, whose A and B train (of AdaLoRA
+the singular values too), and `gated` with those of stage 2, where what trains is one number per
+layer.
 """
 
 from __future__ import annotations
@@ -20,30 +21,42 @@ from ila_core.methods.lora import lora_layers
 
 @contextmanager
 def fused_lora(model: Any) -> Iterator[None]:
-    """The plain LoRA layers of `model`, if it has any, compute by `adapted` within the block.
+    """The LoRA and AdaLoRA layers of `model`, if it has any, compute by `adapted` in the block.
 
-    Others (gated, DoRA, AdaLoRA, several adapters at once) keep the arithmetic they have.
+    Others (gated, DoRA, several adapters at once) keep the arithmetic they have.
     """
     layers = lora_layers(model).values() if hasattr(model, "get_base_model") else ()
-    with replaced_forward((x, partial(adapted, x)) for x in layers if is_plain(x)):
+    chosen = (x for x in layers if is_plain(x) or _has_values(x))
+    with replaced_forward((x, partial(adapted, x)) for x in chosen):
         yield
 
 
 def is_plain(layer: Any) -> bool:
     """Whether a LoRA layer is `base(x) + beta * B A dropout(x)` and nothing else."""
-    if "forward" in vars(layer) or layer.lora_variant or layer.merged:
-        return False
-    if layer.active_adapters != ["default"] or "default" not in layer.lora_A:
+    if not _is_alone(layer):
         return False
     both = layer.lora_A["default"], layer.lora_B["default"]
     return all(isinstance(x, nn.Linear) and x.bias is None for x in both)
 
 
+def _has_values(layer: Any) -> bool:
+    """Whether it is AdaLoRA's `base(x) + beta * B (E . A) dropout(x)`, E the singular values."""
+    from peft.tuners.adalora import SVDLinear
+
+    return isinstance(layer, SVDLinear) and _is_alone(layer)
+
+
+def _is_alone(layer: Any) -> bool:
+    if "forward" in vars(layer) or layer.lora_variant or layer.merged:
+        return False
+    return layer.active_adapters == ["default"] and "default" in layer.lora_A
+
+
 def adapted(layer: Any, x: Tensor) -> Tensor:
-    """`base(x) + beta * B A dropout(x)`, differentiable in `x`, A and B.
+    """`base(x) + beta * B A dropout(x)`, differentiable in `x`, A and B (and in AdaLoRA's E).
 
     Args:
-        layer: a LoRA layer of PEFT with the adapter `default`.
+        layer: a LoRA or AdaLoRA layer of PEFT with the adapter `default`.
         x: (..., d_in).
 
     Returns:
@@ -51,9 +64,15 @@ def adapted(layer: Any, x: Tensor) -> Tensor:
     """
     if layer.disable_adapters:  # `with model.disable_adapter()`
         return cast(Tensor, layer.base_layer(x))
+    a, b = layer.lora_A["default"], layer.lora_B["default"]
     beta = torch.full((1,), layer.scaling["default"], device=x.device)
+    if isinstance(a, nn.Linear):
+        a, b = a.weight, b.weight
+    else:
+        a, beta = a * layer.lora_E["default"], beta / (layer.ranknum["default"] + 1e-5)  # as PEFT
     dropout = layer.lora_dropout["default"]
-    return _lora(layer, beta, x, dropout.p if layer.training and hasattr(dropout, "p") else 0.0)
+    rate = dropout.p if layer.training and hasattr(dropout, "p") else 0.0
+    return _lora(layer, beta, a, b, x, rate)
 
 
 def gated(layer: Any, score: Tensor, x: Tensor) -> Tensor:
@@ -67,12 +86,12 @@ def gated(layer: Any, score: Tensor, x: Tensor) -> Tensor:
     Returns:
         (..., d_out), in the dtype of the base layer's output.
     """
-    return _lora(layer, torch.sigmoid(score) * layer.scaling["default"], x, 0.0)
-
-
-def _lora(layer: Any, scale: Tensor, x: Tensor, dropout: float) -> Tensor:
-    base = layer.base_layer
     a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    return _lora(layer, torch.sigmoid(score) * layer.scaling["default"], a, b, x, 0.0)
+
+
+def _lora(layer: Any, scale: Tensor, a: Tensor, b: Tensor, x: Tensor, dropout: float) -> Tensor:
+    base = layer.base_layer
     # A quantised base layer knows how to multiply by itself; only the branch is fused then.
     weight, start = (base.weight, base.bias) if type(base) is nn.Linear else (None, base(x))
     return cast(Tensor, _Lora.apply(x, start, scale, weight, a, b, dropout))  # type: ignore[no-untyped-call]

@@ -12,7 +12,8 @@ from transformers import TrainerCallback, TrainerState
 from ila_core.errors import CheckError
 from ila_core.methods.lora import lora_layers
 
-_MOMENTS = ("exp_avg_ipt", "exp_avg_unc")
+_IMPORTANCE = ("ipt", "exp_avg_ipt", "exp_avg_unc")
+"""What PEFT holds of every weight of an adapter: its importance, the mean of that, its spread."""
 
 
 def orthogonality(model: Any) -> Tensor:
@@ -63,12 +64,13 @@ class RankAllocation(TrainerCallback):  # type: ignore[misc]
 
     def tensors(self) -> dict[str, Tensor]:
         allocator = self._tuner.rankallocator
-        return {f"{m}/{n}": t for m in _MOMENTS for n, t in getattr(allocator, m).items()}
+        return {
+            f"{kind}/{n}": t for kind in _IMPORTANCE for n, t in getattr(allocator, kind).items()
+        }
 
     def restore_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         allocator = self._tuner.rankallocator
         allocator.reset_ipt()
         for key, tensor in tensors.items():
-            moment, _, name = key.partition("/")
-            getattr(allocator, moment)[name] = tensor
-            allocator.ipt[name] = torch.zeros_like(tensor)  # made anew in every step
+            kind, _, name = key.partition("/")
+            getattr(allocator, kind)[name] = tensor

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -254,7 +255,7 @@ class _Trainer(Trainer):  # type: ignore[misc]
 
     def get_train_dataloader(self) -> DataLoader[dict[str, Any]]:
         # One step a batch: a resumed training skips batches, and collates none of them.
-        return DataLoader(self._micro_batches, batch_size=1, collate_fn=_only)  # type: ignore[arg-type]
+        return DataLoader(self._micro_batches, batch_size=1, collate_fn=itemgetter(0))  # type: ignore[arg-type]
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *_: Any) -> Tensor:
         """A whole optimizer step: its micro-batches differ in number, which Trainer cannot have."""
@@ -280,7 +281,7 @@ class _Trainer(Trainer):  # type: ignore[misc]
         if done != self._counted:
             return nullcontext()
         states = (value for state in self.optimizer.state.values() for value in state.values())
-        held = [*self.model.parameters(), *self.model.buffers()]
+        held = [*self.model.parameters(), *self.model.buffers(), *self._remembered().values()]
         return self.allocations.watched(held + [x for x in states if isinstance(x, Tensor)])
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
@@ -290,12 +291,7 @@ class _Trainer(Trainer):  # type: ignore[misc]
         save_file(trained, folder / _TRAINED)
         states = [callback.state() for callback in self._remembering]
         (folder / _CALLBACKS).write_text(json.dumps(states), encoding="ascii")
-        tensors = {
-            f"{i}/{name}": tensor
-            for i, callback in enumerate(self._remembering)
-            for name, tensor in getattr(callback, "tensors", dict)().items()
-        }
-        if tensors:
+        if tensors := self._remembered():
             save_file(tensors, folder / _TENSORS)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
@@ -323,9 +319,12 @@ class _Trainer(Trainer):  # type: ignore[misc]
     def _remembering(self) -> list[Any]:
         return [c for c in self.callback_handler.callbacks if hasattr(c, "restore")]
 
-
-def _only(batches: list[dict[str, Any]]) -> dict[str, Any]:
-    return batches[0]
+    def _remembered(self) -> dict[str, Tensor]:
+        return {
+            f"{i}/{name}": tensor
+            for i, callback in enumerate(self._remembering)
+            for name, tensor in getattr(callback, "tensors", dict)().items()
+        }
 
 
 class _Journal(TrainerCallback):  # type: ignore[misc]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -77,6 +77,9 @@ class ArmConfig(Frozen):
 class LoraMethod(LoraSettings, Schedule):
     """LoRA and QLoRA."""
 
+    states: ClassVar[int] = 2
+    """Floats held for each that trains, beside it and its gradient: AdamW's moments."""
+
     def parameters(self, shape: tuple[int, int]) -> int:
         """What training a layer of this shape trains: A is r x in, B is out x r."""
         return self.r * sum(shape)
@@ -85,6 +88,8 @@ class LoraMethod(LoraSettings, Schedule):
 class AdaLoraMethod(LoraMethod):
     """AdaLoRA: `r` is the average rank that remains, the paper's t_r."""
 
+    states: ClassVar[int] = 5
+    """And the importance, its mean and its spread."""
     initial_r: int = Field(ge=1)
     """Rank of every layer until ranks begin to fall."""
     warmup: float = Field(ge=0, lt=1)
@@ -114,6 +119,8 @@ class AdaLoraMethod(LoraMethod):
 
 class FullMethod(Schedule):
     """The selected weights themselves, with the embeddings and norms."""
+
+    states: ClassVar[int] = 2
 
     def parameters(self, shape: tuple[int, int]) -> int:
         """Of the layer's weight."""

@@ -114,6 +114,15 @@ class Prepared:
         return arrays
 
 
+def longest(folder: Path, split: Split) -> int:
+    """Tokens of the longest row of a split that `Prepared.save` wrote; no row is read."""
+    import numpy as np
+    from safetensors import safe_open
+
+    with safe_open(folder / _ROWS, framework="numpy") as saved:
+        return int(np.diff(saved.get_tensor(f"{split}.offsets")).max())
+
+
 def _rows(arrays: dict[str, NDArray[Any]], split: Split) -> list[Row]:
     ids, labels = arrays[f"{split}.input_ids"], arrays[f"{split}.labels"]
     offsets = arrays[f"{split}.offsets"].tolist()

@@ -14,6 +14,8 @@ from ila_core.trainable import Trainable
 
 
 class Method(Protocol):
+    version: int
+    """Raised when the same settings would train something else: in the key of what it trains."""
     four_bit: bool
     """Whether it trains on a base whose linear weights are kept in 4 bits."""
     folder: str

@@ -27,6 +27,7 @@ from ila_core.trainable import Trainable
 class AdaLora:
     """`y = W x + (alpha / r0) B (E . A x)`; E starts at 0 as PEFT has it, A and B from the seed."""
 
+    version = 6
     four_bit = False
     folder = "adapter"
 

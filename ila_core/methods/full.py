@@ -20,6 +20,7 @@ class Full:
     A weight that is an embedding as well (a tied `lm_head`) is an embedding, and trains.
     """
 
+    version = 5
     four_bit = False
     folder = "weights"
 

@@ -20,6 +20,7 @@ from ila_core.trainable import Trainable
 class Lora:
     """`y = W x + (alpha / r) B A x` (Eq. 4); B starts at 0, A from the seed."""
 
+    version = 5
     four_bit = False
     folder = "adapter"
 

@@ -8,4 +8,5 @@ from ila_core.methods.lora import Lora
 class QLora(Lora):
     """What is trained and saved is LoRA's; `ila_core.loading.load_base` quantises the base."""
 
+    version = 5
     four_bit = True

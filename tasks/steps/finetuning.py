@@ -12,8 +12,6 @@ from tasks.steps.base import Base
 from tasks.steps.payload import write_result
 from tasks.steps.selection import load as load_selection
 
-VERSION = 5
-
 
 def finetune(base: Base, selection: Step, data: Step, settings: FinetuneConfig, seed: int) -> Step:
     """What one arm trains, under one seed."""
@@ -24,7 +22,7 @@ def finetune(base: Base, selection: Step, data: Step, settings: FinetuneConfig, 
     return Step(
         "finetune",
         label=f"finetune {arm.name} seed {seed}",
-        version=VERSION,
+        version=METHODS[method].version,
         identity=base.identify_training(
             method=method,
             settings=how.model_dump(exclude_defaults=True),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ila_core.config import ArmConfig, FinetuneConfig, FullMethod, MethodSettings, SearchConfig
+from ila_core.data.prepared import longest
 from ila_core.fingerprint import digest_of
 from ila_core.forecast import VERSION as FORECAST_VERSION
 from ila_core.forecast import Forecast
@@ -37,7 +38,7 @@ def select(
     Args:
         scores: the search's own, or a ranking that was made elsewhere and fits the model.
         earlier: selections of the arms before it, by name.
-        data: what the arm trains on; read for a limit in seconds alone.
+        data: what the arm trains on; read for a limit in memory or seconds alone.
     """
     given: dict[str, Any] = {}
     identity: dict[str, Any] = {}
@@ -60,14 +61,13 @@ def select(
     method, name = finetuning.settings_of(arm), finetuning.method_of(arm)
     fields = [*POLICIES[arm.policy].settings, *(["keep"] if reads_keep(arm) else [])]
     if arm.memory is not None or arm.seconds is not None:
-        shape: dict[str, Any] = {
+        identity["forecast"] = {
+            "version": FORECAST_VERSION,
             "method": name,
             "settings": method.model_dump(exclude_defaults=True),
+            "dtype": base.config.dtype,
+            "batch_size": finetuning.optimizer.batch_size,
         }
-        shape |= {"length": data.given["data"].max_length, "dtype": base.config.dtype}
-        shape["batch_size"] = finetuning.optimizer.batch_size
-        identity["forecast"] = {"version": FORECAST_VERSION, **shape}
-    if arm.seconds is not None:
         inputs["data"] = data
     return Step(
         "selection",
@@ -88,7 +88,6 @@ def select(
             "search": search,
             "method": method,
             "finetuning": finetuning,
-            "length": data.given["data"].max_length,
             **given,
         },
     )
@@ -135,7 +134,7 @@ def _forecast(step: Step, inputs: dict[str, Path]) -> Forecast | None:
         given["method"],
         batch_size=finetuning.optimizer.batch_size,
         micro_batch=arm.micro_batch,
-        length=given["length"],
+        length=longest(inputs["data"], "train"),
     )
     if arm.seconds is None:
         return forecast

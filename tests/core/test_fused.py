@@ -9,6 +9,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from ila_core.batches import collate
+from ila_core.config import AdaLoraMethod
 from ila_core.fused import adapted, fused_lora, gated
 from ila_core.gates import Gates
 from ila_core.loss import TokenLoss
@@ -26,6 +27,22 @@ def trained(base=None, dropout=0.0):
     for layer in lora_layers(model).values():
         weight = layer.lora_B["default"].weight
         weight.data = (torch.randn(weight.shape, generator=generator) * 0.1).to(weight)
+    return model.train()
+
+
+def with_values(dropout=0.0):
+    """AdaLoRA on every layer, with singular values that are not 0, one of which was pruned."""
+    base = tiny.model()
+    settings = AdaLoraMethod(
+        lr=1e-3, steps=12, r=2, initial_r=4, alpha=8, dropout=dropout, warmup=0.1, final=0.1,
+        every=1, beta1=0.8, beta2=0.8, orthogonality=0.5,
+    )  # fmt: skip
+    model = METHODS["adalora"].prepare(base, tiny.layers(base), settings, seed=0, steps=12).model
+    generator = torch.Generator().manual_seed(1)
+    for layer in lora_layers(model).values():
+        layer.lora_E["default"].data = torch.randn((4, 1), generator=generator)
+        layer.lora_E["default"].data[1] = 0
+        layer.ranknum["default"].data.fill_(3)
     return model.train()
 
 
@@ -106,6 +123,14 @@ def test_lora(make, dropout):
     assert relative(found, expected) < 1e-5
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_adalora(dropout):
+    model = with_values(dropout)
+    (loss, expected), (ours, found) = lora_gradients(model), lora_gradients(model, fused_lora)
+    assert ours == pytest.approx(loss, abs=1e-6)
+    assert relative(found, expected) < 1e-5
+
+
 def test_whatever_else_of_a_layer_trains_has_its_gradient():
     def whole(arithmetic):
         model = trained(tiny.model(attention_bias=True), dropout=0.3).requires_grad_(True)
@@ -159,7 +184,8 @@ def test_other_adapters_keep_their_arithmetic_and_a_model_comes_back_as_it_was()
         return get_peft_model(tiny.model(attention_bias=True), config)
 
     others = [of_peft(use_dora=True), of_peft(lora_bias=True), tiny.model()]
-    for model, replaced in (*((model, 0) for model in others), (of_peft(), 2), (trained(), 15)):
+    ours = [(of_peft(), 2), (trained(), 15), (with_values(), 15)]
+    for model, replaced in [*((model, 0) for model in others), *ours]:
         with fused_lora(model):
             assert sum("forward" in vars(m) for m in model.modules()) == replaced
         assert not any("forward" in vars(m) for m in model.modules())

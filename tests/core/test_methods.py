@@ -16,6 +16,7 @@ from ila_core.checkpoints import CheckpointFolder
 from ila_core.config import AdaLoraMethod, FullMethod, LoraMethod
 from ila_core.errors import CheckError, UserError
 from ila_core.finetune import finetune
+from ila_core.fused import fused_lora
 from ila_core.loading import load_base, untie
 from ila_core.loss import TokenLoss
 from ila_core.merging import folded, merged, worst_difference
@@ -199,7 +200,8 @@ def test_adalora_penalty_and_gradients_are_those_of_stock_peft():
                 a.copy_(b.copy_(torch.randn_like(b)))
     batch = collate([[row] for row in tiny.rows(4)])
     tokens = int((batch["labels"][:, 1:] != -100).sum())
-    loss = TokenLoss(ours).backward(batch, tokens) + (penalty := orthogonality(ours)).detach()
+    with fused_lora(ours):
+        loss = TokenLoss(ours).backward(batch, tokens) + (penalty := orthogonality(ours)).detach()
     penalty.backward()
     theirs = stock(**batch).loss
     theirs.backward()

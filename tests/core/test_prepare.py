@@ -11,7 +11,7 @@ from ila_core.batches import IGNORED
 from ila_core.config import DataConfig, DatasetConfig
 from ila_core.data import Conversation, Message, load_dataset
 from ila_core.data.prepare import prepare, split_of
-from ila_core.data.prepared import Prepared, Row
+from ila_core.data.prepared import Prepared, Row, longest
 from ila_core.data.template import Renderer
 from ila_core.errors import CheckError, UserError
 
@@ -267,6 +267,7 @@ def test_saved_rows_come_back_and_damage_is_seen(tokenizer: Any, tmp_path: Path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["prepared.json", "prepared.safetensors"]
     assert Prepared.load(tmp_path) == result
     assert Prepared.load(tmp_path).digest == result.digest
+    assert longest(tmp_path, "train") == len(result.splits["train"][0].input_ids)
     path = tmp_path / "prepared.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"\x7f")
     with pytest.raises(CheckError, match="is damaged"):
