@@ -141,7 +141,7 @@ class ArmTable:
         finetuning = finetuning_on(profile, part.dataset, set(part.rows.values()))
         by_name = {arm.name: arm for arm in finetuning.arms}
         selections = self._selections(part)
-        data = self._planned.pipeline.data[part.dataset]
+        data = self._planned.pipeline.data[finetuning.dataset]
         length = longest(self._payload(data), "train")
         rows: Rows = []
         for label, name in part.rows.items():
