@@ -71,6 +71,7 @@ def test_a_plan_names_the_field_that_differs(finished):
     assert "held_out_loss base" not in missed
 
 
+@pytest.mark.slow
 def test_another_dataset_recomputes_only_what_depends_on_it(finished, tmp_path):
     tree = yaml.safe_load(shipped("runs")["smoke"].read_text())
     tree["name"] = "smoke"
@@ -93,6 +94,7 @@ def test_another_dataset_recomputes_only_what_depends_on_it(finished, tmp_path):
     assert missed == own | intersection | {"ranking", "agreement", "report"}
 
 
+@pytest.mark.slow
 def test_a_refresh_with_the_same_outcome_leaves_the_rest_cached(finished, tmp_path):
     ila = finished.copied(tmp_path / "home")
     answer = ila.json("run", "smoke", "--refresh", "stage2 terse seed 0", "--reason", "to see")
@@ -100,6 +102,7 @@ def test_a_refresh_with_the_same_outcome_leaves_the_rest_cached(finished, tmp_pa
     assert ila.json("run", "smoke")["computed"] == 0
 
 
+@pytest.mark.slow
 def test_a_refresh_that_fails_loses_nothing(finished, tmp_path):
     ila = finished.copied(tmp_path / "home")
     process = ila.start("run", "smoke", "--refresh", "finetune", "--reason", "to see")
@@ -128,6 +131,7 @@ def test_a_home_with_odd_characters_has_its_store_inside(monkeypatch, tmp_path):
         RuntimeConfig.from_env()
 
 
+@pytest.mark.slow
 def test_datasets_of_equal_content_share_their_steps_and_each_is_reported(finished, tmp_path):
     ila = finished.copied(tmp_path / "home")
     tree = yaml.safe_load(shipped("runs")["smoke"].read_text())
@@ -150,6 +154,7 @@ def test_a_payload_on_a_disk_that_is_not_here_is_no_damage(finished, tmp_path):
     assert ila.json("rankings", "show", key)["scorer"] == "ila"
 
 
+@pytest.mark.slow
 def test_a_damaged_payload_is_refused_and_computed_anew(finished, tmp_path):
     ila = finished.copied(tmp_path / "home")
     key = ila.json("run", "smoke")["ranking"]

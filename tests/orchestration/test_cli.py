@@ -42,6 +42,7 @@ def test_the_readme_has_commands():
     assert len(COMMANDS) >= 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_readme_commands_run_on_smoke(finished, command, tmp_path, request):
     words = shlex.split(command.removeprefix(".venv/bin/"))[1:]

@@ -8,6 +8,8 @@ import pytest
 from conftest import kill, wait_until
 from judge_server import JudgeServer, rate, say
 
+pytestmark = pytest.mark.slow
+
 ROW = '"Which is it, {}?",a,b,c,d,{}\n'
 ALL = "held_out_loss,general_text,instructions,mmlu,hellaswag,vicuna,mt_bench"
 

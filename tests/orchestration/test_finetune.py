@@ -7,6 +7,8 @@ import pytest
 
 from ila_core.ranking import Ranking
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def home(finished, tmp_path_factory):

@@ -5,6 +5,8 @@ from contextlib import closing
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def refreshed(finished, tmp_path):

@@ -16,6 +16,8 @@ from tasks.lookup import open_lookup
 from tasks.registry import Registry
 from tasks.version import PREFIX
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def team(finished, tmp_path_factory):

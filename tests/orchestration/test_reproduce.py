@@ -10,6 +10,8 @@ import pytest
 from flows.reproduce import Result, _save
 from ila_core.paper import MILESTONES, SEEDS
 
+pytestmark = pytest.mark.slow
+
 FIGURES = ("table2", "fig1", "fig2", "fig3", "fig4")
 
 
