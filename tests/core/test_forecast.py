@@ -8,7 +8,7 @@ import torch
 from test_loading import config_for
 
 from ila_core.batches import plan_batches
-from ila_core.config import FullMethod, LoraMethod
+from ila_core.config import AdaLoraMethod, FullMethod, LoraMethod
 from ila_core.finetune import finetune
 from ila_core.forecast import Forecast
 from ila_core.layers import layers_of
@@ -19,6 +19,11 @@ SIZE = {"hidden_size": 128, "intermediate_size": 256, "head_dim": 32}
 LENGTH, BATCH = 48, 8
 LORA = LoraMethod(lr=1e-3, steps=3, r=8, alpha=8, dropout=0.0)
 FULL = FullMethod(lr=1e-3, steps=3)
+ADALORA = AdaLoraMethod(
+    lr=1e-3, steps=3, r=4, initial_r=8, alpha=8, dropout=0.0, warmup=0.0, final=0.0, every=1,
+    beta1=0.8, beta2=0.8, orthogonality=0.5,
+)  # fmt: skip
+METHODS = [("lora", LORA), ("adalora", ADALORA), ("full", FULL)]
 
 
 def forecast(method, settings, dtype="float32", micro_batch=BATCH):
@@ -47,7 +52,7 @@ def train(base, chosen, rows, method, settings, folder):
 
 
 @pytest.mark.parametrize("last", [15, 6, 1])
-@pytest.mark.parametrize(("method", "settings"), [("lora", LORA), ("full", FULL)])
+@pytest.mark.parametrize(("method", "settings"), METHODS)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_near_what_is_allocated(method, settings, last, dtype, tmp_path):
     base = tiny.model(**SIZE).to(getattr(torch, dtype))
