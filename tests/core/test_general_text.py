@@ -78,6 +78,7 @@ def test_texts_of_the_base_are_likely_to_it_and_drawn_the_same_again(demo, tmp_p
     assert loss(rows) < loss(shuffled) - 1
 
 
+@pytest.mark.slow
 def test_the_shipped_text_is_what_the_generator_makes_and_pretraining_never_read_it():
     read = general.read_in_pretraining()
     assert len(read) > 300_000

@@ -114,6 +114,7 @@ def killed(processes, folder):
     assert child.exitcode == -signal.SIGKILL
 
 
+@pytest.mark.slow
 def test_twenty_kills_over_both_stages_change_nothing(processes, undisturbed, tmp_path):
     rng = random.Random(0)
     for stage in ("stage1", "stage2"):

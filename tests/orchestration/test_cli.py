@@ -118,6 +118,7 @@ def test_a_malformed_row_is_named(ila, tmp_path):
     assert "prompt" in error
 
 
+@pytest.mark.slow
 def test_a_split_too_small_for_the_gates_is_named_before_stage_1_trains(ila, tmp_path):
     data = tmp_path / "few.jsonl"
     rows = (ROOT / "ila_core/demo/data/terse.jsonl").read_text().splitlines()[:12]
@@ -130,6 +131,7 @@ def test_a_split_too_small_for_the_gates_is_named_before_stage_1_trains(ila, tmp
     assert "Traceback" not in error
 
 
+@pytest.mark.slow
 def test_a_stage_1_that_was_not_stable_is_said_wherever_the_ranking_is_shown(finished):
     answer = finished.json("run", "smoke")
     stable = finished.json("rankings", "show", answer["ranking"])["stable"]
@@ -141,6 +143,7 @@ def test_a_stage_1_that_was_not_stable_is_said_wherever_the_ranking_is_shown(fin
     assert said in finished("rankings", "show", answer["ranking"])
 
 
+@pytest.mark.slow
 def test_layers_that_seeds_disagree_on_are_shown(finished, tmp_path):
     key = finished.json("rankings", "list")[0]["ranking"]
     assert "one search seed only" in finished("rankings", "show", key)
@@ -198,6 +201,7 @@ def test_an_unusable_store_is_one_message(ila, tmp_path, uri, message):
     assert "secret" not in error and "Traceback" not in error
 
 
+@pytest.mark.slow
 def test_dropped_rows_are_said(ila):
     process = ila.start("search", "smoke", "--set", "data.max_length=16")
     try:

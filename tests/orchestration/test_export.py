@@ -15,6 +15,8 @@ from conftest import ROOT
 
 from tasks.payloads import payload_digest
 
+pytestmark = pytest.mark.slow
+
 BASE = ROOT / "ila_core/demo/base"
 
 
@@ -218,7 +220,6 @@ def test_what_cannot_be_verified_is_said(finished, ranking, exported, tmp_path):
         assert "Traceback" not in error
 
 
-@pytest.mark.slow
 def test_the_trl_script_trains_the_head_and_its_adapter_verifies(
     finished, ranking, exported, tmp_path
 ):

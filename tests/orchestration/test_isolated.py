@@ -47,6 +47,7 @@ def apart(profile):
     return Apart((sys.executable, "-m", "flows.claimed"), told, Devices(1))
 
 
+@pytest.mark.slow
 def test_the_result_is_the_one_that_this_process_would_have_made(finished, runtime):
     order, store = order_of("prepare", runtime)
     found = compute_apart(order, store, apart(smoke()))
@@ -58,6 +59,7 @@ def test_the_result_is_the_one_that_this_process_would_have_made(finished, runti
     assert found.digest == here.digest
 
 
+@pytest.mark.slow
 def test_a_users_error_arrives_as_one(runtime, tmp_path):
     empty = tmp_path / "empty.jsonl"
     empty.write_text('{"prompt": "a", "response": "b"}\n')
