@@ -74,7 +74,7 @@ class AdaLora:
         )
         adapted = get_peft_model(model, config)
         for name, layer in lora_layers(adapted).items():
-            # On a 16-bit base PEFT 0.21 makes a parameter that trains of this count of ranks.
+            # On a bfloat16 base PEFT 0.21 makes a parameter that trains of this count of ranks.
             layer.ranknum["default"].requires_grad_(False)
             for matrix in ("lora_A", "lora_B"):
                 initialise(getattr(layer, matrix)["default"], f"{seed}/{name}/{matrix}", std=0.02)
