@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from flows.judge_forecast import asks_an_endpoint
 from flows.refresh import Refresh
-from flows.run import ProfilePlan, finished, plan_of, prefect_ready
+from flows.run import ProfilePlan, finished, need_prefect, plan_of, prefect_ready
 from flows.targets import Target, find_target
 from ila_core.config import RuntimeConfig
 from ila_core.errors import CheckError, UserError
@@ -45,6 +45,7 @@ def run_evaluate(
     if jobs > 1 and refresh.names:
         raise UserError("--jobs computes what is missing: refresh first, or with --jobs 1")
     if jobs > 1:
+        need_prefect(f"--jobs {jobs}")
         _in_processes(planned, target, jobs)
         planned = plan_of(target.profile, until=target.until)
     runs = finished(planned, target.until, refresh)

@@ -10,13 +10,14 @@ from prefect import flow
 from prefect.futures import PrefectFuture, as_completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows.loop import failure_of
 from flows.pipeline import ila_pipeline
 from flows.references import resolve
 from ila_core.config import Profile, RuntimeConfig
 from ila_core.errors import CheckError, UserError, first_line
 from ila_core.lock import Lock
 from ila_core.reference import ResolvedRanking
-from tasks.execute import Handle, submit
+from tasks.execute import Handle
 from tasks.isolated import Apart
 from tasks.lookup import StepRun, hits
 from tasks.origin import Origin
@@ -25,6 +26,7 @@ from tasks.step import Step, in_order
 from tasks.store import Store
 from tasks.summary import Summary
 from tasks.supervise import Devices, interruption
+from tasks.task import submit
 from tasks.tracking import answering
 
 log = logging.getLogger("ila")
@@ -138,20 +140,9 @@ def _run_all(handles: Sequence[Handle], at_once: int) -> dict[str, StepRun]:
             failures.append(outcome)
         else:
             finished[str(step.key)] = done
-    if failures and (len(failures) == 1 or _away(failures)):
-        raise failures[0]
     if failures:
-        told = "".join(f"\n- {first_line(failure)}" for failure in failures)
-        raise CheckError(
-            f"{len(failures)} steps failed:{told}\n{len(todo)} that need them were not begun; "
-            f"{len(finished)} are finished and kept, and the same command computes what is missing"
-        )
+        raise failure_of(failures, len(todo), len(finished))
     return {key: future.result() for key, future in finished.items()}
-
-
-def _away(failures: Sequence[Exception]) -> bool:
-    """Whether all that failed is one thing, which a later try may find mended."""
-    return all(isinstance(failure, ConnectionError) for failure in failures)
 
 
 def _inputs(step: Step) -> set[str]:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 ROOT = Path(__file__).parent.parent
 PREFECT = "prefect-server"
+WITHOUT_PREFECT = {"ILA_PREFECT": "off"}
 STEPS = 35
 """Of a whole `ila run smoke`."""
 
@@ -34,12 +35,12 @@ class Ila:
 
     Args:
         home: ILA_HOME.
-        prefect: the API of the server that its flows run on, and those of its copies; empty: each
-            command starts its own.
+        prefect: the environment by which its commands find Prefect: by default they leave it out,
+            `{}` is what a newcomer has.
     """
 
-    def __init__(self, home: Path, prefect: str = "") -> None:
-        self.home, self.prefect = home, prefect
+    def __init__(self, home: Path, prefect: Mapping[str, str] = WITHOUT_PREFECT) -> None:
+        self.home = home
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("ILA_", "PREFECT_"))}
         inherited.pop("MLFLOW_TRACKING_URI", None)
         self.environment = {
@@ -47,7 +48,7 @@ class Ila:
             "ILA_HOME": str(home),
             "HF_HUB_OFFLINE": "1",
             "PREFECT_LOGGING_TO_API_ENABLED": "false",
-            **({"PREFECT_API_URL": prefect} if prefect else {}),
+            **prefect,
         }
 
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
@@ -83,7 +84,7 @@ class Ila:
         """What a command with `--json` answers."""
         return json.loads(self(*arguments, "--json", **environment))
 
-    def copied(self, home: Path) -> Ila:
+    def copied(self, home: Path, prefect: Mapping[str, str] = WITHOUT_PREFECT) -> Ila:
         """A home of its own with everything that is in this one, artifact addresses included."""
         shutil.copytree(self.home, home, ignore=shutil.ignore_patterns("prefect"))
         with closing(sqlite3.connect(home / "mlflow.db")) as connection, connection:
@@ -92,7 +93,21 @@ class Ila:
                     f"UPDATE {table} SET {column} = replace({column}, ?, ?)",
                     [str(self.home), str(home)],
                 )
-        return Ila(home, self.prefect)
+        return Ila(home, prefect)
+
+    def digests(self) -> dict[str, str]:
+        """Payload digest of every finished step by its key; not of the report, with its seconds."""
+        query = """
+            SELECT k.value, d.value FROM runs r
+            JOIN tags k ON k.run_uuid = r.run_uuid AND k.key = 'ila.key'
+            JOIN tags d ON d.run_uuid = r.run_uuid AND d.key = 'ila.digest'
+            JOIN tags s ON s.run_uuid = r.run_uuid AND s.key = 'ila.step' AND s.value != 'report'
+            WHERE r.status = 'FINISHED'
+        """
+        with closing(sqlite3.connect(self.home / "mlflow.db")) as connection:
+            rows = connection.execute(query).fetchall()
+        assert len(rows) == len(dict(rows)), "a step was computed twice"
+        return dict(rows)
 
 
 def kill(process: subprocess.Popen[str]) -> None:
@@ -130,8 +145,8 @@ def real_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def prefect_api(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> str:
-    """The API of a Prefect server for all tests: one that a command starts costs it 30 s here."""
+def prefect(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> dict[str, str]:
+    """The environment of commands on a Prefect server that all tests share."""
     from served import Sqlite, free_port
 
     from flows.servers import process, programs
@@ -145,7 +160,7 @@ def prefect_api(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> str
         server = programs.prefect("tests", folder, int(note.read_text()), Sqlite(folder))
         process.start(server, folder)
         process.wait(server, folder)
-    return f"http://127.0.0.1:{server.port}/api"
+    return {"PREFECT_API_URL": f"http://127.0.0.1:{server.port}/api"}
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -163,23 +178,47 @@ def _shared(factory: pytest.TempPathFactory, worker_id: str) -> Path:
 
 
 @pytest.fixture
-def ila(tmp_path: Path, prefect_api: str) -> Ila:
+def ila(tmp_path: Path) -> Ila:
     """`ila` with an empty ILA_HOME."""
-    return Ila(tmp_path / "home", prefect_api)
+    return Ila(tmp_path / "home")
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory, worker_id: str, prefect_api: str) -> Ila:
+def finished(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Ila:
     """`ila` with an ILA_HOME in which `smoke` has run to its end. Do not change what is in it."""
-    folder = _shared(tmp_path_factory, worker_id)
-    done = folder / "finished" / "done"
-    with FileLock(folder / "finished.lock"):
-        ila = Ila(done.parent / "home")  # a newcomer's, with a Prefect server of its own
-        ila.prefect = prefect_api
+    return _with_a_run(Ila(_shared(tmp_path_factory, worker_id) / "finished"))
+
+
+@pytest.fixture(scope="session")
+def newcomers(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Ila:
+    """The same by the default way, a Prefect flow on a server that the command starts."""
+    return _with_a_run(Ila(_shared(tmp_path_factory, worker_id) / "newcomers", prefect={}))
+
+
+def _with_a_run(ila: Ila) -> Ila:
+    """Run `smoke` in its home unless another worker of pytest-xdist has."""
+    done = ila.home.with_suffix(".done")
+    with FileLock(ila.home.with_suffix(".lock")):
         if not done.exists():
             ila("run", "smoke")
             done.touch()
     return ila
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An ILA_HOME with an empty store, to copy."""
+    from small import empty_home  # beside the tests that use it
+
+    return empty_home(tmp_path_factory.mktemp("empty"))
+
+
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: Path) -> Any:
+    """A pipeline of millisecond steps (tests/orchestration/small.py) in a home of its own."""
+    from small import Small
+
+    return Small(tmp_path / "small", monkeypatch, empty_store)
 
 
 @pytest.fixture(scope="session")

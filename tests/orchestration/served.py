@@ -52,7 +52,7 @@ class Servers:
     def __init__(self, folder: Path, mlflow: int, prefect: int) -> None:
         self.folder = folder
         self.mlflow, self.prefect = f"http://127.0.0.1:{mlflow}", f"http://127.0.0.1:{prefect}"
-        self.ila = Ila(folder / "home")
+        self.ila = Ila(folder / "home", prefect={})
         self.ila.environment |= {
             "MLFLOW_TRACKING_URI": self.mlflow,
             "PREFECT_API_URL": f"{self.prefect}/api",

@@ -23,21 +23,6 @@ def states(plan):
     return {step["step"]: step["state"] for step in plan["steps"]}
 
 
-def digests(home):
-    """Payload digest of every finished step, by its key; not of the report, which shows seconds."""
-    query = """
-        SELECT k.value, d.value FROM runs r
-        JOIN tags k ON k.run_uuid = r.run_uuid AND k.key = 'ila.key'
-        JOIN tags d ON d.run_uuid = r.run_uuid AND d.key = 'ila.digest'
-        JOIN tags s ON s.run_uuid = r.run_uuid AND s.key = 'ila.step' AND s.value != 'report'
-        WHERE r.status = 'FINISHED'
-    """
-    with closing(sqlite3.connect(home / "mlflow.db")) as connection:
-        rows = connection.execute(query).fetchall()
-    assert len(rows) == len(dict(rows)), "a step was computed twice"
-    return dict(rows)
-
-
 def test_again_computes_nothing(finished):
     answer = finished.json("run", "smoke")
     assert answer["computed"] == 0
@@ -199,7 +184,7 @@ def test_killed_anywhere_the_same_command_goes_on(finished, ila):
     done = ila.json("run", "smoke")
     assert done["cached"] > 0
     assert list(checkpoints.iterdir()) == []
-    assert digests(ila.home) == digests(finished.home)
+    assert ila.digests() == finished.digests()
 
 
 @pytest.mark.slow
@@ -207,7 +192,7 @@ def test_two_at_once_compute_each_step_once(finished, ila):
     both = [ila.start("run", "smoke", "--json"), ila.start("run", "smoke", "--json")]
     answers = [process.communicate(timeout=HANG) for process in both]
     assert [process.returncode for process in both] == [0, 0], answers
-    assert digests(ila.home) == digests(finished.home)
+    assert ila.digests() == finished.digests()
     assert sum(json.loads(out)["computed"] for out, _ in answers) == STEPS
 
 

@@ -178,6 +178,7 @@ def test_an_unreachable_mlflow_stops_the_run_before_any_work(ila):
         ("ILA_MICRO_BATCH", "eight", "ILA_MICRO_BATCH=eight: Input should be a valid integer"),
         ("ILA_EVAL_BATCH", "0", "ILA_EVAL_BATCH=0: Input should be greater than or equal to 1"),
         ("ILA_DEVICE", "cuda:1", "CUDA_VISIBLE_DEVICES"),
+        ("ILA_PREFECT", "no", "ILA_PREFECT=no: Input should be 'on' or 'off'"),
         ("ILA_CHECKPOINT_SECONDS", "-1", "greater than or equal to 0"),
     ],
 )

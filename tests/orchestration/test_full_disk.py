@@ -31,7 +31,7 @@ def namespaces():
 @pytest.fixture
 def ila(tmp_path):
     """With a Prefect server of its own, whose database is on that disk too."""
-    return Ila(tmp_path / "home")
+    return Ila(tmp_path / "home", prefect={})
 
 
 def on_a_disk_of(size, script, ila):

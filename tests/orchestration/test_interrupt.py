@@ -4,14 +4,16 @@ import re
 import signal
 
 import pytest
-from conftest import kill, wait_until
+from conftest import WITHOUT_PREFECT, Ila, kill, wait_until
 from forked import HANG
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: -signal.SIGTERM}  # Prefect passes the latter on
 
 
 @pytest.mark.slow
-def test_a_signal_ends_a_long_training(finished, ila):
+@pytest.mark.parametrize("environment", [WITHOUT_PREFECT, {}], ids=["loop", "prefect"])
+def test_a_signal_ends_a_long_training(tmp_path, environment):
+    ila = Ila(tmp_path / "home", prefect=environment)
     checkpoints = ila.home / "checkpoints"
     for number, code in CODES.items():
         process = ila.start(

@@ -107,7 +107,8 @@ def test_prefects_server_goes_away_and_the_step_under_way_is_committed(tmp_path)
     start(server, folder)
     try:
         wait(server, folder)
-        ila = Ila(tmp_path / "home", f"http://127.0.0.1:{server.port}/api")
+        address = f"http://127.0.0.1:{server.port}/api"
+        ila = Ila(tmp_path / "home", prefect={"PREFECT_API_URL": address})
         # Its client tries for a minute whatever it has to say; 503 is SQLite's word for a moment.
         ila.environment["PREFECT_CLIENT_MAX_RETRIES"] = "2"
         said = failed(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 import pytest
-from conftest import STEPS
+from conftest import STEPS, Ila
 from served import PASSWORD, free_port, login, post, running, wait_for
 
 from tasks.accounts import Role
@@ -106,17 +106,18 @@ def test_losses_arrive_in_mlflow(servers, as_member):
         assert run.info.artifact_uri.startswith("mlflow-artifacts:")
 
 
-def test_a_server_that_stops_answering_is_one_message(ila):
-    error = ila("run", "smoke", expect=1, PREFECT_API_URL="http://127.0.0.1:9/api")
+def test_a_server_that_stops_answering_is_one_message(tmp_path):
+    ila = Ila(tmp_path / "home", prefect={"PREFECT_API_URL": "http://127.0.0.1:9/api"})
+    error = ila("run", "smoke", expect=1)
     assert "Prefect" in error and "PREFECT_API_URL" in error
     assert "Traceback" not in error
 
 
-def test_the_ui_serves_both_stores_until_it_is_stopped(finished, tmp_path):
+def test_the_ui_serves_both_stores_until_it_is_stopped(newcomers, tmp_path):
     ports = {"prefect": free_port(), "mlflow": free_port()}
     words = [word for name, port in ports.items() for word in (f"--{name}-port", str(port))]
     log = tmp_path / "ui.log"
-    environment = finished.environment | {"PYTHONUNBUFFERED": "1"}
+    environment = newcomers.environment | {"PYTHONUNBUFFERED": "1"}
     with running(["flows.cli", "ui", *words], environment, log):
         wait_for(f"http://127.0.0.1:{ports['prefect']}/api/health", log)
         wait_for(f"http://127.0.0.1:{ports['mlflow']}/health", log)
@@ -125,7 +126,7 @@ def test_the_ui_serves_both_stores_until_it_is_stopped(finished, tmp_path):
         wanted = {"experiment_ids": ["1"], "max_results": 100}
         found = post(f"http://127.0.0.1:{ports['mlflow']}/api/2.0/mlflow/runs/search", wanted)
         assert len(found["runs"]) == STEPS
-        busy = finished("ui", *words, expect=2)
+        busy = newcomers("ui", *words, expect=2)
         assert "ended by itself; the reason is at the end of" in busy
     for port in ports.values():
         with socket.socket() as probe:

@@ -95,7 +95,7 @@ def test_a_slot_that_the_server_no_longer_keeps_ends_the_step(prefect, tmp_path)
 
 
 def test_a_run_of_several_jobs_never_takes_more_than_there_are(prefect, finished, ila):
-    environment = {**prefect, "ILA_JOBS": "3", "ILA_GPU_LIMIT": "gpu"}
+    environment = {**prefect, "ILA_PREFECT": "on", "ILA_JOBS": "3", "ILA_GPU_LIMIT": "gpu"}
     process = ila.start("search", "smoke", "--json", **environment)
     taken = set()
     while process.poll() is None:

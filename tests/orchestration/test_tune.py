@@ -28,9 +28,9 @@ def pipeline(overrides, home):
 
 
 @pytest.fixture(scope="module")
-def tuned(finished, tmp_path_factory):
+def tuned(finished, prefect, tmp_path_factory):
     """A home in which `smoke` has run, and what `ila tune` answers there, two jobs at once."""
-    home = finished.copied(tmp_path_factory.mktemp("tuned") / "home")
+    home = finished.copied(tmp_path_factory.mktemp("tuned") / "home", prefect)
     return home, home.json("tune", "smoke", "--jobs", "2", "--set", THREE)
 
 
