@@ -22,9 +22,6 @@ from tasks.lookup import StepRun, open_lookup
 from tasks.plan import Planned, plan
 from tasks.step import in_order
 
-_STDERR = logging.StreamHandler()
-"""One for all runs of a program: a logger takes the same handler once."""
-
 
 @dataclass(frozen=True)
 class ProfilePlan:
@@ -118,12 +115,15 @@ def need_prefect(what: str) -> None:
 @contextmanager
 def followed() -> Iterator[None]:
     """Around steps that compute: somebody reads their log, and may press Ctrl-C."""
-    logging.getLogger("ila").addHandler(_STDERR)
+    log, to_stderr = logging.getLogger("ila"), logging.StreamHandler()
+    log.addHandler(to_stderr)
     try:
         yield
     except KeyboardInterrupt:
         print("ila: interrupted; the same command goes on where it stopped", file=sys.stderr)
         sys.exit(130)
+    finally:
+        log.removeHandler(to_stderr)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -19,18 +20,20 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from mlflow import MlflowClient
 
 from flows import loop, run
-from ila_core.config import RuntimeConfig
 from ila_core.profiles import load_profile
 from tasks import steps as kinds
+from tasks import store
 from tasks.lookup import StepRun
 from tasks.step import Context, Step, in_order
 from tasks.tracking import open_client
 
 PROFILE = load_profile("smoke")
 LABELS = ("first", "left", "right", "last", "alone")
-NOBODY = "elsewhere:0:0"
+DEAD = f"{socket.gethostname()}:{2**30}:0"
+"""The owner of claims whose process has ended: no pid is as large."""
 
 
 class Small:
@@ -56,9 +59,12 @@ class Small:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         patch.delenv("PREFECT_API_URL", raising=False)
         patch.setitem(kinds.STEPS, "number", self._compute)
+        patch.setattr(store, "_POLL_SECONDS", 0.02)
         patch.setattr(loop, "ila_pipeline", self._pipeline)
         patch.setattr(run, "ila_pipeline", self._pipeline)
         self.steps = _steps()
+        self.wanted: tuple[str, ...] = ("last", "alone")
+        """A run finishes these and what they need."""
 
     def at(self, home: Path) -> None:
         """Go on in another ILA_HOME."""
@@ -69,17 +75,57 @@ class Small:
         """Run it to its end; the finished runs by label."""
         again = {str(self.steps[label].key): why for label, why in (refresh or {}).items()}
         runs = loop.run_loop(PROFILE, "report", again, None)
-        return {label: runs[str(step.key)] for label, step in self.steps.items()}
+        return {label: runs[k] for label, s in self.steps.items() if (k := str(s.key)) in runs}
 
     def results(self) -> dict[str, Any]:
         """The number of each step as a run finds it, by label; `computed` is left as it was."""
         before = list(self.computed)
         found = {
-            label: json.loads((_payload(run) / "n.json").read_bytes())
+            label: json.loads((self.payload(run) / "n.json").read_bytes())
             for label, run in self.run().items()
         }
         assert self.computed == before, "something was missing"
         return found
+
+    def copied(self, to: Path, owner: str | None = None) -> None:
+        """What a process that starts now would find, in a folder of its own.
+
+        Args:
+            to: that folder.
+            owner: who holds the claims there, in place of this process.
+        """
+        shutil.copytree(self.home, to)
+        here, self.home = self.home, to
+        for table, column in (("runs", "artifact_uri"), ("experiments", "artifact_location")):
+            change = f"UPDATE {table} SET {column} = replace({column}, ?, ?)"
+            self.tell(change, str(here), str(to))
+        if owner is not None:
+            self.tell("UPDATE tags SET value = ? WHERE key = 'ila.owner'", owner)
+        self.home = here
+
+    def at_each_write(self, tell: Callable[[str], None]) -> None:
+        """Call `tell` after each write to MLflow and each file of a payload, with what it was."""
+
+        def told(name: str) -> None:
+            original = getattr(MlflowClient, name)
+
+            def write(client: MlflowClient, *given: Any, **named: Any) -> Any:
+                if given[1:2] == ("ila.heartbeat",):  # of another thread
+                    return original(client, *given, **named)
+                if name == "log_artifacts":
+                    run_id, folder, where = given
+                    tell("computed")
+                    client.log_artifact(run_id, f"{folder}/a.json", where)
+                    tell("half of the payload")
+                result = original(client, *given, **named)
+                tell(name)
+                return result
+
+            self._patch.setattr(MlflowClient, name, write)
+
+        for name in ("create_run", "log_batch", "set_tag", "log_artifacts", "set_terminated"):
+            told(name)
+        self.while_computing = lambda step: tell("computing")
 
     def tell(self, query: str, *values: str) -> list[tuple[Any, ...]]:
         """Rows of the store's database, or a change to it, behind everybody's back."""
@@ -97,12 +143,13 @@ class Small:
         """
         return [label for (label,) in self.tell(query)]
 
-    def runtime(self) -> RuntimeConfig:
-        return RuntimeConfig.from_env()
+    @staticmethod
+    def payload(run: StepRun) -> Path:
+        return Path(run.artifact_uri.removeprefix("file://")) / "payload"
 
     def _pipeline(self, *_: object) -> Any:
-        last = (self.steps["last"], self.steps["alone"])
-        return SimpleNamespace(profile=PROFILE, targets=lambda until: last)
+        wanted = tuple(self.steps[label] for label in self.wanted)
+        return SimpleNamespace(profile=PROFILE, targets=lambda until: wanted)
 
     def _compute(self, step: Step, inputs: dict[str, Path], out: Path, context: Context) -> None:
         self.while_computing(step)
@@ -110,6 +157,7 @@ class Small:
             raise self.failing[step.label]
         self.computed.append(step.label)
         read = [json.loads((folder / "n.json").read_bytes()) for folder in inputs.values()]
+        (out / "a.json").write_text(json.dumps(step.label))
         (out / "n.json").write_text(json.dumps(self.values[step.label] + sum(read)))
 
 
@@ -128,10 +176,6 @@ def _steps() -> dict[str, Step]:
 
 def _step(label: str, **inputs: Step) -> Step:
     return Step("number", label=label, version=1, identity={"of": label}, inputs=inputs)
-
-
-def _payload(run: StepRun) -> Path:
-    return Path(run.artifact_uri.removeprefix("file://")) / "payload"
 
 
 def labels_in_order(labels: Sequence[str]) -> bool:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 from conftest import Ila, kill, wait_until
-from forked import HANG
 from served import PASSWORD, Sqlite, free_port, login
 
 from flows.servers.process import start, stop_all, wait
@@ -67,7 +66,7 @@ def failed(ila: Ila, stop: Callable[[], None], when: Callable[[], bool]) -> str:
         process.send_signal(signal.SIGSTOP)
         stop()
         process.send_signal(signal.SIGCONT)
-        _, said = process.communicate(timeout=HANG)
+        _, said = process.communicate()
     finally:
         kill(process)
     assert process.returncode == 1 and "Traceback" not in said

@@ -119,8 +119,8 @@ def test_the_ui_serves_both_stores_until_it_is_stopped(newcomers, tmp_path):
     log = tmp_path / "ui.log"
     environment = newcomers.environment | {"PYTHONUNBUFFERED": "1"}
     with running(["flows.cli", "ui", *words], environment, log):
-        wait_for(f"http://127.0.0.1:{ports['prefect']}/api/health", log)
-        wait_for(f"http://127.0.0.1:{ports['mlflow']}/health", log)
+        wait_for(f"http://127.0.0.1:{ports['prefect']}/api/health")
+        wait_for(f"http://127.0.0.1:{ports['mlflow']}/health")
         flows = post(f"http://127.0.0.1:{ports['prefect']}/api/flow_runs/filter", {})
         assert [run["name"] for run in flows] == ["smoke-report"]
         wanted = {"experiment_ids": ["1"], "max_results": 100}

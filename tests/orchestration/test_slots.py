@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, wait_until
-from forked import HANG
 from served import free_port, post, running, wait_for
 
 from tasks.slots import LEASE_SECONDS
@@ -62,7 +61,7 @@ def hold(environment, log: Path, seconds: float, **pipes):
 def test_two_processes_hold_one_gpu_one_after_the_other(prefect, tmp_path):
     logs = [tmp_path / "a", tmp_path / "b"]
     both = [hold(prefect, log, 4) for log in logs]
-    assert [process.wait(HANG) for process in both] == [0, 0]
+    assert [process.wait() for process in both] == [0, 0]
     (_, first_end), (second_start, _) = sorted(
         [float(x) for x in log.read_text().split()] for log in logs
     )
@@ -83,7 +82,7 @@ def test_a_slot_that_the_server_no_longer_keeps_ends_the_step(prefect, tmp_path)
     (lease,) = (Path(prefect["PREFECT_HOME"]).parent / "server").glob("concurrency_leases/*-*.json")
     api = prefect["PREFECT_API_URL"]
     post(f"{api}/v2/concurrency_limits/decrement-with-lease", {"lease_id": lease.stem})
-    _, said = holder.communicate(timeout=HANG)
+    _, said = holder.communicate()
     logged, _, raised = said.partition("Traceback")
     assert "Terminating execution to prevent over-allocation" in logged
     assert (
@@ -91,7 +90,7 @@ def test_a_slot_that_the_server_no_longer_keeps_ends_the_step(prefect, tmp_path)
         "'gpu' (it was away, or started anew); the same command goes on from the last checkpoint"
     ) in raised
     assert holder.returncode == 1
-    assert hold(prefect, tmp_path / "next", 0).wait(HANG) == 0
+    assert hold(prefect, tmp_path / "next", 0).wait() == 0
 
 
 def test_a_run_of_several_jobs_never_takes_more_than_there_are(prefect, finished, ila):
@@ -115,5 +114,5 @@ def slots(environment) -> int:
     from urllib.request import urlopen
 
     address = f"{environment['PREFECT_API_URL']}/v2/concurrency_limits/gpu"
-    with urlopen(address, timeout=HANG) as answer:
+    with urlopen(address) as answer:
         return int(json.load(answer)["active_slots"])
