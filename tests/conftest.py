@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 os.environ["OMP_NUM_THREADS"] = "1"
 
 ROOT = Path(__file__).parent.parent
-PREFECT = "prefect-server"
+PREFECT, STACK = "prefect-server", "servers.json"
 WITHOUT_PREFECT = {"ILA_PREFECT": "off"}
 STEPS = 35
 """Of a whole `ila run smoke`."""
@@ -100,12 +100,14 @@ class Ila:
         return Ila(home, prefect)
 
     def digests(self) -> dict[str, str]:
-        """Payload digest of every finished step by its key; not of the report, with its seconds."""
+        """Payload digest of every step that is a hit, by its key; not of the report, with its
+        seconds."""
         query = """
             SELECT k.value, d.value FROM runs r
             JOIN tags k ON k.run_uuid = r.run_uuid AND k.key = 'ila.key'
             JOIN tags d ON d.run_uuid = r.run_uuid AND d.key = 'ila.digest'
             JOIN tags s ON s.run_uuid = r.run_uuid AND s.key = 'ila.step' AND s.value != 'report'
+            JOIN tags v ON v.run_uuid = r.run_uuid AND v.key = 'ila.state' AND v.value = 'valid'
             WHERE r.status = 'FINISHED'
         """
         with closing(sqlite3.connect(self.home / "mlflow.db")) as connection:
@@ -172,30 +174,41 @@ def real_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def prefect(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> dict[str, str]:
-    """The environment of commands on a Prefect server that all tests share."""
-    from served import Sqlite, free_port
+def prefect_folder(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """Where the Prefect server that all tests share keeps what it knows."""
+    return _shared(tmp_path_factory, worker_id) / PREFECT
+
+
+@pytest.fixture(scope="session")
+def prefect(prefect_folder: Path) -> dict[str, str]:
+    """The environment of commands on that server."""
+    from served import Sqlite, ports  # beside the tests that use it
 
     from flows.servers import process, programs
 
-    folder = _shared(tmp_path_factory, worker_id) / PREFECT
-    folder.mkdir(exist_ok=True)
+    folder, note = prefect_folder, prefect_folder / "port"
     with FileLock(f"{folder}.lock"):
-        note = folder / "port"
         if not note.exists():
-            note.write_text(str(free_port()))
-        server = programs.prefect("tests", folder, int(note.read_text()), Sqlite(folder))
-        process.start(server, folder)
-        process.wait(server, folder)
-    return {"PREFECT_API_URL": f"http://127.0.0.1:{server.port}/api"}
+            folder.mkdir()
+            with ports(1) as (port,):
+                server = programs.prefect("tests", folder, port, Sqlite(folder))
+                process.start(server, folder)
+                process.wait(server, folder)
+            note.write_text(str(port))
+    return {"PREFECT_API_URL": f"http://127.0.0.1:{note.read_text()}/api"}
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """End the server of all tests, once all workers of pytest-xdist have ended."""
+    """End the servers of all tests, once all workers of pytest-xdist have ended."""
     from flows.servers.process import stop_all
 
     if not hasattr(session.config, "workerinput"):
-        stop_all(session.config._tmp_path_factory.getbasetemp() / PREFECT)  # type: ignore[attr-defined]
+        folder = session.config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]
+        stop_all(folder / PREFECT)
+        if (folder / STACK).exists():
+            from served import end_servers
+
+            end_servers(folder / STACK)
 
 
 def _shared(factory: pytest.TempPathFactory, worker_id: str) -> Path:
@@ -249,11 +262,22 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: Path) ->
 
 
 @pytest.fixture(scope="session")
-def servers(request: pytest.FixtureRequest) -> Iterator[Any]:
+def servers(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, worker_id: str
+) -> Any:
     """MLflow with accounts and a Prefect server (tests/orchestration/served.py), for all tests."""
-    from served import serving  # beside the tests that use it
+    from served import shared_servers  # beside the tests that use it
 
-    with serving(request.config.getoption("--servers-on")) as found:
+    kind = request.config.getoption("--servers-on")
+    return shared_servers(_shared(tmp_path_factory, worker_id) / STACK, kind)
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    """A port for a server of the test's own, which nobody else is given meanwhile."""
+    from served import ports
+
+    with ports(1) as (found,):
         yield found
 
 

@@ -120,7 +120,7 @@ def test_where_every_trial_diverges_the_table_stands_and_the_command_fails(
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(tune, "_train", lambda planned, trials, jobs: trials)
     grid = "finetune.tune.lora={lr: [1.0e+20], steps: [6]}"
-    with pytest.raises(CheckError, match="^every trial of all diverged: try lower learning rates"):
+    with pytest.raises(CheckError, match="every trial of all diverged: try lower learn"):
         tune.run_tune("smoke", [grid], jobs=1, as_json=False)
     assert "diverged" in capsys.readouterr().out
 
