@@ -3,7 +3,7 @@
     python benchmarks/gpu.py [--quick | --tiny] [--device cuda] [--json]
 
 A Llama of 7B shape with random weights made on the device, bfloat16, and the same with a 4-bit
-base; batches of 32 conversations of equal length through `ila_core.train`, as in a real search. The
+base; batches of 32 conversations of equal length through `ila_core.train.loop`, as in a real search. The
 paper reports 6671 and 5343 ms on an A100 at batch 32; it does not give its lengths. Where there is
 no CUDA it says so and ends well.
 """
@@ -23,9 +23,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig, TrainerCallback
 
 from ila_core.config import LoraSettings, OptimizerSettings, Schedule
 from ila_core.data.prepared import Row
-from ila_core.gates import Gates
-from ila_core.methods.lora import Lora, lora_layers
-from ila_core.train import Circumstance, train
+from ila_core.search.gates import Gates
+from ila_core.train.loop import Circumstance, train
+from ila_core.train.methods.lora import Lora, lora_layers
 
 # hidden, intermediate, blocks, heads, vocabulary; conversations per step and pass; tokens in each
 SIZES = {

@@ -1,6 +1,6 @@
 """The story without Prefect (`ILA_PREFECT=off`): the same steps in a plain loop, in this process.
 
-Each step is what the body of its Prefect task is (`tasks.execute.look_up`). What Prefect adds is
+Each step is what the body of its Prefect task is (`tasks.run.execute.look_up`). What Prefect adds is
 left out: its UI, steps side by side, and a server that counts GPUs.
 """
 
@@ -10,21 +10,21 @@ import logging
 from collections.abc import Mapping, Sequence
 
 from flows.pipeline import ila_pipeline
-from flows.references import resolve
+from flows.plan.references import resolve
 from ila_core.config import Profile, RuntimeConfig
 from ila_core.errors import CheckError, UserError, first_line
-from ila_core.lock import Lock
-from tasks.execute import Handle, look_up
-from tasks.lookup import StepRun
-from tasks.step import in_order
-from tasks.store import Store
-from tasks.supervise import interruption
+from ila_core.resolve import Lock
+from tasks.cache.lookup import StepRun
+from tasks.cache.step import in_order
+from tasks.cache.store import Store
+from tasks.run.execute import Handle, look_up
+from tasks.run.supervise import interruption
 
 
 def run_loop(
     profile: Profile, until: str, refresh: Mapping[str, str], ranking: str | None
 ) -> dict[str, StepRun]:
-    """Do what `flows.flow.run_pipeline` does, without Prefect.
+    """Do what `flows.step_flow.run_pipeline` does, without Prefect.
 
     Args:
         profile: the run.

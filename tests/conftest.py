@@ -56,7 +56,7 @@ class Ila:
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         """The running process, in a group of its own."""
         return subprocess.Popen(
-            [sys.executable, "-m", "flows.cli", *arguments],
+            [sys.executable, "-m", "flows.cli.app", *arguments],
             cwd=ROOT,
             env={**self.environment, **environment},
             stdout=subprocess.PIPE,
@@ -73,7 +73,7 @@ class Ila:
         if told.get("ILA_PREFECT") == "off":
             return _in_this_process(arguments, told)
         done = subprocess.run(
-            [sys.executable, "-m", "flows.cli", *arguments], cwd=ROOT, env=told,
+            [sys.executable, "-m", "flows.cli.app", *arguments], cwd=ROOT, env=told,
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         return done.returncode, done.stdout, done.stderr
@@ -119,9 +119,9 @@ class Ila:
 def _in_this_process(
     arguments: Sequence[str], environment: Mapping[str, str]
 ) -> tuple[int, str, str]:
-    """What `flows.cli.main` does in a process of its own, less the traceback of a bug of ours."""
+    """What `flows.cli.app.main` does in a process of its own, less the traceback of a bug of ours."""
     from flows.cli import app
-    from flows.errors import explain
+    from flows.exit_codes import explain
 
     with pytest.MonkeyPatch.context() as patch:
         for name in {*os.environ} - {*environment}:
@@ -182,9 +182,8 @@ def prefect_folder(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> 
 @pytest.fixture(scope="session")
 def prefect(prefect_folder: Path) -> dict[str, str]:
     """The environment of commands on that server."""
-    from served import Sqlite, ports  # beside the tests that use it
-
     from flows.servers import process, programs
+    from tests.helpers.served import Sqlite, ports  # beside the tests that use it
 
     folder, note = prefect_folder, prefect_folder / "port"
     with FileLock(f"{folder}.lock"):
@@ -206,7 +205,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         folder = session.config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]
         stop_all(folder / PREFECT)
         if (folder / STACK).exists():
-            from served import end_servers
+            from tests.helpers.served import end_servers
 
             end_servers(folder / STACK)
 
@@ -248,15 +247,15 @@ def _with_a_run(ila: Ila) -> Ila:
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An ILA_HOME with an empty store, to copy."""
-    from small import empty_home  # beside the tests that use it
+    from tests.helpers.small import empty_home  # beside the tests that use it
 
     return empty_home(tmp_path_factory.mktemp("empty"))
 
 
 @pytest.fixture
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: Path) -> Any:
-    """A pipeline of millisecond steps (tests/orchestration/small.py) in a home of its own."""
-    from small import Small
+    """A pipeline of millisecond steps (tests/helpers/small.py) in a home of its own."""
+    from tests.helpers.small import Small
 
     return Small(tmp_path / "small", monkeypatch, empty_store)
 
@@ -265,8 +264,8 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: Path) ->
 def servers(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, worker_id: str
 ) -> Any:
-    """MLflow with accounts and a Prefect server (tests/orchestration/served.py), for all tests."""
-    from served import shared_servers  # beside the tests that use it
+    """MLflow with accounts and a Prefect server (tests/helpers/served.py), for all tests."""
+    from tests.helpers.served import shared_servers  # beside the tests that use it
 
     kind = request.config.getoption("--servers-on")
     return shared_servers(_shared(tmp_path_factory, worker_id) / STACK, kind)
@@ -275,7 +274,7 @@ def servers(
 @pytest.fixture
 def port() -> Iterator[int]:
     """A port for a server of the test's own, which nobody else is given meanwhile."""
-    from served import ports
+    from tests.helpers.served import ports
 
     with ports(1) as (found,):
         yield found
@@ -283,8 +282,8 @@ def port() -> Iterator[int]:
 
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Any], Any]]:
-    """Starts a `JudgeServer` with a script (tests/core/judge_server.py); closed after the test."""
-    from judge_server import JudgeServer  # beside the tests that use it
+    """Starts a `JudgeServer` (tests/helpers/judge_server.py); closed after the test."""
+    from tests.helpers.judge_server import JudgeServer  # beside the tests that use it
 
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
