@@ -49,7 +49,7 @@ def wide_profile(folder: Path) -> Profile:
     finetune["tune"] = {"arms": ["all", "qlora", "adalora", "full"], **points}
     evaluate |= {
         "benchmarks": ["held_out_loss"],
-        "mmlu": {"path": str(folder), "shots": 1},
+        "mmlu": {"path": str(folder / "mmlu"), "shots": 1},
         "hellaswag": {"path": str(folder / "stories.jsonl"), "shots": 1},
         "vicuna": {"questions": str(folder / "vicuna.jsonl")},
         "mt_bench": {
@@ -90,9 +90,9 @@ def _arm(name: str, policy: str, **fields: Any) -> dict[str, Any]:
 
 def _write_benchmarks(folder: Path) -> None:
     for split in ("dev", "test"):
-        (folder / split).mkdir()
+        (folder / "mmlu" / split).mkdir(parents=True)
         rows = '"Which is it, one?",a,b,c,d,A\n"Which is it, two?",a,b,c,d,B\n'
-        (folder / split / f"anatomy_{split}.csv").write_text(rows)
+        (folder / "mmlu" / split / f"anatomy_{split}.csv").write_text(rows)
     story = {"activity_label": "Skiing", "endings": ["a cat", "a dog", "he", "it"]}
     lines = [json.dumps(story | {"ctx": f"He is {n}. It", "label": n}) for n in range(3)]
     (folder / "stories.jsonl").write_text("\n".join(lines))
