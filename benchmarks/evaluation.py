@@ -28,9 +28,9 @@ from typing import Any
 
 from record import Tolerance, recorded
 
+from ila_core.compare.results import Evaluation
 from ila_core.config import LoraMethod, RuntimeConfig
-from ila_core.evaluation.result import Evaluation
-from ila_core.profiles import load_profile
+from ila_core.config.load import load_profile
 
 PROFILE = "stories3m-real"
 TASKS = {"mmlu": "ila_mmlu", "hellaswag": "ila_hellaswag"}
@@ -82,7 +82,7 @@ def measure(folder: Path, limit: int | None, batch: int) -> dict[str, Any]:
         environment.pop(name, None)
     merged = make_models(folder)
     adapters = [str(folder / name) for name in merged if name != "base"]
-    command = [sys.executable, "-m", "flows.cli", "evaluate", "base", *adapters]
+    command = [sys.executable, "-m", "flows.cli.app", "evaluate", "base", *adapters]
     command += ["--profile", PROFILE, "--benchmarks", ",".join(TASKS), "--json"]
     command += [] if limit is None else ["--limit", str(limit)]
     start = time.perf_counter()
@@ -117,10 +117,10 @@ def make_models(folder: Path) -> dict[str, Path]:
     """The base and four adapters, each merged into a folder of its own."""
     import torch
 
-    from ila_core.loading import load_base, load_tokenizer
-    from ila_core.merging import merged
-    from ila_core.methods import METHODS
-    from ila_core.methods.lora import lora_layers
+    from ila_core.models.loading import load_base, load_tokenizer
+    from ila_core.train.merge import merged
+    from ila_core.train.methods import METHODS
+    from ila_core.train.methods.lora import lora_layers
 
     config = load_profile(PROFILE).model
     settings = LoraMethod(lr=1e-3, steps=1, r=8, alpha=16, dropout=0.0)
@@ -191,8 +191,8 @@ def compare(
     ours: list[dict[str, Any]], theirs: dict[str, dict[str, list[float]]], home: Path
 ) -> dict[str, Any]:
     """Predictions of both, question by question."""
-    from tasks.lookup import open_lookup
-    from tasks.payloads import fetch
+    from tasks.cache.lookup import open_lookup
+    from tasks.cache.payloads import fetch
 
     runtime = RuntimeConfig(home=home, tracking_uri=f"sqlite:///{home / 'mlflow.db'}")
     lookup = open_lookup(runtime)
@@ -224,10 +224,10 @@ def shared_prefix(batch: int, limit: int) -> dict[str, Any]:
     from lm_eval.models.huggingface import HFLM
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from ila_core.evaluation.likelihood import log_likelihoods
-    from ila_core.evaluation.lm_eval_tasks import MMLU, read_mmlu, write_mmlu
-    from ila_core.evaluation.multiple_choice import QuestionSet
-    from ila_core.loading import load_tokenizer
+    from ila_core.evaluate.lm_eval_tasks import MMLU, read_mmlu, write_mmlu
+    from ila_core.evaluate.multiple_choice import QuestionSet
+    from ila_core.inference.likelihood import log_likelihoods
+    from ila_core.models.loading import load_tokenizer
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     profile = load_profile(PROFILE)

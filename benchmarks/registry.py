@@ -43,17 +43,17 @@ from sqlalchemy import event, insert
 
 from flows.pipeline import ila_pipeline
 from ila_core.config import RuntimeConfig
-from ila_core.fingerprint import digest_of
-from ila_core.layers import fingerprint
-from ila_core.lock import Lock
-from ila_core.profiles import load_profile
-from ila_core.ranking import DOCUMENT, LayerScores, Ranking
-from ila_core.reference import Published
-from tasks.lookup import StepRun, upstream_digest
-from tasks.payloads import CIRCUMSTANCE, PAYLOAD, payload_digest
-from tasks.registry import Registry
-from tasks.step import Step, in_order
-from tasks.version import PREFIX
+from ila_core.config.load import load_profile
+from ila_core.keys import digest_of
+from ila_core.models.layers import fingerprint
+from ila_core.resolve import Lock
+from ila_core.search.ranking import DOCUMENT, LayerScores, Ranking
+from ila_core.search.ranking_reference import Published
+from tasks.cache.lookup import StepRun, upstream_digest
+from tasks.cache.payloads import CIRCUMSTANCE, PAYLOAD, payload_digest
+from tasks.cache.step import Step, in_order
+from tasks.tracking.ranking_version import PREFIX
+from tasks.tracking.registry import Registry
 
 TOLERANCE: Tolerance = {
     **dict.fromkeys(("plan_steps", "rankings", "step_runs"), (0.0, 0.0)),
@@ -273,7 +273,7 @@ def plan_seconds(
     machine hardly touches; and how many steps had which state."""
     environment = {**os.environ, "ILA_HOME": str(home)}
     environment.pop("MLFLOW_TRACKING_URI", None)
-    command = [sys.executable, "-m", "flows.cli", "plan", profile, "--json"]
+    command = [sys.executable, "-m", "flows.cli.app", "plan", profile, "--json"]
     command += [word for override in overrides for word in ("--set", override)]
     taken: dict[str, list[float]] = {"seconds": [], "cpu_seconds": []}
     states: dict[str, int] = {}

@@ -3,10 +3,10 @@
     python benchmarks/search_cost.py                   # stories3m-real: needs ILA_REAL_DATA
     python benchmarks/search_cost.py --quick --json    # demo, on the schedule of QUICK_SCHEDULE
 
-The whole recipe (`flows/study.py`) is the profile's whole stage-1 schedule and its gate batches on
-stage 1's rows; ours is the profile as it is. Both are cached steps: stopped, it goes on; again, it
-computes nothing. Cost is in tokens read forward and backward, a forward pass alone counting 1/3,
-whatever hardware does with them; probes on the way are counted.
+The whole recipe (`flows/plan/paper_recipe.py`) is the profile's whole stage-1 schedule and
+its gate batches on stage 1's rows; ours is the profile as it is. Both are cached steps: stopped, it
+goes on; again, it computes nothing. Cost is in tokens read forward and backward, a forward pass
+alone counting 1/3, whatever hardware does with them; probes on the way are counted.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from typing import Any
 
 from record import Tolerance, recorded
 
-from flows.run import ProfilePlan, finished, plan_profile
-from ila_core.agreement import Agreement, compare
-from ila_core.batches import plan_batches
+from flows.actions.run import ProfilePlan, finished, plan_profile
+from ila_core.data.batches import plan_batches
 from ila_core.data.prepared import Prepared
-from ila_core.mask_curve import MaskCurves
-from ila_core.scorers import ILA
-from tasks.lookup import StepRun
-from tasks.payloads import fetch
-from tasks.step import Step
+from ila_core.search.agreement import Agreement, compare
+from ila_core.search.mask_curve import MaskCurves
+from ila_core.search.scorers import ILA
+from tasks.cache.lookup import StepRun
+from tasks.cache.payloads import fetch
+from tasks.cache.step import Step
 from tasks.steps.payload import read_json
 
 # One layer more or less of the 11 frozen moves a Jaccard by 0.06.

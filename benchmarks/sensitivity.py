@@ -18,11 +18,11 @@ from typing import Any
 
 from record import Tolerance, recorded
 
-from flows.run import finished, plan_profile
-from ila_core.agreement import agreements, compare
-from ila_core.mask_curve import MaskCurves
-from ila_core.ranking import Ranking
-from tasks.payloads import fetch
+from flows.actions.run import finished, plan_profile
+from ila_core.search.agreement import agreements, compare
+from ila_core.search.mask_curve import MaskCurves
+from ila_core.search.ranking import Ranking
+from tasks.cache.payloads import fetch
 from tasks.steps.payload import read_json
 
 # One layer more or less of the 11 frozen moves a Jaccard by 0.06.

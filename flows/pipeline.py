@@ -5,26 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from flows.arms import Arms, train_arms
-from flows.evidence import StepsOfSeeds, controls, evidence
-from flows.study import Study, study
-from flows.tables import TABLES, table_arms
-from flows.trials import Trial, trials
+from flows.plan.arms import Arms, train_arms
+from flows.plan.evidence import StepsOfSeeds, controls, evidence
+from flows.plan.paper_recipe import Study, study
+from flows.plan.paper_tables import TABLES, table_arms
+from flows.plan.tuning_grid import Trial, trials
 from ila_core.config import Profile
 from ila_core.errors import unknown_name
-from ila_core.fit import fit
-from ila_core.lock import Lock
-from ila_core.reference import ResolvedRanking
-from tasks.step import Step
-from tasks.steps import (
-    Base,
-    agree,
-    prepare,
-    rank,
-    report,
-    score,
-    stage1,
-)
+from ila_core.resolve import Lock
+from ila_core.search.ranking_fit import fit
+from ila_core.search.ranking_reference import ResolvedRanking
+from tasks.cache.step import Step
+from tasks.steps.base import Base
+from tasks.steps.data.prepare import prepare
+from tasks.steps.evaluate.report import report
+from tasks.steps.search.agreement import agree
+from tasks.steps.search.ranking import rank
+from tasks.steps.search.score import score
+from tasks.steps.search.stage1 import stage1
 
 
 class Pipeline(NamedTuple):

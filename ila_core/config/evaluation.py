@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from ila_core.config.common import Frozen, refuse_repeats
+from ila_core.config.base import Frozen, refuse_repeats
 
 PathText = Annotated[str, AfterValidator(lambda given: str(Path(given).expanduser()))]
 """Of a local file or folder; `~` is the user's home."""
@@ -105,7 +105,7 @@ class AdapterSettings(Frozen):
 
 class EvaluateConfig(Frozen):
     benchmarks: tuple[str, ...] = Field(min_length=1)
-    """Entries of `ila_core.benchmarks.BENCHMARKS`."""
+    """Entries of `ila_core.evaluate.benchmarks.BENCHMARKS`."""
     against: str
     """The arm every other arm is compared with."""
     resamples: int = Field(ge=100)

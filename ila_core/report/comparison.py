@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from ila_core.bootstrap import paired_bootstrap
+from ila_core.compare.bootstrap import paired_bootstrap
+from ila_core.compare.results import Evaluation
 from ila_core.config import BASE, EvaluateConfig, FinetuneConfig, Frozen
 from ila_core.errors import CheckError
-from ila_core.evaluation.result import Evaluation
 
 if TYPE_CHECKING:
     import numpy as np
@@ -157,7 +157,7 @@ def compare_arms(
 
 
 def _as_watched(evaluation: dict[str, Any]) -> dict[str, Any]:
-    """An evaluation in the words of a loss that was taken on the way (`ila_core.watch`)."""
+    """An evaluation in the words of a loss taken on the way (`ila_core.train.held_out`)."""
     fields = {name: evaluation[name] for name in Evaluation.model_fields if name in evaluation}
     found = Evaluation.model_validate(fields)
     return {

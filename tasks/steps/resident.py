@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ila_core.methods import METHODS
-from tasks.step import Context, Step
+from ila_core.train.methods import METHODS
+from tasks.cache.step import Context, Step
 from tasks.steps.base import Base, resident
 
 

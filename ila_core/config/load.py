@@ -1,0 +1,204 @@
+"""YAML to `Profile`: names or paths, `${VAR:-default}`, dotted overrides, errors naming the field.
+
+>>> load_profile("demo", ["finetune.lora.lr=2.0e-3"]).finetune.lora.lr
+0.002
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from ila_core.config import ModelConfig, Profile
+from ila_core.errors import UserError, unknown_name
+
+M = TypeVar("M", bound=BaseModel)
+
+_VARIABLE = re.compile(r"\$\{(?P<name>[A-Z_]+)(?::-(?P<default>[^}]*))?\}")
+
+
+def shipped(kind: str) -> dict[str, Path]:
+    """What comes with ILA: `kind` is `runs`, `models` or `rules`; name to file."""
+    folder = Path(str(resources.files("profiles"))) / kind
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def load_profile(given: str, overrides: Sequence[str] = ()) -> Profile:
+    """The run profile called `given`, or in the file `given` when that ends in `.yaml`.
+
+    Args:
+        given: `demo`, or `path/to/mine.yaml`. Its `model` is likewise a name or a path.
+        overrides: `a.b=c` each, `c` read as YAML; list items by number (`finetune.arms.0.seed=3`).
+
+    Raises:
+        UserError: an unknown name, an unreadable file, a field unknown or with a wrong value.
+    """
+    path = _find("profile", "runs", given, Path.cwd())
+    tree = _read_mapping(path)
+    tree.setdefault("name", path.stem)
+    model = tree.get("model")
+    chosen = [o for o in overrides if o.partition("=")[0].strip() == "model"]
+    for override in chosen:
+        model = override.partition("=")[2].strip()
+    if isinstance(model, str):
+        tree["model"] = load_model_config(model, path.parent).model_dump()
+    for override in overrides:
+        if override not in chosen:
+            _apply(tree, override, path)
+    return _validate(Profile, tree, path)
+
+
+def load_model_config(given: str, beside: Path | None = None) -> ModelConfig:
+    """The model profile called `given`, or in the `.yaml` file `given` (relative to `beside`)."""
+    return load_named(ModelConfig, "model", given, beside)[0]
+
+
+def load_named(model: type[M], what: str, given: str, beside: Path | None = None) -> tuple[M, Path]:
+    """The shipped `what` called `given`, or that in a `.yaml` file; and where it was found."""
+    path = _find(what, f"{what}s", given, beside or Path.cwd())
+    tree = _read_mapping(path)
+    tree.setdefault("name", path.stem)
+    return _validate(model, tree, path), path
+
+
+def _find(what: str, kind: str, given: str, beside: Path) -> Path:
+    if given.endswith((".yaml", ".yml")):
+        candidates = [Path(given).expanduser(), beside / Path(given).expanduser()]
+        for path in candidates:
+            if path.is_file():
+                return path
+        raise UserError(
+            f"{what} file {given} does not exist (looked in {candidates[0].absolute()})"
+        )
+    known = shipped(kind)
+    if given not in known:
+        raise unknown_name(what, given, known)
+    return known[given]
+
+
+def _read_mapping(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not readable as YAML: {error}") from error
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from error
+    if not isinstance(tree, dict):
+        raise UserError(f"{path}: this must be a mapping of fields and is a {type(tree).__name__}")
+    return {str(k): _expand(v) for k, v in tree.items()}
+
+
+def _expand(value: Any) -> Any:
+    """Replace `${VAR:-default}` in every string; `${ILA_PACKAGE}` is the folder of `ila_core`."""
+    if isinstance(value, dict):
+        return {k: _expand(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_expand(v) for v in value]
+    if isinstance(value, str):
+        return _VARIABLE.sub(_variable, value)
+    return value
+
+
+def _variable(match: re.Match[str]) -> str:
+    name, default = match["name"], match["default"]
+    if name == "ILA_PACKAGE":
+        return str(Path(__file__).parents[1])
+    found = os.environ.get(name, default)
+    if found is None:
+        raise UserError(f"the profile needs the environment variable {name}, which is not set")
+    return found
+
+
+def _apply(tree: dict[str, Any], override: str, path: Path) -> None:
+    dotted, sign, text = override.partition("=")
+    parts = dotted.strip().split(".")
+    if not sign or not all(parts):
+        raise UserError(f"override {override!r}: write field.subfield=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"override {override!r}: the value is not readable as YAML") from error
+    node: Any = tree
+    for depth, part in enumerate(parts[:-1]):
+        if isinstance(node, dict) and part in _fields_at(Profile, parts[:depth]):
+            node.setdefault(part, {})  # a block that the file leaves to its defaults
+        node = _descend(node, part, ".".join(parts[: depth + 1]), override, path)
+    if isinstance(node, list):
+        _descend(node, parts[-1], dotted, override, path)  # the item must exist
+        node[int(parts[-1])] = value
+    elif isinstance(node, dict):
+        node[parts[-1]] = value  # an unknown last part is reported by validation, with its siblings
+    else:
+        raise UserError(f"override {override!r}: {'.'.join(parts[:-1])} is a value, not a block")
+
+
+def _descend(node: Any, part: str, dotted: str, override: str, path: Path) -> Any:
+    if isinstance(node, list):
+        if not part.isdigit() or int(part) >= len(node):
+            raise UserError(
+                f"override {override!r}: {dotted} does not exist; "
+                f"the list has items 0 to {len(node) - 1}"
+            )
+        return node[int(part)]
+    if not isinstance(node, dict) or part not in node:
+        known = node if isinstance(node, dict) else {}
+        raise UserError(
+            f"override {override!r}: {unknown_name('field', dotted, _beside(dotted, known))}"
+        )
+    return node[part]
+
+
+def _beside(dotted: str, siblings: Any) -> list[str]:
+    parent, dot, _ = dotted.rpartition(".")
+    return [f"{parent}{dot}{name}" for name in siblings]
+
+
+def _validate(model: type[M], tree: dict[str, Any], path: Path) -> M:
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        lines = [_explain(model, dict(detail)) for detail in error.errors()]
+        raise UserError("\n".join(f"{path}: {line}" for line in lines)) from error
+
+
+def _explain(model: type[BaseModel], detail: dict[str, Any]) -> str:
+    dotted = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        fields = _beside(dotted, _fields_at(model, detail["loc"][:-1]))
+        return str(unknown_name("field", dotted, fields))
+    if detail["type"] == "missing":
+        return f"{dotted}: required, and not given"
+    message = detail["msg"].removeprefix("Value error, ")
+    if detail["type"] == "value_error":
+        return f"{dotted}: {message}" if dotted else message
+    return f"{dotted}: {message} (given {detail['input']!r})"
+
+
+def _fields_at(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
+    """Field names of the block at `location`, found by walking the annotations."""
+    current: Any = model
+    for part in location:
+        inner = (
+            _models_in(current.model_fields[part].annotation)
+            if _is_model(current) and (part in current.model_fields)
+            else [current]
+        )
+        current = inner[0] if inner else current
+    return list(current.model_fields) if _is_model(current) else []
+
+
+def _is_model(value: Any) -> bool:
+    return isinstance(value, type) and issubclass(value, BaseModel)
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if _is_model(annotation):
+        return [annotation]
+    return [m for inner in getattr(annotation, "__args__", ()) for m in _models_in(inner)]

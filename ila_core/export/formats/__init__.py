@@ -1,0 +1,86 @@
+"""Other trainers' configurations: one file each, one line in `EXPORTERS`.
+
+Every export is read back by its consumer's rule before anything is written:
+
+    export("peft", Export(...)).files  # {"adapter_config.json": ...}
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ila_core.errors import CheckError, UserError, listed, unknown_name
+from ila_core.export.base import Export, Exported, Exporter
+from ila_core.export.formats.axolotl import Axolotl
+from ila_core.export.formats.csv import Csv
+from ila_core.export.formats.json import Json
+from ila_core.export.formats.llamafactory import LlamaFactory
+from ila_core.export.formats.peft import Peft
+from ila_core.export.formats.spectrum import Spectrum
+from ila_core.export.formats.swift import Swift
+from ila_core.export.formats.trl import Trl
+from ila_core.export.formats.unsloth import Unsloth
+
+EXPORTERS: dict[str, Exporter] = {
+    "peft": Peft(),
+    "axolotl": Axolotl(),
+    "spectrum": Spectrum(),
+    "llamafactory": LlamaFactory(),
+    "swift": Swift(),
+    "trl": Trl(),
+    "unsloth": Unsloth(),
+    "json": Json(),
+    "csv": Csv(),
+}
+
+
+def export(to: str, wanted: Export) -> Exported:
+    """The files of one consumer, checked by its own rule.
+
+    Raises:
+        UserError: an unknown consumer, or one that cannot express what is wanted.
+        CheckError: the files would not select what they should.
+    """
+    if to not in EXPORTERS:
+        raise unknown_name("consumer (--to)", to, EXPORTERS)
+    exported = EXPORTERS[to].export(wanted)
+    layers = wanted.ranking.layers
+    found = EXPORTERS[to].selected(next(iter(exported.files.values())), layers, ())
+    wrong = set(found.layers) ^ set(exported.trains) | set(found.odd)
+    if wrong:
+        raise CheckError(
+            f"{to}'s own rule would not apply this selection: it differs in "
+            f"{listed(sorted(wrong))}. That is a bug of this export; nothing was written"
+        )
+    return exported
+
+
+def recognise(path: Path) -> tuple[str, str]:
+    """The consumer of a configuration, a file or a folder with one, and its text.
+
+    Raises:
+        UserError: it is nobody's.
+    """
+    files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
+    for file in files:
+        try:
+            text = file.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue
+        for name, exporter in EXPORTERS.items():
+            if _reads(exporter, file, text):
+                return name, text
+    raise UserError(
+        f"{path} holds no configuration that says what trains, as {', '.join(EXPORTERS)} have it; "
+        "give such a file, a folder with adapter_config.json, key:<12 hex> of a finetune step, or "
+        "a profile that has run"
+    )
+
+
+def _reads(exporter: Exporter, file: Path, text: str) -> bool:
+    from yaml import YAMLError
+
+    try:
+        return exporter.reads(file.name, text)
+    except (ValueError, YAMLError):  # neither JSON nor YAML, so nobody's configuration
+        return False

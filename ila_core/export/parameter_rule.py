@@ -1,0 +1,54 @@
+"""Full fine-tuning by a list of expressions over parameter names, as Axolotl and Spectrum do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+from ila_core.export.base import Export, Matches, matches
+from ila_core.search.ranking import Layer
+
+FULL = (
+    "Trains the selected linear weights and their biases, embeddings and norms; the other linear "
+    "weights are frozen."
+)
+FSDP = "Under FSDP 1, freezing needs use_orig_params: true."
+
+
+def unfrozen(wanted: Export) -> list[str]:
+    """One expression per selected layer, and one for all that is no layer.
+
+    Dots are not escaped: Axolotl takes them literally and escapes them itself; Spectrum lets each
+    stand for one character, which no other parameter's name makes use of. `[.]` is a dot to both.
+    """
+    types = "|".join(sorted({layer.type for layer in wanted.ranking.layers}))
+    selected = [f"^{name}.(weight|bias)$" for name in wanted.selection.train]
+    return [*selected, f"^(?!(.+[.])?({types})[.](weight|bias)$)"]
+
+
+def by_parameters(
+    entries: Sequence[str],
+    selects: Callable[[str, str], bool],
+    layers: Sequence[Layer],
+    parameters: Sequence[str],
+) -> Matches:
+    """The layers whose weight the entries select."""
+    return matches(
+        "full",
+        entries,
+        selects,
+        layers,
+        names=lambda layer: (f"{layer.name}.weight",),
+        outside=outside(layers, parameters),
+    )
+
+
+def outside(layers: Sequence[Layer], parameters: Sequence[str]) -> tuple[str, ...]:
+    """The parameters that are no layer's: embeddings and norms."""
+    owned = {f"{layer.name}.{part}" for layer in layers for part in ("weight", "bias")}
+    return tuple(name for name in parameters if name not in owned)
+
+
+def starts(entry: str, name: str) -> bool:
+    """`re.match`, as it stands."""
+    return re.match(entry, name) is not None

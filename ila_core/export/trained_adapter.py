@@ -1,0 +1,179 @@
+"""A trained PEFT adapter by its own weights, whoever trained it: which layers it holds, how large.
+
+read_adapter(Path("adapter")).check(layers, wanted)  # Contract
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ila_core.errors import UserError, listed
+from ila_core.export.peft_rule import adapted
+from ila_core.export.verify import Contract
+from ila_core.search.ranking import Layer
+from ila_core.selection.select import lora_parameters
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_KEY = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_([ABE])(?:\.\w+)?(?:\.weight)?")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One layer's adapter."""
+
+    name: str
+    inputs: tuple[int, ...] | None
+    """Shape of A, (rank, in); `None` where it is missing."""
+    outputs: tuple[int, ...] | None
+    """Shape of B, (out, rank)."""
+    learnt: bool
+    """Whether B is anything but zero: at zero, as it starts, the layer is the base's."""
+
+    @property
+    def rank(self) -> int:
+        return self.inputs[0] if self.inputs else 0
+
+    @property
+    def shape(self) -> tuple[int, int] | None:
+        """Of the layer that it fits; `None` for half an adapter, or halves of two ranks."""
+        if self.inputs is None or self.outputs is None or self.inputs[0] != self.outputs[1]:
+            return None
+        return self.outputs[0], self.inputs[1]
+
+
+@dataclass(frozen=True)
+class TrainedAdapter:
+    config: dict[str, object]
+    parts: dict[str, Part]
+    others: tuple[str, ...]
+    """Tensors that are no part of an adapter: what was trained, or merely saved, in full."""
+
+    @property
+    def parameters(self) -> int:
+        sizes = ((p.inputs, p.outputs) for p in self.parts.values())
+        return sum(shape[0] * shape[1] for pair in sizes for shape in pair if shape is not None)
+
+    def layers_called(self, names: Sequence[str]) -> list[Layer]:
+        """A model's layers by name, with the shapes that this adapter fits."""
+        known = {name: part.shape or (0, 0) for name, part in self.parts.items()}
+        return [
+            Layer(name=n, block=None, type=n.rpartition(".")[2], shape=known.get(n, (0, 0)))
+            for n in names
+        ]
+
+    def check(
+        self,
+        target: str,
+        layers: Sequence[Layer],
+        wanted: Sequence[str],
+        ranks: Mapping[str, int] | None = None,
+    ) -> Contract:
+        """The adapter against the layers that it should train.
+
+        Args:
+            ranks: by layer, where a policy set them; by default the adapter's own.
+
+        Raises:
+            UserError: it belongs to another model: its names or shapes are not the layers'.
+        """
+        shapes = {layer.name: layer.shape for layer in layers}
+        unknown = [name for name in self.parts if name not in shapes]
+        if unknown:
+            raise UserError(
+                f"{target} adapts {listed(unknown)}, which the {len(layers)} layers of the ranking "
+                "do not have: give the ranking of the adapter's own base model"
+            )
+        others = [p for p in self.parts.values() if p.shape not in (None, shapes[p.name])]
+        if others:
+            said = listed([f"{p.name} {p.shape}, ranked {shapes[p.name]}" for p in others])
+            raise UserError(
+                f"{target} has other shapes than the ranking's layers: {said}. Give the ranking of "
+                "the adapter's own base model"
+            )
+        chosen = set(wanted)
+        requested = [layer for layer in layers if layer.name in chosen]
+        by_config = adapted(self.config, layers)
+        odd = {p.name: "half an adapter" for p in self.parts.values() if p.shape is None}
+        odd |= {p.name: "B is zero: nothing was learnt" for p in self._silent()}
+        return Contract(
+            target=target,
+            requested=len(chosen),
+            matched=len(chosen & set(self.parts)),
+            missed=tuple(name for name in wanted if name not in self.parts),
+            unrequested=tuple(name for name in self.parts if name not in chosen),
+            unmatched=by_config.unmatched,
+            odd=odd,
+            trainable_parameters=self.parameters,
+            expected_parameters=sum(
+                lora_parameters([x], (ranks or {}).get(x.name) or self._rank(x.name))
+                for x in requested
+            ),
+            notes=self._notes(by_config.layers),
+        )
+
+    def _silent(self) -> list[Part]:
+        return [p for p in self.parts.values() if p.shape is not None and not p.learnt]
+
+    def _rank(self, name: str) -> int:
+        if name in self.parts:
+            return self.parts[name].rank
+        ranks = [part.rank for part in self.parts.values()]
+        return max(ranks, key=ranks.count, default=0)
+
+    def _notes(self, by_config: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+        notes = []
+        odd = sorted(by_config.keys() ^ self.parts.keys())
+        if odd:
+            notes.append(
+                f"{CONFIG} would adapt {len(by_config)} layers, {WEIGHTS} holds "
+                f"{len(self.parts)}; they differ in {listed(odd)}"
+            )
+        # Two names for one layer are still one adapter, which is what the weights say.
+        twice = [name for name, entries in by_config.items() if len(entries) > 1]
+        if twice:
+            notes.append(f"{CONFIG} selects by more than one entry: {listed(twice)}")
+        if self.others:
+            notes.append(f"{WEIGHTS} also holds, in full, {listed(list(self.others))}")
+        return tuple(notes)
+
+
+def read_adapter(folder: Path) -> TrainedAdapter:
+    """The adapter in a folder, by its weights.
+
+    Raises:
+        UserError: there is none, or its files cannot be read.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    parts: dict[str, dict[str, tuple[int, ...]]] = defaultdict(dict)
+    learnt: dict[str, bool] = {}
+    others = []
+    try:
+        config = json.loads((folder / CONFIG).read_bytes())
+        with safe_open(str(folder / WEIGHTS), framework="pt") as file:
+            matches = {key: _KEY.fullmatch(key) for key in file.keys()}  # noqa: SIM118
+            singular = {m[1] for m in matches.values() if m and m[2] == "E"}
+            for key, match in matches.items():
+                if match is None:
+                    others.append(key.removeprefix("base_model.model."))
+                    continue
+                name, half = match[1], match[2]
+                parts[name][half] = tuple(file.get_slice(key).get_shape())
+                # AdaLoRA starts with E = 0 and B at random, and may take a layer's last rank away.
+                if half == "E" or (half == "B" and name not in singular):
+                    weight = file.get_tensor(key)
+                    learnt[name] = bool(weight.any()) or 0 in weight.shape
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(
+            f"{folder} is no PEFT adapter that can be read ({CONFIG}, {WEIGHTS}): {error}"
+        ) from error
+    return TrainedAdapter(
+        config,
+        {n: Part(n, of.get("A"), of.get("B"), learnt.get(n, False)) for n, of in parts.items()},
+        tuple(others),
+    )

@@ -1,0 +1,116 @@
+"""The selection contract for what was trained, or will be, elsewhere: names and parameters.
+
+`ila_core.train.contract` holds our own trainings to it while they run; this reads what is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from pydantic import Field
+
+from ila_core.config import Frozen
+from ila_core.errors import listed
+from ila_core.export.base import Matches
+from ila_core.search.ranking import Layer
+from ila_core.selection.select import lora_parameters
+
+
+class Contract(Frozen):
+    """One target against the layers that it should train."""
+
+    target: str
+    requested: int
+    matched: int
+    missed: tuple[str, ...] = ()
+    """Requested, but nothing trains them."""
+    unrequested: tuple[str, ...] = ()
+    twice: tuple[str, ...] = ()
+    """Selected by more than one entry."""
+    unmatched: tuple[str, ...] = ()
+    """Entries that select no layer."""
+    odd: dict[str, str] = Field(default_factory=dict)
+    """Layers that train in another way than asked."""
+    trainable_parameters: int
+    expected_parameters: int
+    gradient_seen: int | None = None
+    """Requested layers whose gradient was not zero; `None` where nobody watched."""
+    frozen_tensors: int | None = None
+    frozen_identical: int | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def breaches(self) -> list[str]:
+        """What does not hold, with the names."""
+        said = [
+            ("requested, but nothing trains it", self.missed),
+            ("trains without having been requested", self.unrequested),
+            ("selected by more than one entry", self.twice),
+            ("selects no layer", self.unmatched),
+            ("trains otherwise", [f"{name} ({how})" for name, how in self.odd.items()]),
+        ]
+        found = [f"{what}: {listed(list(names))}" for what, names in said if names]
+        if self.matched != self.requested and not self.missed:
+            found.append(f"{self.matched} of {self.requested} requested layers trained")
+        if self.trainable_parameters != self.expected_parameters:
+            found.append(
+                f"{self.trainable_parameters:,} parameters of layers train, "
+                f"{self.expected_parameters:,} expected"
+            )
+        if self.gradient_seen is not None and self.gradient_seen != self.requested:
+            found.append(f"a gradient was seen on {self.gradient_seen} of {self.requested} layers")
+        if self.frozen_identical != self.frozen_tensors:
+            found.append(
+                f"{self.frozen_identical} of {self.frozen_tensors} frozen tensors are as they were"
+            )
+        return found
+
+
+def check_configuration(
+    target: str,
+    found: Matches,
+    layers: Sequence[Layer],
+    wanted: Sequence[str],
+    ranks: Mapping[str, int] | None = None,
+) -> Contract:
+    """What a configuration selects against the layers that it should.
+
+    Args:
+        ranks: by layer, where a policy set them; by default the configuration's own.
+    """
+    chosen = set(wanted)
+    # Expressions over parameters may name embeddings and norms, which no ranking knows.
+    elsewhere = found.method == "full"
+    notes: tuple[str, ...] = ()
+    if elsewhere and found.unmatched:
+        notes = (f"these entries select no layer: {listed(list(found.unmatched))}",)
+    return Contract(
+        target=target,
+        requested=len(chosen),
+        matched=len(chosen & set(found.layers)),
+        missed=tuple(name for name in wanted if name not in found.layers),
+        unrequested=tuple(name for name in found.layers if name not in chosen),
+        twice=tuple(name for name, entries in found.layers.items() if len(entries) > 1),
+        unmatched=() if elsewhere else found.unmatched,
+        odd=found.odd,
+        trainable_parameters=found.trainable_parameters(layers),
+        expected_parameters=_expected(found, layers, chosen, ranks or {}),
+        notes=notes,
+    )
+
+
+def _expected(
+    found: Matches, layers: Sequence[Layer], chosen: set[str], ranks: Mapping[str, int]
+) -> int:
+    wanted = [layer for layer in layers if layer.name in chosen]
+    if found.method == "full":
+        return sum(layer.weights for layer in wanted)
+    return sum(lora_parameters([x], _rank(x.name, {**found.ranks, **ranks})) for x in wanted)
+
+
+def _rank(name: str, ranks: Mapping[str, int]) -> int:
+    """Of a layer that trains its own; of one that does not, the commonest."""
+    if name in ranks:
+        return ranks[name]
+    values = list(ranks.values())
+    return max(values, key=values.count, default=0)

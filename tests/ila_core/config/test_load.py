@@ -1,0 +1,156 @@
+"""Profiles: every shipped one loads, and whatever is wrong in one is named."""
+
+import pytest
+import yaml
+
+from ila_core.config.load import load_model_config, load_profile, shipped
+from ila_core.errors import UserError
+
+RUNS, MODELS = shipped("runs"), shipped("models")
+PAPER = {
+    *(
+        f"{m}-{d}"
+        for m in ("llama2-7b", "mistral-7b")
+        for d in ("lima", "no_robots", "alpaca_gpt4")
+    ),
+    *(f"{m}-{d}" for m in ("llama2-13b", "llama3.1-8b") for d in ("lima", "no_robots")),
+}
+
+
+def test_all_profiles_of_the_paper_are_there():
+    assert set(RUNS) == PAPER | {"demo", "smoke", "stories3m-real"}
+    assert set(MODELS) == {
+        *("llama2-7b", "llama2-13b", "llama3.1-8b", "mistral-7b", "stories3m", "demo"),
+    }
+
+
+@pytest.mark.parametrize("name", sorted(RUNS))
+def test_every_run_profile_loads(name):
+    profile = load_profile(name)
+    assert profile.name == name
+    assert profile.description
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_every_model_profile_loads(name):
+    assert load_model_config(name).name == name
+
+
+@pytest.mark.parametrize("name", sorted(PAPER))
+def test_paper_profiles_say_where_each_value_comes_from(name):
+    profile = load_profile(name)
+    values = profile.model_dump(include={"data", "search", "finetune"}, exclude_unset=True)
+    values["finetune"] = {
+        k: v for k, v in values["finetune"].items() if k not in ("dataset", "arms")
+    }
+    leaves = set(_leaves(values)) | {"finetune.arms"}
+    stated = set(profile.sources) - {"evaluate"}
+    # A block's source is that of everything in it.
+    assert all(any(f"{x}.".startswith(f"{s}.") for s in stated) for x in leaves)
+    assert all(any(f"{x}.".startswith(f"{s}.") for x in leaves) for s in stated)
+    assert all(s.startswith(("paper", "ours")) for s in profile.sources.values())
+    assert list(profile.search.schedules) == ["lima", "no_robots", "alpaca_gpt4"]
+    assert profile.search.stage1.stability.floor == 1.0  # the full schedule
+    assert profile.search.stage2.rows == "train"
+    assert next(arm for arm in profile.finetune.arms if arm.policy == "ila").source == "no_robots"
+
+
+def test_appendix_b():
+    published = {  # learning rate and epochs of LoRA
+        "llama2-7b": {"no_robots": (1e-3, 3), "lima": (1e-3, 20), "alpaca_gpt4": (2e-4, 1.5)},
+        "mistral-7b": {"no_robots": (2e-4, 2), "lima": (2e-4, 5), "alpaca_gpt4": (2e-4, 5)},
+    }
+    for model, schedules in published.items():
+        for dataset, (lr, epochs) in schedules.items():
+            profile = load_profile(f"{model}-{dataset}")
+            assert (profile.finetune.lora.lr, profile.finetune.lora.epochs) == (lr, epochs)
+            searched = profile.search.schedules
+            assert {d: (s.lr, s.epochs) for d, s in searched.items()} == schedules
+    flagged = load_profile("mistral-7b-alpaca_gpt4").sources["finetune.lora.epochs"]
+    assert "outside its own grid" in flagged
+
+
+def test_overrides_reach_nested_fields_and_list_items():
+    profile = load_profile(
+        "smoke", ["finetune.lora.lr=1e-4", "search.seeds=[3, 4]", "finetune.arms.3.seed=7"]
+    )
+    assert profile.finetune.lora.lr == 1e-4
+    assert profile.search.seeds == (3, 4)
+    assert profile.finetune.arms[3].seed == 7
+    assert load_profile("smoke", ["model=stories3m"]).model.name == "stories3m"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("finetune.lora.lrr=1", "'finetune.lora.lrr': did you mean 'finetune.lora.lr'"),
+        ("fintune.lr=1", "unknown field 'fintune': did you mean 'finetune'"),
+        ("finetune.lora.lr=high", r"finetune.lora.lr: .*number.*given 'high'"),
+        ("finetune.arms.9.seed=1", "the list has items 0 to 3"),
+        ("finetune.lora.lr", "write field.subfield=value"),
+        ("finetune.lora.epochs=2", "exactly one of `epochs` and `steps`"),
+        ("finetune.dataset=limo", "'limo' is not one of"),
+        ("data.gate_fraction=0", "hold rows back"),
+        ("finetune.arms.3.like=random", "'random' is not one of"),
+        ("model=demmo", "unknown model 'demmo': did you mean 'demo'"),
+    ],
+)
+def test_bad_overrides_are_named(override, message):
+    with pytest.raises(UserError, match=message):
+        load_profile("smoke", [override])
+
+
+def test_unknown_profile_suggests():
+    with pytest.raises(UserError, match="unknown profile 'dem': did you mean 'demo'"):
+        load_profile("dem")
+
+
+def test_a_profile_may_be_a_file_and_its_model_too(tmp_path):
+    model = load_model_config("demo").model_dump() | {"name": "mine"}
+    (tmp_path / "model.yaml").write_text(yaml.safe_dump(model))
+    text = RUNS["smoke"].read_text().replace("model: demo", "model: model.yaml")
+    (tmp_path / "own.yaml").write_text(text)
+    profile = load_profile(str(tmp_path / "own.yaml"))
+    assert (profile.name, profile.model.name) == ("own", "mine")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("a: [", "not readable as YAML"), ("- 1", "is a list"), ("model: demo", "required, and not")],
+)
+def test_malformed_files_are_named(tmp_path, text, message):
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message) as caught:
+        load_profile(str(path))
+    assert str(path) in str(caught.value)
+
+
+def test_a_missing_file_and_a_missing_variable(tmp_path, monkeypatch):
+    with pytest.raises(UserError, match="does not exist"):
+        load_profile("nowhere/own.yaml")
+    path = tmp_path / "variable.yaml"
+    path.write_text("description: ${ILA_NOT_SET}\n")
+    monkeypatch.delenv("ILA_NOT_SET", raising=False)
+    with pytest.raises(UserError, match="ILA_NOT_SET"):
+        load_profile(str(path))
+
+
+def _leaves(tree, prefix=""):
+    for name, value in tree.items():
+        path = f"{prefix}{name}"
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{path}.")
+        else:
+            yield path
+
+
+def test_a_block_that_the_file_leaves_out_can_be_overridden():
+    profile = load_profile("demo", ["evaluate.mmlu.shots=3", "evaluate.mmlu.path=x"])
+    assert (profile.evaluate.mmlu.shots, profile.evaluate.mmlu.path) == (3, "x")
+    with pytest.raises(
+        UserError, match=r"evaluate\.mmlu\.shot.*did you mean 'evaluate.mmlu.shots'"
+    ):
+        load_profile("demo", ["evaluate.mmlu.shot=3"])
+    with pytest.raises(UserError, match=r"unknown field 'evaluate\.mmul'"):
+        load_profile("demo", ["evaluate.mmul.shots=3"])
