@@ -108,10 +108,10 @@ def make_models(folder: Path) -> dict[str, Path]:
     """The base and four adapters, each merged into a folder of its own."""
     import torch
 
-    from ila_core.loading import load_base, load_tokenizer
-    from ila_core.merging import merged
-    from ila_core.methods import METHODS
-    from ila_core.methods.lora import lora_layers
+    from ila_core.models.loading import load_base, load_tokenizer
+    from ila_core.train.merge import merged
+    from ila_core.train.methods import METHODS
+    from ila_core.train.methods.lora import lora_layers
 
     config = load_profile(PROFILE).model
     settings = LoraMethod(lr=1e-3, steps=1, r=8, alpha=16, dropout=0.0)
@@ -218,7 +218,7 @@ def shared_prefix(batch: int, limit: int) -> dict[str, Any]:
     from ila_core.evaluation.likelihood import log_likelihoods
     from ila_core.evaluation.lm_eval_tasks import MMLU, read_mmlu, write_mmlu
     from ila_core.evaluation.multiple_choice import QuestionSet
-    from ila_core.loading import load_tokenizer
+    from ila_core.models.loading import load_tokenizer
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     profile = load_profile(PROFILE)

@@ -30,11 +30,11 @@ from torch.utils._pytree import tree_leaves
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from ila_core.config import LoraSettings
-from ila_core.fused import fused_lora
-from ila_core.gates import Gates
-from ila_core.kept import keeping_less
-from ila_core.loss import TokenLoss
-from ila_core.methods.lora import Lora, lora_layers
+from ila_core.search.gates import Gates
+from ila_core.train.lora_function import fused_lora
+from ila_core.train.loss import TokenLoss
+from ila_core.train.methods.lora import Lora, lora_layers
+from ila_core.train.recompute import keeping_less
 
 SHAPE = {
     "hidden_size": 512,
@@ -79,7 +79,7 @@ def _is_tensor(leaf: Any) -> bool:
 
 @contextmanager
 def as_trained(model: Any) -> Iterator[None]:
-    """The arithmetic of stage 1 within `ila_core.train.train`."""
+    """The arithmetic of stage 1 within `ila_core.train.loop.train`."""
     with fused_lora(model), keeping_less(model):
         yield
 

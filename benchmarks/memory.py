@@ -3,9 +3,9 @@
     python benchmarks/memory.py [--selections 5] [--quick] [--json]
 
 The Llama of `gate_cost.py` (random weights, float32, r 32), 2 x 1024 tokens in one pass, LoRA
-dropout 0.1, no checkpointing, three steps of `ila_core.train.train` with AdamW. 30 % is the median
-of seeded random selections. QLoRA: all linear layers but `lm_head` in NF4, double quantisation.
-Every arm is a process of its own; arms take turns.
+dropout 0.1, no checkpointing, three steps of `ila_core.train.loop.train` with AdamW. 30 % is the
+median of seeded random selections. QLoRA: all linear layers but `lm_head` in NF4, double
+quantisation. Every arm is a process of its own; arms take turns.
 
 How the peak is read. *allocated* (the keys): torch's profiler reports every allocation and release
 of its CPU allocator from before the model is made until training ends, temporaries within
@@ -46,10 +46,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback
 from transformers.utils.logging import disable_progress_bar
 
 from ila_core.config import LoraSettings, ModelConfig, OptimizerSettings, Schedule
-from ila_core.loading import load_base
-from ila_core.measure import measured
-from ila_core.methods.lora import Lora
-from ila_core.train import Circumstance, train
+from ila_core.models.loading import load_base
+from ila_core.train.loop import Circumstance, train
+from ila_core.train.memory import measured
+from ila_core.train.methods.lora import Lora
 
 ROWS, LENGTH, STEPS, SHARE = 2, 1024, 3, 0.3
 SETTINGS = LoraSettings(r=32, alpha=64, dropout=0.1)

@@ -43,12 +43,12 @@ from sqlalchemy import event, insert
 
 from flows.pipeline import ila_pipeline
 from ila_core.config import RuntimeConfig
-from ila_core.fingerprint import digest_of
-from ila_core.layers import fingerprint
-from ila_core.lock import Lock
+from ila_core.keys import digest_of
+from ila_core.models.layers import fingerprint
 from ila_core.profiles import load_profile
-from ila_core.ranking import DOCUMENT, LayerScores, Ranking
-from ila_core.reference import Published
+from ila_core.resolve import Lock
+from ila_core.search.ranking import DOCUMENT, LayerScores, Ranking
+from ila_core.search.ranking_reference import Published
 from tasks.lookup import StepRun, upstream_digest
 from tasks.payloads import CIRCUMSTANCE, PAYLOAD, payload_digest
 from tasks.registry import Registry

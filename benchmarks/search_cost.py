@@ -20,11 +20,11 @@ from statistics import fmean
 from typing import Any
 
 from flows.run import ProfilePlan, finished, plan_profile
-from ila_core.agreement import Agreement, compare
 from ila_core.batches import plan_batches
 from ila_core.data.prepared import Prepared
-from ila_core.mask_curve import MaskCurves
-from ila_core.scorers import ILA
+from ila_core.search.agreement import Agreement, compare
+from ila_core.search.mask_curve import MaskCurves
+from ila_core.search.scorers import ILA
 from tasks.lookup import StepRun
 from tasks.payloads import fetch
 from tasks.step import Step

@@ -17,9 +17,9 @@ from statistics import fmean
 from typing import Any
 
 from flows.run import finished, plan_profile
-from ila_core.agreement import agreements, compare
-from ila_core.mask_curve import MaskCurves
-from ila_core.ranking import Ranking
+from ila_core.search.agreement import agreements, compare
+from ila_core.search.mask_curve import MaskCurves
+from ila_core.search.ranking import Ranking
 from tasks.payloads import fetch
 from tasks.steps.payload import read_json
 

@@ -19,11 +19,11 @@ from transformers import TrainerCallback, TrainerState
 from ila_core.batches import planned_steps
 from ila_core.data import load_dataset
 from ila_core.data.prepare import prepare
-from ila_core.loading import load_base, load_tokenizer
-from ila_core.methods import METHODS
+from ila_core.models.loading import load_base, load_tokenizer
 from ila_core.profiles import load_profile
 from ila_core.theorem import Snapshot, check_theorem, snapshot
-from ila_core.train import train
+from ila_core.train.loop import train
+from ila_core.train.methods import METHODS
 
 PLACES = (0.02, 0.1, 0.25, 0.5, 0.75, 0.98)
 """Fractions of the schedule."""

@@ -36,10 +36,10 @@ from ila_core.batches import IGNORED, Row, plan_batches
 from ila_core.config import Profile, Schedule
 from ila_core.data import load_dataset
 from ila_core.data.prepare import prepare
-from ila_core.loading import load_base, load_tokenizer
-from ila_core.methods.lora import Lora
+from ila_core.models.loading import load_base, load_tokenizer
 from ila_core.profiles import load_model_config, load_profile
-from ila_core.train import Circumstance, train
+from ila_core.train.loop import Circumstance, train
+from ila_core.train.methods.lora import Lora
 
 DATASETS = ("lima", "alpaca_gpt4")
 STEPS, MICRO_BATCH = 3, 8

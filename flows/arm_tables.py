@@ -14,9 +14,9 @@ from ila_core import paper_tables
 from ila_core.config import ArmConfig, FinetuneConfig
 from ila_core.data.prepared import longest
 from ila_core.evaluation.result import Evaluation
-from ila_core.forecast import Forecast
 from ila_core.report.comparison import ArmResult, Difference, compare_arms
-from ila_core.selection import Selection
+from ila_core.selection.select import Selection
+from ila_core.train.forecast import Forecast
 from tasks.lookup import StepRun
 from tasks.payloads import CIRCUMSTANCE, fetch
 from tasks.step import Step

@@ -40,7 +40,7 @@ def main(until: str, keys: Sequence[str]) -> int:
 
 def _run(profile: Profile, until: str, keys: set[str]) -> None:
     from flows.pipeline import ila_pipeline
-    from ila_core.lock import Lock
+    from ila_core.resolve import Lock
     from tasks.execute import run_here
     from tasks.step import in_order
     from tasks.store import Store

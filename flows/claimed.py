@@ -40,7 +40,7 @@ def _compute(told: dict[str, Any]) -> None:
     """Make the step again from the profile; its key proves that it is the one that was claimed."""
     from flows.pipeline import ila_pipeline
     from flows.references import resolve
-    from ila_core.lock import Lock
+    from ila_core.resolve import Lock
     from tasks.compute import Order, compute_step
     from tasks.step import in_order
     from tasks.store import Store

@@ -12,7 +12,7 @@ from ila_core.benchmarks import BENCHMARKS
 from ila_core.config import RuntimeConfig
 from ila_core.errors import UserError
 from ila_core.evaluation.result import Evaluation
-from ila_core.lock import Lock, Unknown
+from ila_core.resolve import Lock, Unknown
 
 
 def run_compare(

@@ -18,7 +18,7 @@ def run_control(
 ) -> None:
     """Run the positive control of a profile and show its AUC; exits with 3 below `min_auc`."""
     from flows.show import show_control
-    from ila_core.control import control_result
+    from ila_core.search.control import control_result
 
     planned = plan_profile(given, overrides, online=True, until="control")
     runs = finished(planned, "control", refresh)

@@ -19,11 +19,11 @@ from pydantic import Field
 from flows.refresh import NOTHING, Refresh
 from ila_core.benchmarks import BENCHMARKS
 from ila_core.errors import first_line
-from ila_core.fit import RELATIONS
-from ila_core.methods import METHODS
-from ila_core.policies import POLICIES
 from ila_core.profiles import shipped
-from ila_core.reference import PATTERN
+from ila_core.search.ranking_fit import RELATIONS
+from ila_core.search.ranking_reference import PATTERN
+from ila_core.selection.policies import POLICIES
+from ila_core.train.methods import METHODS
 
 ProfileName = StrEnum("ProfileName", {n: n for n in shipped("runs")})  # type: ignore[misc]
 PolicyName = StrEnum("PolicyName", {n: n for n in POLICIES})  # type: ignore[misc]

@@ -45,7 +45,7 @@ def _package(name: str) -> Check:
 def _device(runtime: RuntimeConfig) -> Check:
     if importlib.util.find_spec("torch") is None:
         return Check("device", "failed", "no torch")
-    from ila_core.loading import resolve_device
+    from ila_core.models.loading import resolve_device
 
     try:
         return Check("device", "ok", resolve_device(runtime.device))

@@ -14,9 +14,9 @@ from ila_core.errors import UserError, listed, unknown_name
 if TYPE_CHECKING:
     from ila_core.config import LoraSettings
     from ila_core.exporting import Training
-    from ila_core.policies import Policy
-    from ila_core.ranking import Ranking
-    from ila_core.selection import Selection
+    from ila_core.search.ranking import Ranking
+    from ila_core.selection.policies import Policy
+    from ila_core.selection.select import Selection
 
 README = "README.txt"
 LEAST = 0.25
@@ -119,7 +119,7 @@ def choose(ranking: Ranking, asked: Asked, lora: LoraSettings, method: Training)
         UserError: what the policy needs is missing, or it takes no such limit.
     """
     from ila_core.config import ArmConfig, FullMethod, LoraMethod
-    from ila_core.selection import select
+    from ila_core.selection.select import select
 
     _check(ranking, asked)
     search = Fractions(ranking.keep, LEAST if asked.least is None else asked.least)
@@ -138,7 +138,7 @@ def choose(ranking: Ranking, asked: Asked, lora: LoraSettings, method: Training)
 
 
 def _check(ranking: Ranking, asked: Asked) -> None:
-    from ila_core.policies import POLICIES
+    from ila_core.selection.policies import POLICIES
 
     if asked.policy not in POLICIES:
         raise unknown_name("policy", asked.policy, POLICIES)
@@ -228,8 +228,8 @@ def _base(ranking: Ranking, given: str | None, relation: str | None) -> str:
         UserError: `given` is a model that ILA knows, with other layers than the ranking's, or not
             the model that was searched, and nobody says how the two are related.
     """
-    from ila_core.fit import RELATIONS, differing
     from ila_core.profiles import load_model_config, shipped
+    from ila_core.search.ranking_fit import RELATIONS, differing
 
     if relation is not None and relation not in RELATIONS:
         raise unknown_name("relation", relation, RELATIONS)
@@ -239,7 +239,7 @@ def _base(ranking: Ranking, given: str | None, relation: str | None) -> str:
     configs = [load_model_config(name) for name in shipped("models")]
     known = next((c for c in configs if given in (c.name, c.source)), None)
     if known is not None:
-        from ila_core.layers import find_layers
+        from ila_core.models.layers import find_layers
 
         if names := differing(ranking, find_layers(known)):
             raise UserError(

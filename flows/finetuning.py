@@ -14,12 +14,12 @@ from ila_core.config import ArmConfig, Profile, RuntimeConfig
 from ila_core.data.prepared import longest
 from ila_core.errors import UserError, unknown_name
 from ila_core.evaluation.result import Evaluation
-from ila_core.fit import RELATIONS
-from ila_core.forecast import Forecast, budget_table
 from ila_core.profiles import load_profile
-from ila_core.ranking import Ranking, order
-from ila_core.reference import ResolvedRanking
-from ila_core.selection import reads_keep, required_datasets
+from ila_core.search.ranking import Ranking, order
+from ila_core.search.ranking_fit import RELATIONS
+from ila_core.search.ranking_reference import ResolvedRanking
+from ila_core.selection.select import reads_keep, required_datasets
+from ila_core.train.forecast import Forecast, budget_table
 from tasks.lookup import StepRun
 from tasks.payloads import CIRCUMSTANCE, fetch
 from tasks.step import Step

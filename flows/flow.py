@@ -14,8 +14,8 @@ from flows.pipeline import ila_pipeline
 from flows.references import resolve
 from ila_core.config import Profile, RuntimeConfig
 from ila_core.errors import CheckError, UserError, first_line
-from ila_core.lock import Lock
-from ila_core.reference import ResolvedRanking
+from ila_core.resolve import Lock
+from ila_core.search.ranking_reference import ResolvedRanking
 from tasks.execute import Handle, submit
 from tasks.isolated import Apart
 from tasks.lookup import StepRun, hits

@@ -13,9 +13,9 @@ from flows.printing import print_json
 from flows.stored import find_finetuning
 from ila_core.config import RuntimeConfig
 from ila_core.errors import UserError
-from ila_core.fingerprint import canonical
-from ila_core.lock import Lock, Unknown
+from ila_core.keys import canonical
 from ila_core.profiles import load_profile
+from ila_core.resolve import Lock, Unknown
 from tasks.payloads import fetch
 from tasks.steps import Base
 
@@ -24,8 +24,8 @@ def run_merge(given: str, reference: str, *, out: Path, as_json: bool) -> None:
     """Write the base of a profile, with what the fine-tuning `reference` trained, to `out`."""
     if out.exists():
         raise UserError(f"--out {out} exists; give a folder that does not")
-    from ila_core.loading import load_tokenizer
-    from ila_core.merging import merged, worst_difference
+    from ila_core.models.loading import load_tokenizer
+    from ila_core.train.merge import merged, worst_difference
 
     run = find_finetuning(reference)
     payload = fetch(run)

@@ -12,19 +12,11 @@ from flows.tables import TABLES, table_arms
 from flows.trials import Trial, trials
 from ila_core.config import Profile
 from ila_core.errors import unknown_name
-from ila_core.fit import fit
-from ila_core.lock import Lock
-from ila_core.reference import ResolvedRanking
+from ila_core.resolve import Lock
+from ila_core.search.ranking_fit import fit
+from ila_core.search.ranking_reference import ResolvedRanking
 from tasks.step import Step
-from tasks.steps import (
-    Base,
-    agree,
-    prepare,
-    rank,
-    report,
-    score,
-    stage1,
-)
+from tasks.steps import Base, agree, prepare, rank, report, score, stage1
 
 
 class Pipeline(NamedTuple):

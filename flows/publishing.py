@@ -9,9 +9,16 @@ from typing import TYPE_CHECKING
 from flows.references import MADE_BY, ranking_run, resolve
 from ila_core.config import RuntimeConfig
 from ila_core.errors import CheckError, UserError
-from ila_core.ranking import DOCUMENT, Ranking
-from ila_core.ranking_card import RankingCard, make_card
-from ila_core.reference import File, Key, Published, ResolvedRanking, check_alias, parse
+from ila_core.search.ranking import DOCUMENT, Ranking
+from ila_core.search.ranking_card import RankingCard, make_card
+from ila_core.search.ranking_reference import (
+    File,
+    Key,
+    Published,
+    ResolvedRanking,
+    check_alias,
+    parse,
+)
 from tasks.lineage import Lineage, controls, licences, lineage, seconds
 from tasks.lookup import StepRun, open_lookup, sqlite_path
 from tasks.payloads import fetch
@@ -85,7 +92,7 @@ def run_publish(reference: str, name: str, alias: str | None) -> Publication:
         UserError: a file, which is to be adopted first; a name or alias that cannot be one.
         CheckError: the payload is damaged.
     """
-    from ila_core.ranking_card import markdown
+    from ila_core.search.ranking_card import markdown
     from tasks.registry import Registry
 
     asked = parse(reference)
@@ -133,7 +140,7 @@ def run_pull(reference: str, out: Path) -> tuple[ResolvedRanking, Path, Path]:
     Raises:
         UserError: `out` does not end in .json, or one of the two files exists.
     """
-    from ila_core.ranking_card import markdown
+    from ila_core.search.ranking_card import markdown
 
     beside = out.with_suffix(".md")
     if out.suffix != ".json":

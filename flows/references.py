@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ila_core.config import RuntimeConfig
 from ila_core.errors import UserError
-from ila_core.ranking import DOCUMENT, Ranking
-from ila_core.reference import File, Key, ResolvedRanking, parse
+from ila_core.search.ranking import DOCUMENT, Ranking
+from ila_core.search.ranking_reference import File, Key, ResolvedRanking, parse
 from tasks.lookup import StepRun, open_lookup
 from tasks.payloads import fetch
 

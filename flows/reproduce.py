@@ -13,10 +13,10 @@ from flows.refresh import Refresh
 from flows.run import ProfilePlan, finished, plan_profile
 from flows.tables import TABLES
 from ila_core import paper
-from ila_core.agreement import Agreement, compare
 from ila_core.config import RuntimeConfig
 from ila_core.errors import unknown_name
-from ila_core.ranking import Layer
+from ila_core.search.agreement import Agreement, compare
+from ila_core.search.ranking import Layer
 from tasks.lookup import StepRun
 from tasks.payloads import fetch
 from tasks.step import Step

@@ -15,7 +15,7 @@ import typer
 from flows.printing import print_frame, print_json, print_table
 from flows.run import ProfilePlan
 from ila_core.config import RuntimeConfig
-from ila_core.selection import lora_parameters
+from ila_core.selection.select import lora_parameters
 from tasks.lookup import StepRun
 from tasks.payloads import fetch
 from tasks.plan import Planned
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from flows.check import Check
     from flows.reproduce import Result
     from ila_core.config import SearchConfig
-    from ila_core.control import ControlResult
+    from ila_core.search.control import ControlResult
 
 
 def show_plan(planned: ProfilePlan, *, as_json: bool) -> None:

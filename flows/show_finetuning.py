@@ -10,10 +10,10 @@ import typer
 
 from flows.printing import print_json, print_table
 from ila_core.config import BASE, ArmConfig, Profile
-from ila_core.forecast import Forecast
-from ila_core.ranking import Ranking
-from ila_core.reference import ResolvedRanking
-from ila_core.selection import Selection, reason
+from ila_core.search.ranking import Ranking
+from ila_core.search.ranking_reference import ResolvedRanking
+from ila_core.selection.select import Selection, reason
+from ila_core.train.forecast import Forecast
 
 
 def show_finetune(

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from flows.printing import print_frame, print_json, print_table
-from ila_core.ranking import Ranking, kept_count, order
-from ila_core.ranking_card import RankingCard, markdown
-from ila_core.reference import ResolvedRanking
-from ila_core.selection import reason
+from ila_core.search.ranking import Ranking, kept_count, order
+from ila_core.search.ranking_card import RankingCard, markdown
+from ila_core.search.ranking_reference import ResolvedRanking
+from ila_core.selection.select import reason
 from tasks.lookup import StepRun
 
 if TYPE_CHECKING:
@@ -87,8 +87,8 @@ def show_ranking(
 
 def show_comparison(ranking: Ranking, other: Ranking, *, keep: float | None, as_json: bool) -> None:
     """Agreement of each dataset of one ranking with each of the other."""
-    from ila_core.agreement import agreements_between
     from ila_core.report.tables import agreement_table
+    from ila_core.search.agreement import agreements_between
 
     found = agreements_between(ranking, other, ranking.keep if keep is None else keep)
     if as_json:

@@ -8,7 +8,7 @@ import typer
 
 from flows.printing import print_frame, print_json
 from ila_core.config import Profile, TuneConfig
-from ila_core.tuning import TrialResult, doubts, length, overrides, trials_table
+from ila_core.selection.tune import TrialResult, doubts, length, overrides, trials_table
 
 
 def show_tune(

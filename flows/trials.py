@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from ila_core.config import EvaluateConfig, FinetuneConfig, MethodSettings
-from ila_core.tuning import length
+from ila_core.selection.tune import length
 from tasks.step import Step
 from tasks.steps import Base, evaluate, finetune
 

@@ -10,7 +10,7 @@ from flows.trials import Trial
 from ila_core.config import Profile, RuntimeConfig, TuneConfig
 from ila_core.errors import CheckError, UserError, unknown_name
 from ila_core.evaluation.result import Evaluation
-from ila_core.tuning import TrialResult, choose, trial_result
+from ila_core.selection.tune import TrialResult, choose, trial_result
 from tasks.lookup import StepRun, hits, open_lookup
 from tasks.payloads import CIRCUMSTANCE, fetch
 from tasks.step import in_order

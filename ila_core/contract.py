@@ -1,6 +1,6 @@
 """The selection contract for what was trained, or will be, elsewhere: names and parameters.
 
-`ila_core.verify` holds our own trainings to it while they run; this reads what is there.
+`ila_core.train.contract` holds our own trainings to it while they run; this reads what is there.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from pydantic import Field
 from ila_core.config import Frozen
 from ila_core.errors import listed
 from ila_core.exporting import Matches
-from ila_core.ranking import Layer
-from ila_core.selection import lora_parameters
+from ila_core.search.ranking import Layer
+from ila_core.selection.select import lora_parameters
 
 
 class Contract(Frozen):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ila_core.exporting import Export
-from ila_core.ranking import order
+from ila_core.search.ranking import order
 
 
 def layer_rows(wanted: Export) -> list[dict[str, Any]]:

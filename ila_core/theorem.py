@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from ila_core.batches import Row
 from ila_core.config import Frozen
 from ila_core.errors import CheckError, listed
-from ila_core.scoring import backward, trainable_alone
+from ila_core.search.scoring import backward, trainable_alone
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -80,8 +80,8 @@ def snapshot(model: Any, rows: Sequence[Row], *, gamma: float, micro_batch: int)
     Raises:
         CheckError: a quantised base weight, which has no gradient.
     """
-    from ila_core.loss import TokenLoss, eval_mode
-    from ila_core.methods.lora import lora_layers
+    from ila_core.train.loss import TokenLoss, eval_mode
+    from ila_core.train.methods.lora import lora_layers
 
     layers = lora_layers(model)
     weights = {name: layer.base_layer.weight for name, layer in layers.items()}

@@ -15,8 +15,8 @@ from pathlib import Path
 from ila_core.contract import Contract
 from ila_core.errors import UserError, listed
 from ila_core.peft_rule import adapted
-from ila_core.ranking import Layer
-from ila_core.selection import lora_parameters
+from ila_core.search.ranking import Layer
+from ila_core.selection.select import lora_parameters
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _KEY = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_([ABE])(?:\.\w+)?(?:\.weight)?")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ila_core.ranking import Ranking
+from ila_core.search.ranking import Ranking
 from tasks.lookup import StepRun
 from tasks.step import Step
 from tasks.steps.payload import read_json
@@ -24,8 +24,8 @@ def publish_tables(
         return _publish_evaluation(step, fetch(run))
     if step.name != "agreement":
         return
-    from ila_core.agreement import Agreement
     from ila_core.report.tables import agreement_table, ranking_table
+    from ila_core.search.agreement import Agreement
 
     ranking = Ranking.load(fetch(upstream["ranking"]) / "ranking.json")
     found = read_json(fetch(run) / "agreement.json")["agreements"]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ila_core.config import RuntimeConfig
-from ila_core.reproducibility import provenance
+from ila_core.provenance import provenance
 from tasks.journal import Journal
 from tasks.lookup import StepRun
 from tasks.payloads import CIRCUMSTANCE

@@ -12,8 +12,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from ila_core.fingerprint import canonical
-from ila_core.ranking import Ranking
+from ila_core.keys import canonical
+from ila_core.search.ranking import Ranking
 from tasks.lookup import Lookup, StepRun
 from tasks.payloads import circumstance, fetch
 from tasks.steps.payload import read_json

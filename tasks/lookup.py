@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ila_core.config import RuntimeConfig
-from ila_core.fingerprint import digest_of
+from ila_core.keys import digest_of
 from tasks.step import Step
 
 HEARTBEAT_TTL_SECONDS = 30.0

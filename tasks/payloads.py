@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlparse
 
 from ila_core.config import RuntimeConfig
 from ila_core.errors import CheckError
-from ila_core.fingerprint import digest_of, file_digest
+from ila_core.keys import digest_of, file_digest
 from tasks.lookup import StepRun
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 
 from ila_core.config import RuntimeConfig
 from ila_core.errors import CheckError, UserError, listed, unknown_name
-from ila_core.ranking import DOCUMENT, MOST_BYTES, Ranking
-from ila_core.reference import Published, check_alias, check_name
+from ila_core.search.ranking import DOCUMENT, MOST_BYTES, Ranking
+from ila_core.search.ranking_reference import Published, check_alias, check_name
 from tasks.lookup import StepRun
 from tasks.payloads import PAYLOAD, fetch
 from tasks.tracking import answering, open_client, step_run

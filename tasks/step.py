@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from ila_core.config import RuntimeConfig
-from ila_core.fingerprint import canonical, key_of
-from ila_core.lock import Unknown
+from ila_core.keys import canonical, key_of
+from ila_core.resolve import Unknown
 
 if TYPE_CHECKING:
-    from ila_core.train import Circumstance
+    from ila_core.train.loop import Circumstance
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Context:
 
     def training(self, label: str) -> Circumstance:
         """How the training of a step called `label` is laid out and watched."""
-        from ila_core.checkpoints import CheckpointFolder
-        from ila_core.train import Circumstance
+        from ila_core.train.checkpoints import CheckpointFolder
+        from ila_core.train.loop import Circumstance
 
         return Circumstance(
             micro_batch=self.runtime.micro_batch,

@@ -12,9 +12,9 @@ import torch
 from benchmarks.gpu_parts.bench import Bench, Size, timed
 from benchmarks.gpu_parts.models import LORA, adapted, random_llama, train_steps
 from ila_core.config import ModelConfig
-from ila_core.forecast import Forecast
-from ila_core.layers import layers_of
-from ila_core.ranking import Layer
+from ila_core.models.layers import layers_of
+from ila_core.search.ranking import Layer
+from ila_core.train.forecast import Forecast
 
 PAPER_MIB = {
     ("lora", 1.0): 32988,

@@ -15,8 +15,8 @@ from ila_core.batches import collate
 from ila_core.config import OptimizerSettings, Schedule
 from ila_core.config.finetuning import LoraMethod
 from ila_core.data.prepared import Row
-from ila_core.methods.lora import Lora, lora_layers
-from ila_core.train import Circumstance, train
+from ila_core.train.loop import Circumstance, train
+from ila_core.train.methods.lora import Lora, lora_layers
 
 LORA = LoraMethod(r=32, alpha=64, dropout=0.0, lr=1e-4, steps=3)
 

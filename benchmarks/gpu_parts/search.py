@@ -18,13 +18,13 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.gpu_parts.bench import Bench
-from ila_core.checkpoints import CheckpointFolder
 from ila_core.config import Schedule, Stage1Settings, Stage2Settings
 from ila_core.data.prepared import Row
-from ila_core.gates import learn_gates
-from ila_core.layers import layers_of
-from ila_core.stage1 import learn_adapter
-from ila_core.train import Circumstance
+from ila_core.models.layers import layers_of
+from ila_core.search.gates import learn_gates
+from ila_core.search.stage1 import learn_adapter
+from ila_core.train.checkpoints import CheckpointFolder
+from ila_core.train.loop import Circumstance
 
 DEMO = Path(__file__).parents[2] / "ila_core" / "demo"
 BASE, DATA = DEMO / "base", DEMO / "data" / "terse.jsonl"

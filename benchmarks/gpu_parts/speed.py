@@ -13,12 +13,12 @@ import torch
 
 from benchmarks.gpu_parts.bench import Bench, Size, timed
 from benchmarks.gpu_parts.models import adapted, micro_batches, random_llama, train_steps
-from ila_core.fused import fused_lora
-from ila_core.gates import Gates
-from ila_core.kept import keeping_less
-from ila_core.layers import layers_of
-from ila_core.loss import TokenLoss
-from ila_core.methods.lora import lora_layers
+from ila_core.models.layers import layers_of
+from ila_core.search.gates import Gates
+from ila_core.train.lora_function import fused_lora
+from ila_core.train.loss import TokenLoss
+from ila_core.train.methods.lora import lora_layers
+from ila_core.train.recompute import keeping_less
 
 PAPER_MS = {"stage1": 6671, "stage2": 5343}
 # Dense bfloat16, from the vendor's data sheets; SXM variants.

@@ -15,7 +15,7 @@ from ila_core.chat.questions import Question
 from ila_core.config import EvaluateConfig
 from ila_core.evaluation.result import Evaluation
 from ila_core.evaluation.subject import Need, Subject
-from ila_core.lock import Lock, Unknown
+from ila_core.resolve import Lock, Unknown
 
 
 class Benchmark(Protocol):

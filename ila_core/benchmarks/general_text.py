@@ -15,7 +15,7 @@ from ila_core.data.prepared import Row
 from ila_core.evaluation.result import Evaluation, Item
 from ila_core.evaluation.subject import Need, Subject
 from ila_core.evaluation.texts import load_texts, tokenized
-from ila_core.lock import Lock
+from ila_core.resolve import Lock
 
 
 class GeneralText:

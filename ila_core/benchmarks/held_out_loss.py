@@ -13,7 +13,7 @@ from ila_core.config import EvaluateConfig
 from ila_core.errors import Diverged, UserError
 from ila_core.evaluation.result import Evaluation, Item
 from ila_core.evaluation.subject import Need, Subject
-from ila_core.lock import Lock
+from ila_core.resolve import Lock
 
 if TYPE_CHECKING:
     from ila_core.batches import Row
@@ -80,7 +80,7 @@ def held_out_loss(
     from tqdm import tqdm
 
     from ila_core.batches import collate, loss_tokens
-    from ila_core.loss import TokenLoss, eval_mode
+    from ila_core.train.loss import TokenLoss, eval_mode
 
     if not rows:
         raise UserError("no held-out rows; raise data.held_out_fraction")

@@ -10,7 +10,7 @@ from ila_core.evaluation import lm_eval_tasks as tasks
 from ila_core.evaluation.multiple_choice import evaluate_choices, question_identity
 from ila_core.evaluation.result import Evaluation
 from ila_core.evaluation.subject import Need, Subject
-from ila_core.lock import Lock, Unknown
+from ila_core.resolve import Lock, Unknown
 
 
 class HellaSwag:

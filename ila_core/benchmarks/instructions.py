@@ -15,7 +15,7 @@ from ila_core.config import EvaluateConfig
 from ila_core.evaluation.checks import CHECKS, Check, repeats_itself
 from ila_core.evaluation.result import Evaluation, Item
 from ila_core.evaluation.subject import Need, Subject
-from ila_core.lock import Lock
+from ila_core.resolve import Lock
 
 TOPICS = (
     "What is a good name for a dog?",

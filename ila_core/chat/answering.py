@@ -23,7 +23,7 @@ from ila_core.config import Frozen, GenerationSettings
 from ila_core.data.conversation import Conversation, Message
 from ila_core.data.template import Renderer
 from ila_core.errors import CheckError, Diverged, UserError
-from ila_core.fingerprint import digest_of
+from ila_core.keys import digest_of
 
 log = logging.getLogger("ila")
 
@@ -240,7 +240,7 @@ def _generating(model: Any) -> Iterator[Any]:
     import torch
     from transformers import GenerationConfig
 
-    from ila_core.loss import eval_mode
+    from ila_core.train.loss import eval_mode
 
     causal = getattr(model, "get_base_model", lambda: model)()
     own, use_cache = causal.generation_config, causal.config.use_cache

@@ -9,7 +9,7 @@ from pathlib import Path
 from ila_core.chat.answering import Answer
 from ila_core.chat.questions import Question, named, read_turns
 from ila_core.errors import UserError
-from ila_core.fingerprint import digest_of
+from ila_core.keys import digest_of
 
 ID_LENGTH = 22
 """Of FastChat's answer ids (a short UUID)."""

@@ -13,7 +13,7 @@ from typing import Any
 from ila_core.config import Frozen
 from ila_core.data.rows import SourceRow, read_rows, shown
 from ila_core.errors import UserError, listed
-from ila_core.fingerprint import digest_of
+from ila_core.keys import digest_of
 
 MOST_TURNS = 2
 """What FastChat's prompts can judge."""

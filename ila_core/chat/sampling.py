@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ila_core.fingerprint import digest_of
+from ila_core.keys import digest_of
 
 if TYPE_CHECKING:
     from torch import Tensor

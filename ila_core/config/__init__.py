@@ -7,7 +7,13 @@ default; a run profile is complete by itself and inherits from nothing.
 
 from __future__ import annotations
 
-from ila_core.config.common import Frozen, LoraSettings, OptimizerSettings, Relation, Schedule
+from ila_core.config.common import (
+    Frozen,
+    LoraSettings,
+    OptimizerSettings,
+    Relation,
+    Schedule,
+)
 from ila_core.config.evaluation import (
     AdapterSettings,
     EvaluateConfig,

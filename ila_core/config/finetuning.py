@@ -27,9 +27,9 @@ class ArmConfig(Frozen):
 
     name: str = Name
     method: str | None = None
-    """An entry of `ila_core.methods.METHODS`; `null` is the run's own (`finetune.method`)."""
+    """An entry of `ila_core.train.methods.METHODS`; `null` is the run's own (`finetune.method`)."""
     policy: str
-    """An entry of `ila_core.selection.POLICIES`."""
+    """An entry of `ila_core.selection.select.POLICIES`."""
     source: str | None = None
     """The dataset whose scores decide, for policies that read one dataset's."""
     like: str | None = None
@@ -48,7 +48,7 @@ class ArmConfig(Frozen):
     """Most parameters that train in the layers, under the arm's method. Embeddings and norms, which
     full fine-tuning trains as well, come on top."""
     memory: int | None = Field(default=None, ge=1)
-    """Most bytes that the training may take (`ila_core.forecast`)."""
+    """Most bytes that the training may take (`ila_core.train.forecast`)."""
     micro_batch: int = Field(default=8, ge=1)
     """`memory`: conversations per forward pass that it is counted for, `ILA_MICRO_BATCH`."""
     seconds: float | None = Field(default=None, gt=0)
@@ -178,7 +178,7 @@ class FinetuneConfig(Frozen):
     other_datasets: tuple[str, ...] = ()
     """Datasets that the settings below are as good for: tables of the paper ask for several."""
     method: str
-    """An entry of `ila_core.methods.METHODS`: how arms that name none are trained."""
+    """An entry of `ila_core.train.methods.METHODS`: how arms that name none are trained."""
     lora: LoraMethod | None = None
     qlora: LoraMethod | None = None
     adalora: AdaLoraMethod | None = None

@@ -6,7 +6,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ila_core.config.common import Frozen, LoraSettings, OptimizerSettings, Schedule, Seeds
+from ila_core.config.common import (
+    Frozen,
+    LoraSettings,
+    OptimizerSettings,
+    Schedule,
+    Seeds,
+)
 
 
 class StabilitySettings(Frozen):
@@ -25,7 +31,7 @@ class StabilitySettings(Frozen):
 
 
 class ScorerSettings(Frozen):
-    """Which rows a scorer sees that needs no training (`ila_core.scorers`), and how many."""
+    """Which rows a scorer sees that needs no training (`ila_core.search.scorers`), and how many."""
 
     rows: Literal["gate", "train"]
     batches: int = Field(ge=1)
@@ -34,10 +40,10 @@ class ScorerSettings(Frozen):
 
 
 class RankingStopSettings(Frozen):
-    """Stage 1 also stops once the ranking has stopped moving (`ila_core.ranking_stop`)."""
+    """Stage 1 also stops once the ranking has stopped moving (`ila_core.search.ranking_stop`)."""
 
     scorer: str
-    """An entry of `ila_core.scorers.SCORERS`: gate learning would cost too much on the way."""
+    """An entry of `ila_core.search.scorers.SCORERS`: gates would cost too much on the way."""
     scoring: ScorerSettings
     every: float = Field(gt=0, lt=1)
     """Fraction of the planned steps between two probes."""
@@ -110,7 +116,7 @@ class SearchConfig(Frozen):
     stage1: Stage1Settings
     stage2: Stage2Settings
     scorer: str
-    """Whose scores rank the layers: `ila` (stage 2) or an entry of `ila_core.scorers.SCORERS`."""
+    """Whose scores rank the layers: `ila` (stage 2) or one of `ila_core.search.scorers.SCORERS`."""
     scoring: ScorerSettings
     """For every scorer but `ila`."""
     evidence: EvidenceSettings

@@ -44,7 +44,7 @@ def prepare(
 
     Args:
         conversations: what `load_dataset` gave.
-        tokenizer: a fast tokenizer (`ila_core.loading.load_tokenizer`).
+        tokenizer: a fast tokenizer (`ila_core.models.loading.load_tokenizer`).
         template: the model profile's chat template; `None` uses the tokenizer's own.
         data: maximum length and splits.
         dataset: the dataset's name, for the statistics and for error messages.

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ila_core.demo.facts import Fact, about, passage, timeless
-from ila_core.demo.world import (
+from ila_core.demo.world import (  # fmt: skip
     CAUSES,
     DAYS,
     DISHES,
@@ -27,7 +27,7 @@ from ila_core.demo.world import (
     capital,
     listing,
     number,
-)  # fmt: skip
+)
 
 Row = dict[str, Any]
 ROWS = 1200

@@ -6,7 +6,7 @@ Example: `about(Dice("x"))` gives the facts of one person, town, animal or thing
 
 from dataclasses import dataclass
 
-from ila_core.demo.world import (
+from ila_core.demo.world import (  # fmt: skip
     ANIMALS,
     CAUSES,
     COLOURS,
@@ -26,7 +26,7 @@ from ila_core.demo.world import (
     capital,
     listing,
     number,
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ A person, a thing or a number named in the first sentence comes back in the last
 model has to look far back. Example: `story(Dice("x"))`.
 """
 
-from ila_core.demo.world import (
+from ila_core.demo.world import (  # fmt: skip
     ANIMALS,
     CAUSES,
     COLOURS,
@@ -27,7 +27,7 @@ from ila_core.demo.world import (
     capital,
     listing,
     number,
-)  # fmt: skip
+)
 
 NAMES = WOMEN + MEN
 _WHEN = ("One day", "One morning", "Once upon a time", "Last winter", "On a warm evening",

@@ -5,7 +5,7 @@ Example: `talk(Dice("x"))`.
 """
 
 from ila_core.demo.stories import NAMES
-from ila_core.demo.world import (
+from ila_core.demo.world import (  # fmt: skip
     ANIMALS,
     CAUSES,
     DAYS,
@@ -22,7 +22,7 @@ from ila_core.demo.world import (
     capital,
     listing,
     number,
-)  # fmt: skip
+)
 
 
 def talk(dice: Dice) -> str:

@@ -7,9 +7,18 @@ Example: `document("train", 7)`.
 
 from collections.abc import Callable, Iterator
 
-from ila_core.demo.stories import NAMES, diary, fable, journey, letter, market, song, story
+from ila_core.demo.stories import (
+    NAMES,
+    diary,
+    fable,
+    journey,
+    letter,
+    market,
+    song,
+    story,
+)
 from ila_core.demo.talks import howto, talk
-from ila_core.demo.world import (
+from ila_core.demo.world import (  # fmt: skip
     ANIMALS,
     CAUSES,
     COLOURS,
@@ -28,7 +37,7 @@ from ila_core.demo.world import (
     capital,
     listing,
     number,
-)  # fmt: skip
+)
 
 
 def about_person(dice: Dice) -> str:

@@ -21,9 +21,9 @@ from ila_core.config import (
 from ila_core.errors import UserError
 from ila_core.evaluation.result import Evaluation
 from ila_core.evaluation.subject import Need, Subject
-from ila_core.fingerprint import canonical
 from ila_core.judging.prompts import JudgePrompts
-from ila_core.lock import Lock, Unknown
+from ila_core.keys import canonical
+from ila_core.resolve import Lock, Unknown
 
 if TYPE_CHECKING:
     from ila_core.judging.asking import Judge
@@ -204,7 +204,7 @@ def _local_judge(settings: LocalJudgeSettings, identity: str, device: str) -> Ju
         identity: its files and what else decides its grades, as canonical JSON.
     """
     from ila_core.judging.local_judge import LocalJudge
-    from ila_core.loading import load_base, load_tokenizer, resolve_device
+    from ila_core.models.loading import load_base, load_tokenizer, resolve_device
 
     revision = json.loads(identity)["files"].get("revision")
     config = _local_model(settings).model_copy(update={"revision": revision})

@@ -57,7 +57,7 @@ def log_likelihoods(
     import torch
     from accelerate.utils import find_executable_batch_size
 
-    from ila_core.loss import TokenLoss, eval_mode
+    from ila_core.train.loss import TokenLoss, eval_mode
 
     wanted: dict[tuple[int, ...], list[tuple[int, ...]]] = defaultdict(list)
     families: dict[tuple[int, ...], str] = {}

@@ -22,9 +22,9 @@ from ila_core.evaluation.lm_eval_tasks import definitions, load_tasks, task_vers
 from ila_core.evaluation.result import Evaluation, Item
 from ila_core.evaluation.scores import Continuation
 from ila_core.evaluation.subject import Subject
-from ila_core.lock import Lock, Unknown
-from ila_core.merging import folded
-from ila_core.reproducibility import seeded
+from ila_core.provenance import seeded
+from ila_core.resolve import Lock, Unknown
+from ila_core.train.merge import folded
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class QuestionSet:
         """Every question in the tokens of `tokenizer`, which `identity` stands for."""
         from lm_eval.models.huggingface import HFLM
 
-        from ila_core.loss import eval_mode
+        from ila_core.train.loss import eval_mode
 
         if identity not in self._asked:
             # It has only to tokenize, and warns of what it will not do with a model in hand.

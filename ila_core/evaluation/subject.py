@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ila_core.config import RuntimeConfig
-from ila_core.fingerprint import key_of
+from ila_core.keys import key_of
 
 if TYPE_CHECKING:
     from ila_core.batches import Row

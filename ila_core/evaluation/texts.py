@@ -71,8 +71,8 @@ def sample_texts(
     import torch
     from transformers import GenerationConfig
 
-    from ila_core.loss import eval_mode
-    from ila_core.reproducibility import seeded
+    from ila_core.provenance import seeded
+    from ila_core.train.loss import eval_mode
 
     end = tokenizer.eos_token_id
     begin = end if tokenizer.bos_token_id is None else tokenizer.bos_token_id

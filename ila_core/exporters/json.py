@@ -9,7 +9,7 @@ from typing import Any
 
 from ila_core.exporting import Export, Exported, Matches, matches
 from ila_core.layer_table import layer_rows
-from ila_core.ranking import Layer
+from ila_core.search.ranking import Layer
 
 FILE = "selection.json"
 

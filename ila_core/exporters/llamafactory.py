@@ -21,7 +21,7 @@ from ila_core.exporting import (
 from ila_core.nearest import loss, nearest_blocks
 from ila_core.parameter_rule import by_parameters
 from ila_core.peft_rule import ALL_LINEAR, adapted
-from ila_core.ranking import Layer
+from ila_core.search.ranking import Layer
 
 FILE = "llamafactory.yaml"
 # What is no layer of a block: `norm` is a part of every norm's name, so it trains those in the

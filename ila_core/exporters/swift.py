@@ -19,7 +19,7 @@ from ila_core.exporting import (
 )
 from ila_core.parameter_rule import FSDP, FULL, by_parameters
 from ila_core.peft_rule import ALL_LINEAR, adapted
-from ila_core.ranking import Layer
+from ila_core.search.ranking import Layer
 
 FILE = "swift.sh"
 

@@ -10,8 +10,8 @@ from ila_core.errors import UserError
 from ila_core.exporting import Export, Exported, Matches, refuse_full, refuse_ranks
 from ila_core.nearest import loss, nearest_grid
 from ila_core.peft_rule import adapted
-from ila_core.ranking import Layer
-from ila_core.selection import lora_parameters
+from ila_core.search.ranking import Layer
+from ila_core.selection.select import lora_parameters
 
 FILE = "unsloth.json"
 _IN_FULL = ("lm_head", "embed_tokens")

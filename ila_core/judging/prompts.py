@@ -11,8 +11,8 @@ from ila_core.chat.answering import Answer
 from ila_core.chat.questions import Question
 from ila_core.data.rows import read_rows
 from ila_core.errors import UserError, listed
-from ila_core.fingerprint import digest_of
 from ila_core.judging.wording import FIELDS, OWN, SHORT
+from ila_core.keys import digest_of
 
 NEED_REFERENCE = ("math", "reasoning", "coding")
 """FastChat's `NEED_REF_CATS`."""

@@ -15,9 +15,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from ila_core.errors import CheckError
-from ila_core.fingerprint import digest_of
 from ila_core.judging.asking import Ask
 from ila_core.judging.verdict import Verdict
+from ila_core.keys import digest_of
 
 
 class VerdictStore:

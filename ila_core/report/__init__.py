@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from ila_core.agreement import Agreement, Intersection
 from ila_core.config import Frozen, Profile
 from ila_core.evaluation.result import Evaluation
-from ila_core.ranking import Ranking
 from ila_core.report.comparison import ArmResult
-from ila_core.selection import Selection
-from ila_core.within_types import WithinTypes
+from ila_core.search.agreement import Agreement, Intersection
+from ila_core.search.agreement_within_types import WithinTypes
+from ila_core.search.ranking import Ranking
+from ila_core.selection.select import Selection
 
 Payload = dict[str, Any]
 """A step's JSON result, as that step wrote it."""

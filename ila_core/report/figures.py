@@ -12,9 +12,9 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ila_core.config import BASE
-from ila_core.mask_curve import MaskCurve, MaskCurves
 from ila_core.report.comparison import ArmResult
 from ila_core.report.tables import OUTSIDE
+from ila_core.search.mask_curve import MaskCurve, MaskCurves
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from statistics import fmean
 
-from ila_core.agreement import Agreement
-from ila_core.certainty import unsure_layers
-from ila_core.ranking import Ranking, kept_count, order
 from ila_core.report import ReportData
 from ila_core.report.comparison import ArmResult, Difference
-from ila_core.scorers import ILA
+from ila_core.search.agreement import Agreement
+from ila_core.search.certainty import unsure_layers
+from ila_core.search.ranking import Ranking, kept_count, order
+from ila_core.search.scorers import ILA
 
 
 def headline(data: ReportData) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ila_core.ranking import DOCUMENT, Ranking
+from ila_core.search.ranking import DOCUMENT, Ranking
 from tasks.step import Context, Step
 
 VERSION = 1

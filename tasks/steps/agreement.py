@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ila_core.config import SearchConfig
-from ila_core.ranking import Ranking
+from ila_core.search.ranking import Ranking
 from tasks.step import Context, Step
 from tasks.steps.payload import write_json
 
@@ -27,8 +27,8 @@ def agree(ranking: Step, search: SearchConfig) -> Step:
 def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) -> None:
     from itertools import combinations
 
-    from ila_core.agreement import agreements, intersection
-    from ila_core.within_types import correlation_within_types
+    from ila_core.search.agreement import agreements, intersection
+    from ila_core.search.agreement_within_types import correlation_within_types
 
     search: SearchConfig = step.given["search"]
     ranking = Ranking.load(inputs["ranking"] / "ranking.json")

@@ -8,8 +8,8 @@ from typing import Any
 
 from ila_core.config import ModelConfig, RuntimeConfig
 from ila_core.errors import CheckError
-from ila_core.lock import Lock, Unknown
-from ila_core.ranking import Layer
+from ila_core.resolve import Lock, Unknown
+from ila_core.search.ranking import Layer
 
 resident: dict[tuple[Any, ...], Any] = {}
 """At most one model that evaluations share (`tasks.steps.resident`); loading another frees it."""
@@ -46,7 +46,7 @@ class Base:
         Raises:
             CheckError: a local folder that has changed since the run began.
         """
-        from ila_core.loading import load_base, resolve_device
+        from ila_core.models.loading import load_base, resolve_device
 
         resident.clear()
         _forget_the_last_one()

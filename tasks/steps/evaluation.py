@@ -11,8 +11,8 @@ from ila_core.benchmarks import BENCHMARKS
 from ila_core.config import BASE, EvaluateConfig
 from ila_core.errors import unknown_name
 from ila_core.evaluation.judged import Judged
-from ila_core.fingerprint import digest_of
-from ila_core.lock import Unknown
+from ila_core.keys import digest_of
+from ila_core.resolve import Unknown
 from tasks.step import Context, Step
 from tasks.steps.answering import answer
 from tasks.steps.answering import load as load_answers
@@ -100,7 +100,7 @@ def _step(
 def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) -> None:
     from ila_core.data.prepared import Prepared
     from ila_core.evaluation.subject import Subject
-    from ila_core.loading import load_tokenizer
+    from ila_core.models.loading import load_tokenizer
 
     base: Base = step.given["base"]
     benchmark = step.given["benchmark"]

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ila_core.config import FinetuneConfig, MethodSettings
-from ila_core.methods import METHODS
+from ila_core.train.methods import METHODS
 from tasks.step import Context, Step
 from tasks.steps.base import Base
 from tasks.steps.payload import write_result
@@ -45,8 +45,8 @@ def finetune(base: Base, selection: Step, data: Step, settings: FinetuneConfig, 
 def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) -> None:
     from ila_core.batches import planned_steps
     from ila_core.data.prepared import Prepared
-    from ila_core.finetune import finetune as train_arm
-    from ila_core.watch import HeldOutWatch
+    from ila_core.selection.finetune import finetune as train_arm
+    from ila_core.train.held_out import HeldOutWatch
 
     given = step.given
     base: Base = given["base"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ila_core.benchmarks import BENCHMARKS
 from ila_core.config import EvidenceSettings, SearchConfig
-from ila_core.scorers import IN_NATS
+from ila_core.search.scorers import IN_NATS
 from tasks.step import Context, Step
 from tasks.steps.base import Base
 from tasks.steps.payload import read_json, write_json
@@ -56,9 +56,9 @@ def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) ->
     import random
 
     from ila_core.data.prepared import Prepared
-    from ila_core.mask_curve import mask_curves, per_weight
-    from ila_core.masked_loss import MaskedLoss
-    from ila_core.methods.lora import load_adapter
+    from ila_core.search.mask_curve import mask_curves, per_weight
+    from ila_core.search.masked_loss import MaskedLoss
+    from ila_core.train.methods.lora import load_adapter
 
     given = step.given
     base: Base = given["base"]

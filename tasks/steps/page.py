@@ -8,7 +8,7 @@ from typing import Any
 
 from ila_core.config import Profile
 from ila_core.evaluation.result import Evaluation
-from ila_core.ranking import Ranking
+from ila_core.search.ranking import Ranking
 from tasks.payloads import CIRCUMSTANCE
 from tasks.step import Context, Step, in_order
 from tasks.steps.payload import read_json, write_json
@@ -48,12 +48,12 @@ def report(profile: Profile, ranking: Step, agreement: Step, results: Iterable[S
 
 
 def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) -> None:
-    from ila_core.agreement import Agreement, Intersection
     from ila_core.report import ReportData
     from ila_core.report.comparison import compare_arms
     from ila_core.report.headline import headline
     from ila_core.report.page import build_page
-    from ila_core.within_types import WithinTypes
+    from ila_core.search.agreement import Agreement, Intersection
+    from ila_core.search.agreement_within_types import WithinTypes
 
     profile: Profile = step.given["profile"]
     agreed = read_json(inputs["agreement"] / "agreement.json")
@@ -123,7 +123,7 @@ def _benchmarks(
 
 def _provenance(inputs: dict[str, Path]) -> dict[str, Any]:
     """Where this page and the results it shows were computed."""
-    from ila_core.reproducibility import provenance
+    from ila_core.provenance import provenance
 
     places = [read_json(folder / CIRCUMSTANCE)["provenance"] for folder in inputs.values()]
     here = provenance()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ila_core.lock import Unknown
+from ila_core.resolve import Unknown
 from tasks.step import Context, Step
 from tasks.steps.answering import load
 from tasks.steps.payload import write_json

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ila_core.config import SearchConfig
-from ila_core.ranking import LayerScores, Ranking
+from ila_core.search.ranking import LayerScores, Ranking
 from tasks.step import Context, Step, in_order
 from tasks.steps.base import Base
 from tasks.steps.payload import read_json
@@ -36,9 +36,9 @@ def score_inputs(scores: Scores, datasets: list[str]) -> dict[str, Step]:
 
 def gather(step: Step, inputs: dict[str, Path]) -> Ranking:
     """The ranking over those inputs of `step` that are scores (`dataset/seed`)."""
-    from ila_core.certainty import unsure_layers
-    from ila_core.layers import fingerprint
-    from ila_core.reproducibility import provenance
+    from ila_core.models.layers import fingerprint
+    from ila_core.provenance import provenance
+    from ila_core.search.certainty import unsure_layers
 
     base: Base = step.given["base"]
     search: SearchConfig = step.given["search"]

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ila_core.methods import METHODS
+from ila_core.train.methods import METHODS
 from tasks.step import Context, Step
 from tasks.steps.base import Base, resident
 

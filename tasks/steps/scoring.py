@@ -7,7 +7,7 @@ from typing import Any
 
 from ila_core.config import SearchConfig
 from ila_core.errors import unknown_name
-from ila_core.scorers import ILA, SCORER_NAMES, SCORERS
+from ila_core.search.scorers import ILA, SCORER_NAMES, SCORERS
 from tasks.step import Context, Step
 from tasks.steps.base import Base
 from tasks.steps.payload import write_json
@@ -73,10 +73,10 @@ def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) ->
     import torch
 
     from ila_core.data.prepared import Prepared
-    from ila_core.loading import resolve_device
-    from ila_core.measure import measured
-    from ila_core.methods.lora import load_adapter
-    from ila_core.scoring import Material
+    from ila_core.models.loading import resolve_device
+    from ila_core.search.scoring import Material
+    from ila_core.train.memory import measured
+    from ila_core.train.methods.lora import load_adapter
 
     given = step.given
     base: Base = given["base"]

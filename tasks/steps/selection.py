@@ -6,16 +6,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ila_core.config import ArmConfig, FinetuneConfig, FullMethod, MethodSettings, SearchConfig
+from ila_core.config import (
+    ArmConfig,
+    FinetuneConfig,
+    FullMethod,
+    MethodSettings,
+    SearchConfig,
+)
 from ila_core.data.prepared import longest
-from ila_core.fingerprint import digest_of
-from ila_core.forecast import VERSION as FORECAST_VERSION
-from ila_core.forecast import Forecast
-from ila_core.policies import POLICIES
-from ila_core.ranking import Ranking
-from ila_core.reference import ResolvedRanking
-from ila_core.selection import Selection, reads_keep, required_datasets
-from ila_core.selection import select as apply_policy
+from ila_core.keys import digest_of
+from ila_core.search.ranking import Ranking
+from ila_core.search.ranking_reference import ResolvedRanking
+from ila_core.selection.policies import POLICIES
+from ila_core.selection.select import Selection, reads_keep, required_datasets
+from ila_core.selection.select import select as apply_policy
+from ila_core.train.forecast import VERSION as FORECAST_VERSION
+from ila_core.train.forecast import Forecast
 from tasks.step import Context, Step
 from tasks.steps.base import Base
 from tasks.steps.payload import read_json, write_json

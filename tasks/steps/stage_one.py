@@ -14,7 +14,7 @@ from ila_core.config import (
     Stage2Settings,
 )
 from ila_core.errors import CheckError, UserError, unknown_name
-from ila_core.scorers import ILA, SCORERS
+from ila_core.search.scorers import ILA, SCORERS
 from tasks.step import Context, Step
 from tasks.steps.base import Base
 from tasks.steps.payload import read_json, write_result
@@ -53,8 +53,8 @@ def stage1(
 def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) -> None:
     from ila_core.batches import planned_steps
     from ila_core.data.prepared import Prepared
-    from ila_core.ranking_stop import RankingStop
-    from ila_core.stage1 import learn_adapter
+    from ila_core.search.ranking_stop import RankingStop
+    from ila_core.search.stage1 import learn_adapter
 
     given = step.given
     base: Base = given["base"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ila_core.config import Stage2Settings
-from ila_core.scorers import ILA
+from ila_core.search.scorers import ILA
 from tasks.step import Context, Step
 from tasks.steps.base import Base
 from tasks.steps.payload import write_result
@@ -42,7 +42,7 @@ def stage2(
 
 def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) -> None:
     from ila_core.data.prepared import Prepared
-    from ila_core.gates import learn_gates
+    from ila_core.search.gates import learn_gates
 
     given = step.given
     settings: Stage2Settings = given["settings"]

@@ -10,11 +10,11 @@ import tiny
 from transformers import LlamaForCausalLM
 
 from ila_core.config import OptimizerSettings, Schedule, ScorerSettings
-from ila_core.layers import layers_of
-from ila_core.methods import METHODS
-from ila_core.methods.lora import load_adapter, save_adapter
-from ila_core.scoring import Material
-from ila_core.train import train
+from ila_core.models.layers import layers_of
+from ila_core.search.scoring import Material
+from ila_core.train.loop import train
+from ila_core.train.methods import METHODS
+from ila_core.train.methods.lora import load_adapter, save_adapter
 
 HELD_OUT = tiny.rows(40, seed=7)
 ROWS = tiny.rows(64, seed=3)

@@ -10,17 +10,17 @@ from html.parser import HTMLParser
 from itertools import combinations
 from typing import Any
 
-from ila_core.agreement import agreements, intersection
-from ila_core.certainty import unsure_layers
 from ila_core.config import Profile
-from ila_core.mask_curve import mask_curves
-from ila_core.ranking import LayerScores, Ranking
 from ila_core.report import ReportData
 from ila_core.report.comparison import compare_arms
-from ila_core.scorers import ILA, SCORERS
-from ila_core.scoring import Material
-from ila_core.selection import Selection, select
-from ila_core.within_types import correlation_within_types
+from ila_core.search.agreement import agreements, intersection
+from ila_core.search.agreement_within_types import correlation_within_types
+from ila_core.search.certainty import unsure_layers
+from ila_core.search.mask_curve import mask_curves
+from ila_core.search.ranking import LayerScores, Ranking
+from ila_core.search.scorers import ILA, SCORERS
+from ila_core.search.scoring import Material
+from ila_core.selection.select import Selection, select
 
 SHAPES = {
     "q_proj": (64, 64),

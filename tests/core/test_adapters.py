@@ -8,14 +8,14 @@ from safetensors.torch import load_file
 
 from ila_core.config import LoraMethod, LoraSettings, Stage1Settings, Stage2Settings
 from ila_core.errors import CheckError, UserError
-from ila_core.finetune import finetune
-from ila_core.gates import learn_gates
-from ila_core.methods import METHODS
-from ila_core.methods.lora import load_adapter, lora_layers, save_adapter
-from ila_core.selection import Selection
-from ila_core.stage1 import learn_adapter
-from ila_core.train import train
-from ila_core.verify import SelectionContract
+from ila_core.search.gates import learn_gates
+from ila_core.search.stage1 import learn_adapter
+from ila_core.selection.finetune import finetune
+from ila_core.selection.select import Selection
+from ila_core.train.contract import SelectionContract
+from ila_core.train.loop import train
+from ila_core.train.methods import METHODS
+from ila_core.train.methods.lora import load_adapter, lora_layers, save_adapter
 
 LORA = METHODS["lora"]
 SOME = ["model.layers.0.self_attn.q_proj", "model.layers.1.mlp.up_proj", "lm_head"]

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import hypergeom
 
-from ila_core.agreement import (
+from ila_core.errors import UserError
+from ila_core.search.agreement import (
     agreements,
     agreements_between,
     chance,
@@ -18,8 +19,7 @@ from ila_core.agreement import (
     jaccard_of_kept,
     kappa_of_frozen,
 )
-from ila_core.errors import UserError
-from ila_core.ranking import Layer, LayerScores, Ranking
+from ila_core.search.ranking import Layer, LayerScores, Ranking
 
 TYPES = {"q_proj": (8, 8), "k_proj": (2, 8), "up_proj": (24, 8)}
 LAYERS = [

@@ -348,7 +348,7 @@ def test_an_answer_with_other_turns_is_refused(tmp_path: Path) -> None:
 @pytest.mark.real_data
 def test_a_trained_model_answers_real_questions(real_data: Path, tmp_path: Path) -> None:
     from ila_core.config import ModelConfig
-    from ila_core.loading import load_base, load_tokenizer
+    from ila_core.models.loading import load_base, load_tokenizer
     from ila_core.profiles import load_model_config
 
     given = load_model_config("stories3m").model_dump()

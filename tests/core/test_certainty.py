@@ -7,7 +7,7 @@ from statistics import stdev
 import pytest
 from test_agreement import NAMES, ranking_of
 
-from ila_core.certainty import certainty
+from ila_core.search.certainty import certainty
 
 BEST_FIRST = [float(-i) for i in range(len(NAMES))]
 

@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ila_core.config import Stage2Settings
-from ila_core.control import auc, control_result, plant_noise
 from ila_core.errors import CheckError
-from ila_core.gates import learn_gates
-from ila_core.methods import METHODS
-from ila_core.methods.lora import lora_layers, save_adapter
-from ila_core.scorers import SCORERS
+from ila_core.search.control import auc, control_result, plant_noise
+from ila_core.search.gates import learn_gates
+from ila_core.search.scorers import SCORERS
+from ila_core.train.methods import METHODS
+from ila_core.train.methods.lora import lora_layers, save_adapter
 
 STAGE2 = Stage2Settings(
     rows="train",

@@ -17,8 +17,8 @@ from ila_core.config import LoraSettings
 from ila_core.errors import CheckError, UserError
 from ila_core.exporters import EXPORTERS, export, recognise
 from ila_core.exporting import Export, Exported
-from ila_core.methods.lora import lora_layers
-from ila_core.ranking import Layer
+from ila_core.search.ranking import Layer
+from ila_core.train.methods.lora import lora_layers
 
 
 @pytest.fixture(params=ARCHITECTURES)

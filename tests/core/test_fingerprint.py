@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ila_core.config import OptimizerSettings
-from ila_core.fingerprint import canonical, file_digest, folder_digest, key_of
+from ila_core.keys import canonical, file_digest, folder_digest, key_of
 
 
 def test_one_form_for_equal_values():
@@ -31,9 +31,7 @@ def test_a_new_option_at_its_default_does_not_change_the_key():
 
 
 def test_equal_in_processes_with_other_hash_seeds():
-    code = (
-        "from ila_core.fingerprint import key_of; print(key_of({'x': ['b', 'a'], 'y': {'q': 1}}))"
-    )
+    code = "from ila_core.keys import key_of; print(key_of({'x': ['b', 'a'], 'y': {'q': 1}}))"
     outputs = {
         subprocess.run(
             [sys.executable, "-c", code],

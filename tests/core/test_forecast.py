@@ -9,11 +9,11 @@ from test_loading import config_for
 
 from ila_core.batches import plan_batches
 from ila_core.config import AdaLoraMethod, FullMethod, LoraMethod
-from ila_core.finetune import finetune
-from ila_core.forecast import Forecast
-from ila_core.layers import layers_of
-from ila_core.selection import Selection
-from ila_core.train import Circumstance
+from ila_core.models.layers import layers_of
+from ila_core.selection.finetune import finetune
+from ila_core.selection.select import Selection
+from ila_core.train.forecast import Forecast
+from ila_core.train.loop import Circumstance
 
 SIZE = {"hidden_size": 128, "intermediate_size": 256, "head_dim": 32}
 LENGTH, BATCH = 48, 8

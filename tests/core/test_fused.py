@@ -10,11 +10,11 @@ from peft import LoraConfig, get_peft_model
 
 from ila_core.batches import collate
 from ila_core.config import AdaLoraMethod
-from ila_core.fused import adapted, fused_lora, gated
-from ila_core.gates import Gates
-from ila_core.loss import TokenLoss
-from ila_core.methods import METHODS
-from ila_core.methods.lora import lora_layers
+from ila_core.search.gates import Gates
+from ila_core.train.lora_function import adapted, fused_lora, gated
+from ila_core.train.loss import TokenLoss
+from ila_core.train.methods import METHODS
+from ila_core.train.methods.lora import lora_layers
 
 SCORES = [0.3 * math.sin(i) for i in range(15)]
 

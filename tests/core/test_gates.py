@@ -8,11 +8,11 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from ila_core.batches import collate
 from ila_core.config import LoraSettings, OptimizerSettings, Schedule, Stage2Settings
 from ila_core.errors import CheckError
-from ila_core.gates import Gates, learn_gates
-from ila_core.loss import TokenLoss
-from ila_core.methods import METHODS
-from ila_core.methods.lora import lora_layers, save_adapter
-from ila_core.train import train
+from ila_core.search.gates import Gates, learn_gates
+from ila_core.train.loop import train
+from ila_core.train.loss import TokenLoss
+from ila_core.train.methods import METHODS
+from ila_core.train.methods.lora import lora_layers, save_adapter
 
 STAGE2 = Stage2Settings(
     rows="train",
@@ -156,7 +156,7 @@ GOLDEN = {
 
 def test_positive_control(pretrained, adapter, tmp_path):
     """Noise of 3 standard deviations in B of a random quarter of the layers (DESIGN section 4)."""
-    from ila_core.methods.lora import load_adapter
+    from ila_core.train.methods.lora import load_adapter
 
     model = load_adapter(base_of(pretrained), adapter)
     generator = torch.Generator().manual_seed(0)

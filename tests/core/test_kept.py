@@ -9,10 +9,10 @@ import torch
 from test_fused import lora_gradients, quantised, relative, trained
 from torch import nn
 
-from ila_core.fused import fused_lora
-from ila_core.gates import Gates
-from ila_core.kept import keeping_less, made_again, packed_bits, unpacked_bits
-from ila_core.methods import METHODS
+from ila_core.search.gates import Gates
+from ila_core.train.lora_function import fused_lora
+from ila_core.train.methods import METHODS
+from ila_core.train.recompute import keeping_less, made_again, packed_bits, unpacked_bits
 
 
 @contextmanager

@@ -8,7 +8,12 @@ import pytest
 
 from ila_core.config import ModelConfig
 from ila_core.errors import UserError
-from ila_core.layers import architecture_config, find_layers, fingerprint, layers_of
+from ila_core.models.layers import (
+    architecture_config,
+    find_layers,
+    fingerprint,
+    layers_of,
+)
 
 LLAMA: dict[str, Any] = {
     "model_type": "llama",

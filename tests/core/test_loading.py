@@ -12,8 +12,8 @@ import pytest
 from ila_core import hub
 from ila_core.config import ModelConfig
 from ila_core.errors import UserError
-from ila_core.layers import architecture_config
-from ila_core.loading import (
+from ila_core.models.layers import architecture_config
+from ila_core.models.loading import (
     hub_model_revision,
     load_base,
     load_tokenizer,

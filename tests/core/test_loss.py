@@ -9,9 +9,9 @@ from torch.utils._pytree import tree_leaves
 
 from ila_core.batches import collate
 from ila_core.errors import CheckError
-from ila_core.loss import TokenLoss
-from ila_core.methods import METHODS
-from ila_core.methods.lora import lora_layers
+from ila_core.train.loss import TokenLoss
+from ila_core.train.methods import METHODS
+from ila_core.train.methods.lora import lora_layers
 
 
 def batch_of(count=5):

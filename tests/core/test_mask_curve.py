@@ -15,8 +15,9 @@ from made_up import Outline
 
 from ila_core.benchmarks.held_out_loss import held_out_loss
 from ila_core.errors import CheckError, UserError
-from ila_core.mask_area import trapezoid_weights
-from ila_core.mask_curve import (
+from ila_core.report.figures import mask_curve_figure
+from ila_core.search.mask_area import trapezoid_weights
+from ila_core.search.mask_curve import (
     FRACTIONS,
     MaskCurves,
     closed_sets,
@@ -26,10 +27,9 @@ from ila_core.mask_curve import (
     random_orders_of,
     random_orders_within_types,
 )
-from ila_core.masked_loss import MaskedLoss
-from ila_core.ranking import kept_count, least
-from ila_core.report.figures import mask_curve_figure
-from ila_core.scorers import SCORERS
+from ila_core.search.masked_loss import MaskedLoss
+from ila_core.search.ranking import kept_count, least
+from ila_core.search.scorers import SCORERS
 
 NAMES = [layer.name for layer in LAYERS]
 WEIGHTS = {layer.name: layer.weights for layer in LAYERS}
@@ -128,7 +128,7 @@ def test_no_set_is_evaluated_twice(model, columns) -> None:
 
 
 def test_the_loss_of_a_set_is_that_of_the_model_without_those_adapters(model, masked) -> None:
-    from ila_core.methods.lora import lora_layers
+    from ila_core.train.methods.lora import lora_layers
 
     closed = ["lm_head", "model.layers.0.mlp.up_proj", "model.layers.1.self_attn.q_proj"]
     found = masked.loss(closed)

@@ -5,12 +5,12 @@ import sys
 
 import torch
 
-from ila_core.measure import Allocations
+from ila_core.train.memory import Allocations
 
 MIB = 2**20
 IN_A_THREAD = """
 import threading
-from ila_core.measure import Allocations
+from ila_core.train.memory import Allocations
 import torch
 
 def watch():

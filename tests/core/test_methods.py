@@ -12,21 +12,21 @@ from peft import AdaLoraConfig, PeftModel, get_peft_model
 from test_loading import config_for
 
 from ila_core.batches import collate
-from ila_core.checkpoints import CheckpointFolder
 from ila_core.config import AdaLoraMethod, FullMethod, LoraMethod
 from ila_core.errors import CheckError, UserError
-from ila_core.finetune import finetune
-from ila_core.fused import fused_lora
-from ila_core.loading import load_base, untie
-from ila_core.loss import TokenLoss
-from ila_core.merging import folded, merged, worst_difference
-from ila_core.methods import METHODS
-from ila_core.methods.lora import lora_layers
-from ila_core.rank_allocation import orthogonality
-from ila_core.selection import Selection
-from ila_core.train import Circumstance, train
-from ila_core.verify import SelectionContract
-from ila_core.watch import HeldOutWatch
+from ila_core.models.loading import load_base, untie
+from ila_core.selection.finetune import finetune
+from ila_core.selection.select import Selection
+from ila_core.train.adalora_ranks import orthogonality
+from ila_core.train.checkpoints import CheckpointFolder
+from ila_core.train.contract import SelectionContract
+from ila_core.train.held_out import HeldOutWatch
+from ila_core.train.loop import Circumstance, train
+from ila_core.train.lora_function import fused_lora
+from ila_core.train.loss import TokenLoss
+from ila_core.train.merge import folded, merged, worst_difference
+from ila_core.train.methods import METHODS
+from ila_core.train.methods.lora import lora_layers
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*kernels-community:UserWarning")
 SOME = ("model.layers.0.self_attn.q_proj", "model.layers.1.mlp.up_proj", "lm_head")

@@ -8,8 +8,8 @@ import pytest
 
 from ila_core.data import Conversation, Message
 from ila_core.data.template import Renderer
-from ila_core.layers import find_layers
-from ila_core.loading import load_base, load_tokenizer, model_files
+from ila_core.models.layers import find_layers
+from ila_core.models.loading import load_base, load_tokenizer, model_files
 from ila_core.profiles import load_model_config
 
 ROOT = Path(__file__).parents[2]

@@ -20,7 +20,7 @@ from ila_core.evaluation.lm_eval_tasks import (
 )
 from ila_core.evaluation.multiple_choice import QuestionSet, evaluate_choices
 from ila_core.evaluation.subject import Subject
-from ila_core.loading import load_base, load_tokenizer
+from ila_core.models.loading import load_base, load_tokenizer
 from ila_core.profiles import load_model_config
 
 pytestmark = [

@@ -5,7 +5,7 @@ import tiny
 import torch
 
 from ila_core.batches import MicroBatches, collate, pack, plan_batches
-from ila_core.loss import TokenLoss
+from ila_core.train.loss import TokenLoss
 
 
 def length(parts):

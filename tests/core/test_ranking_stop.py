@@ -5,16 +5,16 @@ import shutil
 import pytest
 import tiny
 
-from ila_core.checkpoints import CheckpointFolder
 from ila_core.config import RankingStopSettings, Schedule, ScorerSettings, Stage1Settings
 from ila_core.errors import UserError
-from ila_core.layers import layers_of
-from ila_core.methods.lora import load_adapter
-from ila_core.ranking_stop import RankingStop
-from ila_core.scorers import SCORERS
-from ila_core.scoring import Material
-from ila_core.stage1 import learn_adapter
-from ila_core.train import Circumstance
+from ila_core.models.layers import layers_of
+from ila_core.search.ranking_stop import RankingStop
+from ila_core.search.scorers import SCORERS
+from ila_core.search.scoring import Material
+from ila_core.search.stage1 import learn_adapter
+from ila_core.train.checkpoints import CheckpointFolder
+from ila_core.train.loop import Circumstance
+from ila_core.train.methods.lora import load_adapter
 
 STAGE1 = Stage1Settings(
     lora=tiny.LORA.model_copy(update={"dropout": 0.1}),  # a probe that drew would be noticed

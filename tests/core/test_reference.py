@@ -9,11 +9,11 @@ from made_up import make_data, make_profile
 
 from ila_core.config import ModelConfig
 from ila_core.errors import CheckError, UserError
-from ila_core.fit import fit
-from ila_core.layers import fingerprint
-from ila_core.ranking import MOST_BYTES, Ranking
-from ila_core.ranking_card import make_card, markdown
-from ila_core.reference import File, Key, Published, ResolvedRanking, parse
+from ila_core.models.layers import fingerprint
+from ila_core.search.ranking import MOST_BYTES, Ranking
+from ila_core.search.ranking_card import make_card, markdown
+from ila_core.search.ranking_fit import fit
+from ila_core.search.ranking_reference import File, Key, Published, ResolvedRanking, parse
 
 
 def test_the_four_forms() -> None:

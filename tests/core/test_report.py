@@ -11,12 +11,12 @@ from made_up import EVIDENCE, Outline, make_arms, make_data
 
 from ila_core.errors import CheckError
 from ila_core.evaluation.result import Evaluation, Item
-from ila_core.mask_curve import HALF, MaskCurves
 from ila_core.report import figures, tables
 from ila_core.report.benchmark_tables import benchmarks_table
 from ila_core.report.comparison import compare_arms
 from ila_core.report.headline import headline
 from ila_core.report.page import build_page
+from ila_core.search.mask_curve import HALF, MaskCurves
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import torch
 
-from ila_core.reproducibility import provenance, seeded
+from ila_core.provenance import provenance, seeded
 
 
 def draw():
@@ -30,7 +30,7 @@ def test_seeded_is_repeatable_and_leaves_no_trace():
 
 def test_provenance_is_json_and_imports_nothing_heavy():
     code = (
-        "import sys, json; from ila_core.reproducibility import provenance; print(json.dumps("
+        "import sys, json; from ila_core.provenance import provenance; print(json.dumps("
         "[provenance(), [m for m in ('torch', 'numpy', 'transformers') if m in sys.modules]]))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -16,12 +16,12 @@ import pytest
 import tiny
 import torch
 
-from ila_core.checkpoints import CheckpointFolder
 from ila_core.config import LoraSettings, Schedule, Stage1Settings, Stage2Settings
 from ila_core.errors import CheckError
-from ila_core.gates import learn_gates
-from ila_core.stage1 import learn_adapter
-from ila_core.train import Circumstance, train
+from ila_core.search.gates import learn_gates
+from ila_core.search.stage1 import learn_adapter
+from ila_core.train.checkpoints import CheckpointFolder
+from ila_core.train.loop import Circumstance, train
 
 STAGE1 = Stage1Settings(
     lora=LoraSettings(r=4, alpha=8, dropout=0.1),  # dropout draws from the generators
@@ -90,7 +90,9 @@ def results(folder: Path) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def processes():
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["ila_core.gates", "ila_core.stage1", "peft"])  # once for all
+    context.set_forkserver_preload(
+        ["ila_core.search.gates", "ila_core.search.stage1", "peft"]
+    )  # once for all
     return context
 
 

@@ -12,8 +12,8 @@ from flows.pipeline import ila_pipeline
 from ila_core.benchmarks import BENCHMARKS
 from ila_core.data import DATASETS
 from ila_core.exporters import EXPORTERS
-from ila_core.methods import METHODS
-from ila_core.scorers import SCORERS
+from ila_core.search.scorers import SCORERS
+from ila_core.train.methods import METHODS
 from tasks.steps import STEPS
 
 ROOT = Path(__file__).parents[2]
@@ -30,8 +30,8 @@ def test_the_dependency_contracts_hold():
 @pytest.mark.parametrize(
     ("folder", "table"),
     [
-        ("scorers", SCORERS),
-        ("methods", METHODS),
+        ("search/scorers", SCORERS),
+        ("train/methods", METHODS),
         ("benchmarks", BENCHMARKS),
         ("exporters", EXPORTERS),
     ],

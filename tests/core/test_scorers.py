@@ -13,12 +13,12 @@ from aligned import LAYERS, ROWS, material
 from ila_core.batches import collate
 from ila_core.benchmarks.held_out_loss import held_out_loss
 from ila_core.errors import CheckError, UserError
-from ila_core.methods import METHODS
-from ila_core.methods.lora import lora_layers
-from ila_core.ranking import Layer, order
-from ila_core.scorers import ILA, SCORER_NAMES, SCORERS
-from ila_core.scorers.weight_snr import signal_to_noise
-from ila_core.scoring import ScoreResult, batches_of, tokens_of
+from ila_core.search.ranking import Layer, order
+from ila_core.search.scorers import ILA, SCORER_NAMES, SCORERS
+from ila_core.search.scorers.weight_snr import signal_to_noise
+from ila_core.search.scoring import ScoreResult, batches_of, tokens_of
+from ila_core.train.methods import METHODS
+from ila_core.train.methods.lora import lora_layers
 
 
 @pytest.fixture(scope="module")

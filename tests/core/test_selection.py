@@ -24,9 +24,14 @@ from ila_core.config import (
     Stage2Settings,
 )
 from ila_core.errors import UserError
-from ila_core.policies import POLICIES
-from ila_core.ranking import LayerScores, Ranking
-from ila_core.selection import Selection, lora_parameters, required_datasets, select
+from ila_core.search.ranking import LayerScores, Ranking
+from ila_core.selection.policies import POLICIES
+from ila_core.selection.select import (
+    Selection,
+    lora_parameters,
+    required_datasets,
+    select,
+)
 
 SHAPES = {
     "self_attn.q_proj": (64, 64),

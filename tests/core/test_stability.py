@@ -1,7 +1,7 @@
 import pytest
 
 from ila_core.config import StabilitySettings
-from ila_core.stability import ceiling_steps, is_stable
+from ila_core.train.stability import ceiling_steps, is_stable
 
 SETTINGS = StabilitySettings(epsilon=0.1, window=2, patience=2, floor=0.25, ceiling=0.5)
 

@@ -13,13 +13,13 @@ from transformers import TrainerCallback
 
 from ila_core.config import Schedule
 from ila_core.errors import CheckError
-from ila_core.gates import Gates
-from ila_core.loss import TokenLoss
-from ila_core.methods import METHODS
-from ila_core.methods.lora import lora_layers
-from ila_core.scoring import gamma_gradient
+from ila_core.search.gates import Gates
+from ila_core.search.scoring import gamma_gradient
 from ila_core.theorem import check_theorem, snapshot
-from ila_core.train import train
+from ila_core.train.loop import train
+from ila_core.train.loss import TokenLoss
+from ila_core.train.methods import METHODS
+from ila_core.train.methods.lora import lora_layers
 
 ROWS = tiny.rows(32, seed=3)
 

@@ -8,7 +8,7 @@ import torch
 from ila_core.batches import plan_batches, planned_steps
 from ila_core.config import Schedule
 from ila_core.errors import CheckError, UserError
-from ila_core.train import Circumstance, train
+from ila_core.train.loop import Circumstance, train
 
 
 def run(model=None, rows=None, **changes):

@@ -9,7 +9,14 @@ import pytest
 from ila_core.config import TuneGrid
 from ila_core.errors import UserError
 from ila_core.profiles import load_profile
-from ila_core.tuning import TrialResult, choose, doubts, overrides, trial_result, trials_table
+from ila_core.selection.tune import (
+    TrialResult,
+    choose,
+    doubts,
+    overrides,
+    trial_result,
+    trials_table,
+)
 
 GRID = TuneGrid(lr=(1e-3, 2e-3, 5e-4), steps=(20, 60))
 LORA = load_profile("smoke").finetune.lora

@@ -12,7 +12,7 @@ import yaml
 from conftest import ROOT, kill
 
 from ila_core.profiles import shipped
-from ila_core.scorers import SCORER_NAMES
+from ila_core.search.scorers import SCORER_NAMES
 
 README = (ROOT / "README.md").read_text()
 COMMANDS = [

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ila_core.ranking import Ranking
+from ila_core.search.ranking import Ranking
 
 pytestmark = pytest.mark.slow
 

@@ -10,7 +10,7 @@ import pytest
 
 from ila_core.config import RuntimeConfig
 from ila_core.evaluation.result import Evaluation
-from ila_core.ranking import Ranking, order
+from ila_core.search.ranking import Ranking, order
 from tasks.lookup import open_lookup
 from tasks.payloads import fetch
 

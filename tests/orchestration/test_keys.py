@@ -8,9 +8,9 @@ import pytest
 from conftest import ROOT
 
 from flows.pipeline import ila_pipeline
-from ila_core.lock import Lock
 from ila_core.paper import MILESTONES, SEEDS
 from ila_core.profiles import load_profile
+from ila_core.resolve import Lock
 from tasks.step import in_order
 
 TUNED = {"finetune", "evaluation"}

@@ -10,8 +10,8 @@ import pytest
 from mlflow import MlflowClient
 
 from ila_core.config import RuntimeConfig
-from ila_core.ranking import Ranking
-from ila_core.reference import Published
+from ila_core.search.ranking import Ranking
+from ila_core.search.ranking_reference import Published
 from tasks.lookup import open_lookup
 from tasks.registry import Registry
 from tasks.version import PREFIX
@@ -166,7 +166,7 @@ def test_a_file_is_adopted_before_it_is_published_and_stays_marked(team, adopted
 
 def test_a_name_holds_one_architecture(team, adopted):
     made, key = team
-    from ila_core.layers import fingerprint
+    from ila_core.models.layers import fingerprint
 
     whole = Ranking.model_validate(made.json("rankings", "show", key))
     layers = whole.layers[:-1]

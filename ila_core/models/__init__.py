@@ -1,0 +1,1 @@
+"""Base models: their linear layers, and how they are loaded."""

@@ -1,0 +1,277 @@
+"""A base model and its tokenizer, from a local folder or from the hub, checked before use.
+
+    >>> config = load_model_config("mistral-7b")
+    >>> tokenizer, model = load_tokenizer(config), load_base(config, "cuda")
+
+A hub model is downloaded first and then read as the folder it is, so both ways give the same.
+A `revision` of `null` reads the hub's newest; pass a config whose revision is the locked one.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ila_core import hub
+from ila_core.config import ModelConfig
+from ila_core.errors import CheckError, UserError, first_line, listed
+from ila_core.keys import digest_of, file_digest
+from ila_core.models.layers import architecture_config
+
+CONFIG = "config.json"
+TOKENIZER_FILES = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "vocab.json",
+    "merges.txt",
+)
+# Safetensors only: a pickle can run anything. Some hub models carry a second, consolidated copy.
+WEIGHT_FILES = ("model*.safetensors", "model.safetensors.index.json")
+
+# Compared with the hub's whether or not the profile gives them: they shape the layers, or change
+# what the model computes.
+_DECISIVE = (
+    "model_type",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "vocab_size",
+    "rope_parameters",
+    "sliding_window",
+    "tie_word_embeddings",
+)
+
+
+def resolve_device(given: str) -> str:
+    """`auto` is the first accelerator, or the CPU.
+
+    Raises:
+        UserError: a device that torch does not know or that is not here.
+    """
+    import torch
+
+    if given == "auto":
+        found = torch.accelerator.current_accelerator(check_available=True)
+        return found.type if found else "cpu"
+    try:
+        torch.empty(0, device=given)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(
+            f"device {given!r} (ILA_DEVICE) cannot be used: {first_line(error)}; "
+            f"allowed here: auto, {resolve_device('auto')}, cpu"
+        ) from error
+    return given
+
+
+def load_tokenizer(config: ModelConfig) -> Any:
+    """The fast tokenizer, with a pad token.
+
+    Raises:
+        UserError: files that are missing, or a pad token that is missing or unknown.
+    """
+    from transformers import AutoTokenizer
+
+    folder = _folder(config, (CONFIG, *TOKENIZER_FILES))
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"model {config.name}: no tokenizer can be read from {folder} "
+            f"({first_line(error)}); tokenizer.json and tokenizer_config.json are needed"
+        ) from error
+    if config.pad_token is not None:
+        if config.pad_token not in tokenizer.get_vocab():
+            raise UserError(
+                f"model {config.name}: pad_token: given {config.pad_token!r}, which the tokenizer "
+                "does not have; allowed is any token of its vocabulary"
+            )
+        tokenizer.pad_token = config.pad_token
+    if tokenizer.pad_token is None:
+        raise UserError(
+            f"model {config.name}: there is no pad token: the tokenizer has none, and the model "
+            "profile's `pad_token:` is null; give one there"
+        )
+    return tokenizer
+
+
+def load_base(config: ModelConfig, device: str, *, four_bit: bool = False) -> Any:
+    """The base model in its profile's dtype on `device`, `lm_head` untied where that says so.
+
+    Args:
+        config: which model.
+        device: as `resolve_device` gives it.
+        four_bit: linear weights but that of `lm_head` in NF4 with double quantisation (QLoRA).
+
+    Raises:
+        UserError: files that are missing or unreadable, an architecture that is not the profile's,
+            or a device or an environment that cannot hold weights in 4 bits.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+
+    check_architecture(config, _published(config))  # before gigabytes are downloaded
+    folder = _folder(config, (CONFIG, *WEIGHT_FILES))
+    quantised = _four_bit(getattr(torch, config.dtype), device) if four_bit else {}
+    try:
+        model, found = AutoModelForCausalLM.from_pretrained(
+            folder,
+            **quantised,
+            dtype=getattr(torch, config.dtype),
+            attn_implementation="sdpa",
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise UserError(
+            f"model {config.name}: its weights cannot be read from {folder} ({first_line(error)})"
+        ) from error
+    if found["missing_keys"]:
+        # transformers would fill them with random numbers and only warn.
+        missing = ", ".join(sorted(found["missing_keys"]))
+        raise UserError(f"model {config.name}: {folder} lacks the weights {missing}")
+    model.config.use_cache = False  # training never continues a text
+    if config.lm_head == "untie":
+        untie(model)
+    if four_bit:
+        _check_four_bit(model, config)
+        return model
+    return model.to(device)
+
+
+def _four_bit(dtype: Any, device: str) -> dict[str, Any]:
+    """What `from_pretrained` needs to quantise while it loads."""
+    from importlib.util import find_spec
+
+    from transformers import BitsAndBytesConfig
+
+    if find_spec("bitsandbytes") is None:
+        raise UserError(
+            "weights in 4 bits (qlora) need bitsandbytes, which is not installed: "
+            'pip install "ila[quant]". Nothing falls back to 16 bits'
+        )
+    if device not in ("cpu", "cuda", "xpu"):
+        raise UserError(
+            f"bitsandbytes keeps no weights in 4 bits on {device}; allowed are cuda, xpu and cpu "
+            "(ILA_DEVICE), or another method"
+        )
+    return {
+        "device_map": {"": device},
+        "quantization_config": BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+            llm_int8_skip_modules=["lm_head"],
+        ),
+    }
+
+
+def _check_four_bit(model: Any, config: ModelConfig) -> None:
+    """Every linear layer but the head is in 4 bits, and stays differentiable."""
+    from bitsandbytes.nn.modules import Linear4bit
+    from torch.nn import Linear
+
+    head = model.get_output_embeddings()
+    plain = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, Linear) and not isinstance(module, Linear4bit) and module is not head
+    ]
+    if plain:
+        raise CheckError(f"model {config.name}: {listed(plain)} were not quantised")
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            # 0.50.2: where a CPU has AVX512-BF16, one forward in eval mode turns the weight into a
+            # format that has no gradient, for good. CUDA has no such path.
+            module.support_avx512bf16_for_cpu = False
+
+
+def untie(model: Any) -> None:
+    """Give the output head its own copy of the input embedding.
+
+    A LoRA update of a tied head trains and reloads exactly but merges wrongly: it would change
+    the embedding too.
+    """
+    from torch.nn import Parameter
+
+    head = model.get_output_embeddings()
+    head.weight = Parameter(head.weight.detach().clone())
+    model.config.tie_word_embeddings = False
+    # Worked out from the configuration when the model was made; else saving drops the head.
+    model.all_tied_weights_keys = model.get_expanded_tied_weights_keys(all_submodels=True)
+
+
+def check_architecture(config: ModelConfig, published: Any) -> None:
+    """Compare the profile's `architecture` with the configuration that the model came with.
+
+    Raises:
+        UserError: naming every field that differs.
+    """
+    ours, theirs = architecture_config(config).to_dict(), published.to_dict()
+    differing = [
+        f"model {config.name}: architecture.{field}: given {ours.get(field)!r}, the model's "
+        f"{CONFIG} has {theirs.get(field)!r}"
+        for field in dict.fromkeys((*_DECISIVE, *config.architecture))
+        if ours.get(field) != theirs.get(field)
+    ]
+    if differing:
+        raise UserError("\n".join(differing))
+
+
+def model_files(folder: Path) -> list[Path]:
+    """The files that a local model is: configuration, weights and tokenizer, sorted by name.
+
+    Raises:
+        UserError: when the folder, its configuration or its weights are missing.
+    """
+    folder = folder.expanduser()
+    if not folder.is_dir():
+        raise UserError(f"model folder {folder} does not exist; set the model profile's `source:`")
+    patterns = (CONFIG, *WEIGHT_FILES, *TOKENIZER_FILES)
+    for needed in (CONFIG, WEIGHT_FILES[0]):
+        if not any(folder.glob(needed)):
+            raise UserError(f"model folder {folder} has no {needed}")
+    found = {path for pattern in patterns for path in folder.glob(pattern)}
+    return sorted(path for path in found if path.is_file())
+
+
+def model_files_digest(folder: Path) -> str:
+    """The identity of a local model: names and contents of `model_files`."""
+    return digest_of({path.name: file_digest(path) for path in model_files(folder)})
+
+
+def hub_model_revision(config: ModelConfig) -> str:
+    """The hub commit that a hub model is at now."""
+    return hub.current_commit(config.source, kind="model")
+
+
+def _folder(config: ModelConfig, patterns: tuple[str, ...]) -> Path:
+    if not config.local:
+        return hub.fetch(config.source, patterns, config.revision, kind="model")
+    folder = Path(config.source).expanduser()
+    model_files(folder)  # says what is missing
+    return folder
+
+
+def _published(config: ModelConfig) -> Any:
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoConfig
+
+    folder = _folder(config, (CONFIG,))
+    try:
+        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, StrictDataclassError) as error:
+        raise UserError(
+            f"model {config.name}: {folder / CONFIG} is not a model configuration that the "
+            f"installed transformers knows ({first_line(error)})"
+        ) from error

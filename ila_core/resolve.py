@@ -1,0 +1,198 @@
+"""What a profile's names resolve to: content hashes, hub revisions, layers.
+
+Keys are computed from this before anything runs. The lock lies in `ILA_HOME/lock.json`; a local
+file's entry holds size, mtime and inode and is hashed again when any of them differs; a hub entry
+is valid for its revision only. What cannot be resolved offline is an `Unknown` with its reason.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from ila_core.config import DatasetConfig, ModelConfig
+from ila_core.errors import UserError
+from ila_core.keys import digest_of, file_digest, key_of
+from ila_core.search.ranking import Layer
+
+# Raised when the same files would be read as something else: the old entries then miss.
+_DATASET, _MODEL, _LAYERS, _FILES = "dataset v1", "model v1", "layers v1", "files v1"
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """An identity that could not be resolved, and why."""
+
+    reason: str
+
+
+class Lock:
+    """Resolved identities, kept between runs.
+
+    Args:
+        home: `ILA_HOME`.
+        online: resolve and download what is missing (a run), or answer `Unknown` (a plan).
+        rehash: read every local file again.
+    """
+
+    def __init__(self, home: Path, *, online: bool, rehash: bool = False) -> None:
+        self._path = home / "lock.json"
+        self._online = online
+        self._rehash = rehash
+        self._fresh: set[str] = set()
+
+    def dataset(self, config: DatasetConfig) -> str | Unknown:
+        """Digest over the dataset's conversations, whichever way they are loaded."""
+        from ila_core.data import check_loader, content_digest, load_dataset
+
+        check_loader(config)
+        if config.path is not None:
+            path = Path(config.path).expanduser()
+            if not path.is_file():
+                raise UserError(
+                    f"dataset {config.name}: {config.path} is not a file; set the dataset's `path` "
+                    f"to one, or to null to load {config.loader} from the hub"
+                )
+            name = f"{_DATASET} {config.loader} {path.absolute()}"
+            return self._local(name, [path], lambda: content_digest(load_dataset(config, None)))
+        revision = self._dataset_revision(config)
+        if isinstance(revision, Unknown):
+            return revision
+        return self._remote(
+            f"{_DATASET} {config.loader}@{revision}",
+            lambda: content_digest(load_dataset(config, revision)),
+        )
+
+    def dataset_revision(self, config: DatasetConfig) -> str | None:
+        """The hub commit that `dataset` resolved; `None` for a local file."""
+        if config.path is not None:
+            return None
+        revision = self._dataset_revision(config)
+        assert isinstance(revision, str), "a step whose dataset is unknown cannot be computed"
+        return revision
+
+    def _dataset_revision(self, config: DatasetConfig) -> str | Unknown:
+        from ila_core.data import hub_revision
+
+        return self._revision(
+            f"dataset {config.loader}", config.revision, lambda: hub_revision(config)
+        )
+
+    def hub_dataset(self, repo: str, revision: str | None) -> str | Unknown:
+        """The commit of a hub dataset that no loader of ours reads."""
+        from ila_core import hub
+
+        return self._revision(
+            f"dataset {repo}", revision, lambda: hub.current_commit(repo, kind="dataset")
+        )
+
+    def files(self, given: str, patterns: Sequence[str] = ()) -> str:
+        """Digest over a file, or over what `patterns` match in a folder, by name and content.
+
+        Raises:
+            UserError: nothing is there.
+        """
+        path = Path(given).expanduser()
+        found = sorted(f for p in patterns for f in path.glob(p)) if patterns else [path]
+        if not found or not all(f.is_file() for f in found):
+            raise UserError(
+                f"{given} {'holds no ' + ' or '.join(patterns) if patterns else 'is not a file'}"
+            )
+        return self._local(
+            f"{_FILES} {path.absolute()} {' '.join(patterns)}",
+            found,
+            lambda: digest_of(
+                {f.relative_to(path.parent).as_posix(): file_digest(f) for f in found}
+            ),
+        )
+
+    def model(self, config: ModelConfig) -> dict[str, str] | Unknown:
+        """`{"files": digest}` of a local folder; `{"hub": id, "revision": commit}` otherwise."""
+        from ila_core.models.loading import hub_model_revision, model_files, model_files_digest
+
+        if config.local:
+            folder = Path(config.source).expanduser()
+            files = model_files(folder)
+            name = f"{_MODEL} {folder.absolute()}"
+            return {"files": str(self._local(name, files, lambda: model_files_digest(folder)))}
+        revision = self._revision(
+            f"model {config.source}", config.revision, lambda: hub_model_revision(config)
+        )
+        if isinstance(revision, Unknown):
+            return revision
+        return {"hub": config.source, "revision": revision}
+
+    def layers(self, config: ModelConfig) -> tuple[Layer, ...]:
+        """The base model's linear layers: a question to `architecture` alone, so never unknown."""
+        asked = {"architecture": config.architecture, "lm_head": config.lm_head}
+        name = f"{_LAYERS} by transformers {version('transformers')} {key_of(asked)}"
+        entry = self._read().get(name)
+        if entry is None:
+            from ila_core.models.layers import find_layers
+
+            entry = [layer.model_dump() for layer in find_layers(config)]
+            self._write(name, entry)
+        return tuple(Layer.model_validate(layer) for layer in entry)
+
+    def _local(self, name: str, files: Iterable[Path], compute: Callable[[], str]) -> str:
+        stats = {str(f): [(s := f.stat()).st_size, s.st_mtime_ns, s.st_ino] for f in files}
+        entry = self._read().get(name)
+        trusted = not self._rehash or name in self._fresh
+        if entry is not None and entry["stats"] == stats and trusted:
+            return str(entry["digest"])
+        digest = compute()
+        self._fresh.add(name)
+        self._write(name, {"stats": stats, "digest": digest})
+        return digest
+
+    def _remote(self, name: str, compute: Callable[[], str]) -> str | Unknown:
+        entry = self._read().get(name)
+        if entry is not None:
+            return str(entry)
+        if not self._online:
+            return Unknown(f"{name} has not been downloaded yet; the first run does, and locks it")
+        digest = compute()
+        self._write(name, digest)
+        return digest
+
+    def _revision(self, what: str, given: str | None, look_up: Callable[[], str]) -> str | Unknown:
+        if given is not None:
+            return given
+        name = f"revision of {what}"
+        entry = self._read().get(name)
+        if entry is not None:
+            return str(entry)
+        if not self._online:
+            return Unknown(
+                f"the hub commit of {what} is not known: the profile leaves it null, and the "
+                "first online run looks it up and locks it"
+            )
+        revision = look_up()
+        self._write(name, revision)
+        return revision
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            loaded: dict[str, Any] = json.loads(self._path.read_bytes())
+        except FileNotFoundError:
+            return {}
+        except json.JSONDecodeError as error:
+            raise UserError(
+                f"{self._path}: damaged ({error}); delete it, it is made anew"
+            ) from error
+        return loaded
+
+    def _write(self, name: str, value: Any) -> None:
+        from filelock import FileLock
+
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(self._path.with_suffix(".lock")):
+            entries = self._read() | {name: value}
+            temporary = self._path.with_suffix(f".{os.getpid()}.tmp")
+            temporary.write_text(json.dumps(entries, indent=1, sort_keys=True))
+            temporary.replace(self._path)

@@ -1,0 +1,27 @@
+"""KappaTune's condition number: the base weights alone (PEFT, `find_kappa_target_modules`).
+
+It adapts the layers of the *lowest* condition number kappa, so the score is 1 / kappa.
+"""
+
+from __future__ import annotations
+
+from ila_core.search.scoring import Material, Needs, ScoreResult, base_weight
+
+
+class Kappa:
+    needs: Needs = "weights"
+    version = 1
+
+    def score(self, material: Material) -> ScoreResult:
+        """1 / kappa: smallest over largest singular value, in [0, 1]; 0 for a singular matrix.
+
+        PEFT leaves out matrices with a side above 16,384; here none is left out.
+        """
+        import torch
+
+        scores = {}
+        for layer in material.layers:
+            values = torch.linalg.svdvals(base_weight(material.model, layer.name))
+            largest, smallest = float(values[0]), float(values[-1])
+            scores[layer.name] = smallest / largest if largest else 0.0
+        return ScoreResult(scores=scores, cost_tokens=0)

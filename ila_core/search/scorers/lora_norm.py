@@ -1,0 +1,29 @@
+"""How far stage 1 moved a layer: the Frobenius norm of its update."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ila_core.search.scoring import Material, Needs, ScoreResult, adapted_layers
+
+
+class LoraNorm:
+    needs: Needs = "adapter"
+    version = 1
+
+    def score(self, material: Material) -> ScoreResult:
+        """||beta B A||_F of each layer (the update of Eq. 4)."""
+        layers = adapted_layers(material)
+        scores = {name: update_norm(layer) for name, layer in layers.items()}
+        return ScoreResult(scores=scores, cost_tokens=0)
+
+
+def update_norm(layer: Any) -> float:
+    """||beta B A||_F without forming B A: ||B A||^2 = trace((B^T B)(A A^T)), r x r matrices.
+
+    In float64: the trace cancels where the columns of B nearly do.
+    """
+    a = layer.lora_A["default"].weight.detach().double()
+    b = layer.lora_B["default"].weight.detach().double()
+    square = ((b.T @ b) * (a @ a.T)).sum().clamp(min=0)
+    return float(layer.scaling["default"] * square.sqrt())

@@ -1,0 +1,1 @@
+"""From a ranking to layers that train, and their fine-tuning."""

@@ -1,0 +1,171 @@
+"""Which layers to train: a policy turns a ranking into a `Selection`.
+
+A selection depends on nothing but the scores its policy reads, so the ranking it is given may hold
+just those columns:
+
+    required_datasets(ArmConfig(name="baseline", policy="all"), ("lima", "dolly"))  # ()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from ila_core.config import ArmConfig, Frozen, MethodSettings
+from ila_core.errors import UserError, unknown_name
+from ila_core.search.ranking import Layer, Ranking
+from ila_core.selection.policies import POLICIES, Details, Fractions, Request
+
+if TYPE_CHECKING:
+    from ila_core.train.forecast import Forecast
+
+
+class Selection(Frozen):
+    """The layers to train, and all others frozen; both in layer order."""
+
+    policy: str
+    source: str | None
+    """Dataset whose scores decided, for policies that read one."""
+    train: tuple[str, ...]
+    frozen: tuple[str, ...]
+    trainable_parameters: int
+    """In these layers, under the arm's method."""
+    ranks: dict[str, int] | None = None
+    """LoRA's rank by layer, where a policy set it; `None` is the method's everywhere."""
+    rates: dict[str, float] | None = None
+    """Factor on the learning rate by layer, where a policy set it."""
+    details: Details
+    """What the policy has to say about its choice, e.g. how far from equal parameters it is."""
+
+
+def select(
+    arm: ArmConfig,
+    ranking: Ranking,
+    search: Fractions,
+    method: MethodSettings,
+    like: Selection | None,
+    forecast: Forecast | None = None,
+) -> Selection:
+    """Apply the arm's policy.
+
+    Args:
+        method: how the arm trains, which is what its parameters are counted by.
+        like: the selection of the arm that `arm.like` names.
+        forecast: of this method, where `arm.memory` or `arm.seconds` is the limit.
+
+    Raises:
+        UserError: for an unknown policy or source, or when what the policy needs is missing.
+    """
+    required_datasets(arm, ranking.datasets)
+    policy = POLICIES[arm.policy]
+    choice = policy.choose(Request(arm, ranking, search, method, like, forecast))
+    chosen = frozenset(choice.train)
+    train = [layer for layer in ranking.layers if layer.name in chosen]
+    if not train:
+        raise UserError(
+            f"arm {arm.name!r}: policy {arm.policy!r} freezes all {len(ranking.layers)} layers, so "
+            "nothing would train; raise `search.keep` or lower `search.least`"
+        )
+    ranks = {x.name: choice.ranks[x.name] for x in train} if choice.ranks else None
+    return Selection(
+        policy=arm.policy,
+        source=arm.source if policy.reads == "source" else None,
+        train=tuple(layer.name for layer in train),
+        frozen=tuple(layer.name for layer in ranking.layers if layer.name not in chosen),
+        trainable_parameters=(
+            sum(ranks[layer.name] * sum(layer.shape) for layer in train)
+            if ranks
+            else sum(method.parameters(layer.shape) for layer in train)
+        ),
+        ranks=ranks,
+        rates={x.name: choice.rates[x.name] for x in train} if choice.rates else None,
+        details=choice.details,
+    )
+
+
+def required_datasets(arm: ArmConfig, datasets: Sequence[str]) -> tuple[str, ...]:
+    """Datasets, of those searched, whose scores the arm's selection depends on.
+
+    Raises:
+        UserError: for an unknown policy, a source that is missing or was not searched, a limit
+            that the policy does not heed, or a missing `like:`.
+    """
+    if arm.policy not in POLICIES:
+        raise unknown_name("policy", arm.policy, POLICIES)
+    policy = POLICIES[arm.policy]
+    _check_limit(arm)
+    if policy.needs_like and arm.like is None:
+        raise UserError(
+            f"arm {arm.name!r}: policy {arm.policy!r} matches another arm; name that arm, one "
+            "listed before it, in `like:`"
+        )
+    if policy.reads == "nothing":
+        return ()
+    if policy.reads == "all":
+        return tuple(datasets)
+    if arm.source is None:
+        raise UserError(
+            f"arm {arm.name!r}: policy {arm.policy!r} needs `source:`, the dataset whose ranking "
+            f"decides: {', '.join(datasets)}"
+        )
+    if arm.source not in datasets:
+        raise unknown_name(f"source of arm {arm.name!r},", arm.source, datasets)
+    return (arm.source,)
+
+
+def reads_keep(arm: ArmConfig) -> bool:
+    """Whether the selection depends on `search.keep`."""
+    return not arm.limits and POLICIES[arm.policy].limits[:1] == ("keep",)
+
+
+def reason(
+    policy: str,
+    source: str | None,
+    train: Sequence[str],
+    frozen: Sequence[str],
+    ranking: Ranking | None,
+) -> str:
+    """Why these layers train and no others, in one line.
+
+    Args:
+        ranking: whose scores decided; `None` where the policy reads none.
+    """
+    line = f"{len(train)} of {len(train) + len(frozen)} layers train by policy {policy}"
+    if source is None or ranking is None:
+        return line
+    scores = ranking.scores(source)
+    lowest = min(train, key=scores.__getitem__)
+    line += f", scores of {source}: the lowest that trains is {lowest} ({scores[lowest]:.4g})"
+    if frozen:
+        highest = max(frozen, key=scores.__getitem__)
+        line += f", the highest that is frozen {highest} ({scores[highest]:.4g})"
+    if policy == "per_cost":
+        line += "; what counts is the score over what a layer costs"
+    return line
+
+
+def lora_parameters(layers: Iterable[Layer], r: int) -> int:
+    """Trainable parameters of LoRA at rank r: A is r x in, B is out x r."""
+    return sum(r * sum(layer.shape) for layer in layers)
+
+
+def _check_limit(arm: ArmConfig) -> None:
+    heeded = POLICIES[arm.policy].limits
+    if arm.like is not None and (arm.limits or arm.policy not in ("per_cost", "freeze_random")):
+        raise UserError(
+            f"arm {arm.name!r}: `like` is what limits freeze_random and per_cost, beside no other "
+            f"limit; policy {arm.policy!r} was given {', '.join(arm.limits) or 'only that'}"
+        )
+    if arm.policy == "per_cost" and arm.like is None and not arm.limits:
+        raise UserError(
+            f"arm {arm.name!r}: per_cost needs a limit: {', '.join(heeded)}, or `like:`, an arm "
+            "with as many parameters"
+        )
+    for field in arm.limits:
+        if field not in heeded:
+            able = [name for name, policy in POLICIES.items() if field in policy.limits]
+            raise UserError(
+                f"arm {arm.name!r}: policy {arm.policy!r} does not heed `{field}`"
+                + (f", only {', '.join(heeded)}" if heeded else ": what it trains is its own rule")
+                + f"; those that heed it are {', '.join(able)}"
+            )

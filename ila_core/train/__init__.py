@@ -1,0 +1,1 @@
+"""Training on given layers: the loop, the loss, memory, checkpoints, methods."""

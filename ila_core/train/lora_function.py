@@ -1,0 +1,183 @@
+"""The arithmetic of a training step: a LoRA layer is one autograd node, gated or not.
+
+`fused_lora` does so with the layers of stage 1 and of fine-tuning, whose A and B train (of AdaLoRA
+the singular values too), and `gated` with those of stage 2, where what trains is one number per
+layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from ila_core.train.methods.lora import lora_layers
+from ila_core.train.recompute import (
+    keep,
+    kept,
+    packed_bits,
+    replaced_forward,
+    unpacked_bits,
+)
+
+
+@contextmanager
+def fused_lora(model: Any) -> Iterator[None]:
+    """The LoRA and AdaLoRA layers of `model`, if it has any, compute by `adapted` in the block.
+
+    Others (gated, DoRA, several adapters at once) keep the arithmetic they have.
+    """
+    layers = lora_layers(model).values() if hasattr(model, "get_base_model") else ()
+    chosen = (x for x in layers if is_plain(x) or _has_values(x))
+    with replaced_forward((x, partial(adapted, x)) for x in chosen):
+        yield
+
+
+def is_plain(layer: Any) -> bool:
+    """Whether a LoRA layer is `base(x) + beta * B A dropout(x)` and nothing else."""
+    if not _is_alone(layer):
+        return False
+    both = layer.lora_A["default"], layer.lora_B["default"]
+    return all(isinstance(x, nn.Linear) and x.bias is None for x in both)
+
+
+def _has_values(layer: Any) -> bool:
+    """Whether it is AdaLoRA's `base(x) + beta * B (E . A) dropout(x)`, E the singular values."""
+    from peft.tuners.adalora import SVDLinear
+
+    return isinstance(layer, SVDLinear) and _is_alone(layer)
+
+
+def _is_alone(layer: Any) -> bool:
+    if "forward" in vars(layer) or layer.lora_variant or layer.merged:
+        return False
+    return layer.active_adapters == ["default"] and "default" in layer.lora_A
+
+
+def adapted(layer: Any, x: Tensor) -> Tensor:
+    """`base(x) + beta * B A dropout(x)`, differentiable in `x`, A and B (and in AdaLoRA's E).
+
+    Args:
+        layer: a LoRA or AdaLoRA layer of PEFT with the adapter `default`.
+        x: (..., d_in).
+
+    Returns:
+        (..., d_out), in the dtype of the base layer's output.
+    """
+    if layer.disable_adapters:  # `with model.disable_adapter()`
+        return cast(Tensor, layer.base_layer(x))
+    a, b = layer.lora_A["default"], layer.lora_B["default"]
+    beta = torch.full((1,), layer.scaling["default"], device=x.device)
+    if isinstance(a, nn.Linear):
+        a, b = a.weight, b.weight
+    else:
+        a, beta = a * layer.lora_E["default"], beta / (layer.ranknum["default"] + 1e-5)  # as PEFT
+    dropout = layer.lora_dropout["default"]
+    rate = dropout.p if layer.training and hasattr(dropout, "p") else 0.0
+    return _lora(layer, beta, a, b, x, rate)
+
+
+def gated(layer: Any, score: Tensor, x: Tensor) -> Tensor:
+    """`base(x) + sigmoid(score) * beta * B A x`, differentiable in `x` and `score`.
+
+    Args:
+        layer: as for `adapted`; its weights are frozen.
+        score: (1,).
+        x: (..., d_in).
+
+    Returns:
+        (..., d_out), in the dtype of the base layer's output.
+    """
+    a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    return _lora(layer, torch.sigmoid(score) * layer.scaling["default"], a, b, x, 0.0)
+
+
+def _lora(layer: Any, scale: Tensor, a: Tensor, b: Tensor, x: Tensor, dropout: float) -> Tensor:
+    base = layer.base_layer
+    # A quantised base layer knows how to multiply by itself; only the branch is fused then.
+    weight, start = (base.weight, base.bias) if type(base) is nn.Linear else (None, base(x))
+    return cast(Tensor, _Lora.apply(x, start, scale, weight, a, b, dropout))  # type: ignore[no-untyped-call]
+
+
+class _Lora(torch.autograd.Function):
+    """u = A x and what its gradients need is all that is kept: x only where A trains.
+
+    addmm adds the branch to the base's output and to its input gradient while it multiplies, where
+    PEFT's modules make a scaled copy and a sum of full width, each way; and layers that share their
+    input keep it once, with a mask of one bit a number each where there is dropout.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        start: Tensor | None,
+        scale: Tensor,
+        weight: Tensor | None,
+        a: Tensor,
+        b: Tensor,
+        dropout: float,
+    ) -> Tensor:
+        """`start`: the bias where `weight` is given, else the base layer's output."""
+        flat = inner = x.reshape(-1, x.shape[-1])
+        mask = None
+        if dropout:
+            inner, mask = torch.native_dropout(flat, dropout, True)
+        # PEFT keeps an adapter in float32 on a bfloat16 base, with float32 matrix products; here
+        # they are in the base's precision, like all that surrounds them.
+        u = inner @ a.T.to(x.dtype)
+        branch = u * scale
+        if weight is None:
+            assert start is not None
+            before = start.reshape(-1, start.shape[-1])
+            out = torch.addmm(before, branch.to(before.dtype), b.T.to(before.dtype))
+        else:
+            out = nn.functional.linear(flat, weight, start)
+            out.addmm_(branch.to(out.dtype), b.T.to(out.dtype))
+        _, _, _, needs_weight, needs_a, *_ = ctx.needs_input_grad
+        given = x if needs_weight or needs_a else None
+        mask = None if mask is None else packed_bits(mask)
+        keep(ctx, u, scale, weight, a, b, given, mask)
+        ctx.rescale = 1 / (1 - dropout)
+        return out.view(*x.shape[:-1], b.shape[0])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        u, scale, weight, a, b, x, mask = kept(ctx)
+        mask = None if mask is None else unpacked_bits(mask)
+        needs_x, needs_start, needs_scale, needs_weight, needs_a, needs_b, _ = ctx.needs_input_grad
+        (g,) = gradients
+        flat = g.reshape(-1, g.shape[-1])
+        g_u = flat @ b.to(g.dtype)
+        g_start = g_scale = g_weight = g_x = g_a = g_b = None
+        if needs_start:
+            g_start = g if weight is None else flat.sum(0)
+        if needs_scale:
+            g_scale = torch.linalg.vecdot(g_u.to(scale.dtype), u.to(scale.dtype)).sum()[None]
+        g_u = (g_u * scale).to(g.dtype)
+        if needs_weight:
+            g_weight = flat.T @ x.reshape(-1, x.shape[-1])
+        if needs_a:
+            inner = x.reshape(-1, x.shape[-1])
+            inner = inner if mask is None else (inner * mask).mul_(ctx.rescale)
+            g_a = (g_u.T @ inner.to(g.dtype)).to(a.dtype)
+            del inner
+        if needs_b:
+            g_b = (flat.T @ (u * scale).to(g.dtype)).to(b.dtype)
+        if needs_x:
+            g_x = _input_gradient(flat, weight, g_u, a.to(g.dtype), mask, ctx.rescale)
+            g_x = g_x.view(*g.shape[:-1], a.shape[1])
+        return g_x, g_start, g_scale, g_weight, g_a, g_b, None
+
+
+def _input_gradient(
+    g: Tensor, weight: Tensor | None, g_u: Tensor, a: Tensor, mask: Tensor | None, rescale: float
+) -> Tensor:
+    if mask is not None:
+        branch = (g_u @ a).mul_(mask).mul_(rescale)
+        return branch if weight is None else torch.addmm(branch, g, weight)
+    return g_u @ a if weight is None else (g @ weight).addmm_(g_u, a)
