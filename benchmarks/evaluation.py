@@ -27,8 +27,8 @@ from pathlib import Path
 from typing import Any
 
 from ila_core.config import LoraMethod, RuntimeConfig
+from ila_core.config.load import load_profile
 from ila_core.evaluation.result import Evaluation
-from ila_core.profiles import load_profile
 
 PROFILE = "stories3m-real"
 TASKS = {"mmlu": "ila_mmlu", "hellaswag": "ila_hellaswag"}

@@ -43,9 +43,9 @@ from sqlalchemy import event, insert
 
 from flows.pipeline import ila_pipeline
 from ila_core.config import RuntimeConfig
+from ila_core.config.load import load_profile
 from ila_core.keys import digest_of
 from ila_core.models.layers import fingerprint
-from ila_core.profiles import load_profile
 from ila_core.resolve import Lock
 from ila_core.search.ranking import DOCUMENT, LayerScores, Ranking
 from ila_core.search.ranking_reference import Published

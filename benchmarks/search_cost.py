@@ -20,7 +20,7 @@ from statistics import fmean
 from typing import Any
 
 from flows.run import ProfilePlan, finished, plan_profile
-from ila_core.batches import plan_batches
+from ila_core.data.batches import plan_batches
 from ila_core.data.prepared import Prepared
 from ila_core.search.agreement import Agreement, compare
 from ila_core.search.mask_curve import MaskCurves

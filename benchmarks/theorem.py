@@ -16,11 +16,11 @@ from typing import Any
 from torch import nn
 from transformers import TrainerCallback, TrainerState
 
-from ila_core.batches import planned_steps
+from ila_core.config.load import load_profile
 from ila_core.data import load_dataset
-from ila_core.data.prepare import prepare
+from ila_core.data.batches import planned_steps
+from ila_core.data.tokenize import prepare
 from ila_core.models.loading import load_base, load_tokenizer
-from ila_core.profiles import load_profile
 from ila_core.theorem import Snapshot, check_theorem, snapshot
 from ila_core.train.loop import train
 from ila_core.train.methods import METHODS

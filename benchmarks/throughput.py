@@ -32,12 +32,12 @@ from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from ila_core.batches import IGNORED, Row, plan_batches
 from ila_core.config import Profile, Schedule
+from ila_core.config.load import load_model_config, load_profile
 from ila_core.data import load_dataset
-from ila_core.data.prepare import prepare
+from ila_core.data.batches import IGNORED, Row, plan_batches
+from ila_core.data.tokenize import prepare
 from ila_core.models.loading import load_base, load_tokenizer
-from ila_core.profiles import load_model_config, load_profile
 from ila_core.train.loop import Circumstance, train
 from ila_core.train.methods.lora import Lora
 

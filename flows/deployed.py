@@ -18,8 +18,8 @@ from pydantic import Field
 
 from flows.refresh import NOTHING, Refresh
 from ila_core.benchmarks import BENCHMARKS
+from ila_core.config.load import shipped
 from ila_core.errors import first_line
-from ila_core.profiles import shipped
 from ila_core.search.ranking_fit import RELATIONS
 from ila_core.search.ranking_reference import PATTERN
 from ila_core.selection.policies import POLICIES

@@ -228,7 +228,7 @@ def _base(ranking: Ranking, given: str | None, relation: str | None) -> str:
         UserError: `given` is a model that ILA knows, with other layers than the ranking's, or not
             the model that was searched, and nobody says how the two are related.
     """
-    from ila_core.profiles import load_model_config, shipped
+    from ila_core.config.load import load_model_config, shipped
     from ila_core.search.ranking_fit import RELATIONS, differing
 
     if relation is not None and relation not in RELATIONS:

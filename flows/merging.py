@@ -12,9 +12,9 @@ import typer
 from flows.printing import print_json
 from flows.stored import find_finetuning
 from ila_core.config import RuntimeConfig
+from ila_core.config.load import load_profile
 from ila_core.errors import UserError
 from ila_core.keys import canonical
-from ila_core.profiles import load_profile
 from ila_core.resolve import Lock, Unknown
 from tasks.payloads import fetch
 from tasks.steps import Base

@@ -14,7 +14,7 @@ from flows.judge_forecast import announce
 from flows.pipeline import Pipeline, ila_pipeline
 from flows.refresh import NOTHING, Refresh
 from ila_core.config import Profile, RuntimeConfig
-from ila_core.profiles import load_profile
+from ila_core.config.load import load_profile
 from ila_core.resolve import Lock
 from ila_core.search.ranking_reference import ResolvedRanking
 from tasks.lookup import StepRun, open_lookup

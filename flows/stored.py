@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 from ila_core.config import RuntimeConfig
+from ila_core.config.load import load_profile
 from ila_core.errors import UserError
-from ila_core.profiles import load_profile
 from tasks.lookup import StepRun, open_lookup
 
 _KEY = re.compile(r"^key:([0-9a-f]{12})$")

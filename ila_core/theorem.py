@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from ila_core.batches import Row
 from ila_core.config import Frozen
+from ila_core.data.batches import Row
 from ila_core.errors import CheckError, listed
 from ila_core.search.scoring import backward, trainable_alone
 

@@ -11,9 +11,9 @@ from torch import nn
 from transformers import AutoModelForCausalLM, TrainerCallback
 
 from benchmarks.gpu_parts.bench import Bench, LeftOut, Size
-from ila_core.batches import collate
 from ila_core.config import OptimizerSettings, Schedule
-from ila_core.config.finetuning import LoraMethod
+from ila_core.config.finetune import LoraMethod
+from ila_core.data.batches import collate
 from ila_core.data.prepared import Row
 from ila_core.train.loop import Circumstance, train
 from ila_core.train.methods.lora import Lora, lora_layers

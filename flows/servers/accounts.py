@@ -11,8 +11,8 @@ import typer
 
 from flows.servers.secrets import write_variables
 from ila_core.config import RuntimeConfig
+from ila_core.config.load import shipped
 from ila_core.errors import UserError, unknown_name
-from ila_core.profiles import shipped
 from tasks.accounts import Accounts, Role
 
 

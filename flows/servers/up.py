@@ -17,8 +17,8 @@ from flows.servers.process import LOOPBACK, Server, start, stop_all, wait
 from flows.servers.programs import ADMIN, mlflow, prefect
 from flows.servers.secrets import secret, write_variables
 from ila_core.config import RuntimeConfig
+from ila_core.config.load import shipped
 from ila_core.errors import UserError
-from ila_core.profiles import shipped
 from tasks.accounts import Accounts, Role
 
 

@@ -16,7 +16,7 @@ from ila_core.evaluation.subject import Need, Subject
 from ila_core.resolve import Lock
 
 if TYPE_CHECKING:
-    from ila_core.batches import Row
+    from ila_core.data.batches import Row
 
 
 class ConversationLoss(BaseModel):
@@ -79,7 +79,7 @@ def held_out_loss(
     import torch
     from tqdm import tqdm
 
-    from ila_core.batches import collate, loss_tokens
+    from ila_core.data.batches import collate, loss_tokens
     from ila_core.train.loss import TokenLoss, eval_mode
 
     if not rows:

@@ -20,8 +20,8 @@ from pydantic import ValidationError
 from ila_core.appended import Damaged, read_appended
 from ila_core.chat.questions import Question
 from ila_core.config import Frozen, GenerationSettings
+from ila_core.data.chat_template import Renderer
 from ila_core.data.conversation import Conversation, Message
-from ila_core.data.template import Renderer
 from ila_core.errors import CheckError, Diverged, UserError
 from ila_core.keys import digest_of
 

@@ -7,7 +7,7 @@ default; a run profile is complete by itself and inherits from nothing.
 
 from __future__ import annotations
 
-from ila_core.config.common import (
+from ila_core.config.base import (
     Frozen,
     LoraSettings,
     OptimizerSettings,
@@ -26,7 +26,7 @@ from ila_core.config.evaluation import (
     OpenAiJudgeSettings,
     QuestionsSettings,
 )
-from ila_core.config.finetuning import (
+from ila_core.config.finetune import (
     BASE,
     AdaLoraMethod,
     ArmConfig,

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from ila_core.config.common import Frozen, refuse_repeats
+from ila_core.config.base import Frozen, refuse_repeats
 
 PathText = Annotated[str, AfterValidator(lambda given: str(Path(given).expanduser()))]
 """Of a local file or folder; `~` is the user's home."""

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from ila_core.config.common import Frozen, Name, Relation
+from ila_core.config.base import Frozen, Name, Relation
 
 
 class ModelConfig(Frozen):

@@ -6,9 +6,9 @@ from typing import Self
 
 from pydantic import Field, field_validator, model_validator
 
-from ila_core.config.common import Frozen, Name, must_be_in, refuse_repeats
+from ila_core.config.base import Frozen, Name, must_be_in, refuse_repeats
 from ila_core.config.evaluation import EvaluateConfig
-from ila_core.config.finetuning import BASE, FinetuneConfig
+from ila_core.config.finetune import BASE, FinetuneConfig
 from ila_core.config.inputs import DataConfig, DatasetConfig, ModelConfig
 from ila_core.config.search import SearchConfig
 

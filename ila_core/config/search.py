@@ -6,13 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ila_core.config.common import (
-    Frozen,
-    LoraSettings,
-    OptimizerSettings,
-    Schedule,
-    Seeds,
-)
+from ila_core.config.base import Frozen, LoraSettings, OptimizerSettings, Schedule, Seeds
 
 
 class StabilitySettings(Frozen):

@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from ila_core.batches import loss_tokens
+from ila_core.data.batches import loss_tokens
 from ila_core.errors import CheckError
 
 if TYPE_CHECKING:

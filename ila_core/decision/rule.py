@@ -20,9 +20,9 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from ila_core.config import Frozen
-from ila_core.config.common import Name, refuse_repeats
+from ila_core.config.base import Name, refuse_repeats
+from ila_core.config.load import load_named
 from ila_core.errors import UserError, unknown_name
-from ila_core.profiles import load_named
 
 
 class Requirement(Frozen):

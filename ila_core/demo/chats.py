@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ila_core.demo.facts import Fact, about, passage, timeless
-from ila_core.demo.world import (  # fmt: skip
+from ila_core.demo.world import (
     CAUSES,
     DAYS,
     DISHES,

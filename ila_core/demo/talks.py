@@ -5,7 +5,7 @@ Example: `talk(Dice("x"))`.
 """
 
 from ila_core.demo.stories import NAMES
-from ila_core.demo.world import (  # fmt: skip
+from ila_core.demo.world import (
     ANIMALS,
     CAUSES,
     DAYS,

@@ -18,7 +18,7 @@ from ila_core.demo.stories import (
     story,
 )
 from ila_core.demo.talks import howto, talk
-from ila_core.demo.world import (  # fmt: skip
+from ila_core.demo.world import (
     ANIMALS,
     CAUSES,
     COLOURS,

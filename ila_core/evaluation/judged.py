@@ -158,7 +158,7 @@ class Judged:
 
 
 def _local_model(judge: LocalJudgeSettings) -> Any:
-    from ila_core.profiles import load_model_config
+    from ila_core.config.load import load_model_config
 
     return load_model_config(judge.model)
 

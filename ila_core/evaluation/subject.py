@@ -11,8 +11,8 @@ from ila_core.config import RuntimeConfig
 from ila_core.keys import key_of
 
 if TYPE_CHECKING:
-    from ila_core.batches import Row
     from ila_core.chat.answering import Answer
+    from ila_core.data.batches import Row
 
 
 Need = Literal["rows", "texts", "answers"]

@@ -20,8 +20,8 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerState
 
-from ila_core.batches import Row
 from ila_core.config import OptimizerSettings, Schedule, Stage2Settings
+from ila_core.data.batches import Row
 from ila_core.errors import CheckError, listed
 from ila_core.train.loop import Circumstance, train
 from ila_core.train.lora_function import gated

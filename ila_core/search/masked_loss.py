@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from ila_core.batches import Row, loss_tokens
+from ila_core.data.batches import Row, loss_tokens
 from ila_core.errors import CheckError, listed
 from ila_core.train.methods.lora import lora_layers
 

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 from pydantic import ValidationError, model_validator
 
 from ila_core.config import Frozen
-from ila_core.config.common import Name
+from ila_core.config.base import Name
 from ila_core.errors import CheckError, UserError
 from ila_core.keys import digest_of
 

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from ila_core.config.common import Relation
+from ila_core.config.base import Relation
 from ila_core.errors import UserError
 from ila_core.search.ranking import Ranking
 

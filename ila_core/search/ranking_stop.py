@@ -12,8 +12,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
-from ila_core.batches import Row
 from ila_core.config import RankingStopSettings
+from ila_core.data.batches import Row
 from ila_core.errors import UserError
 from ila_core.provenance import seeded
 from ila_core.search.agreement import jaccard_of_kept

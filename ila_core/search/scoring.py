@@ -13,8 +13,14 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, field_validator
 
-from ila_core.batches import Row, check_rows, loss_tokens, packed_batches, plan_batches
 from ila_core.config import ScorerSettings
+from ila_core.data.batches import (
+    Row,
+    check_rows,
+    loss_tokens,
+    packed_batches,
+    plan_batches,
+)
 from ila_core.errors import CheckError, listed
 from ila_core.search.ranking import Layer
 

@@ -10,8 +10,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 from transformers import TrainerCallback, TrainerState
 
-from ila_core.batches import Row, planned_steps
 from ila_core.config import Schedule, Stage1Settings
+from ila_core.data.batches import Row, planned_steps
 from ila_core.search.ranking_stop import Probe, RankingStop
 from ila_core.selection.finetune import train_selected
 from ila_core.train.contract import Verification

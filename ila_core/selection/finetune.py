@@ -10,7 +10,6 @@ from pydantic import BaseModel, ConfigDict
 from torch import nn
 from transformers import TrainerCallback
 
-from ila_core.batches import Row, planned_steps
 from ila_core.config import (
     LoraSettings,
     MethodSettings,
@@ -18,6 +17,7 @@ from ila_core.config import (
     Schedule,
     StabilitySettings,
 )
+from ila_core.data.batches import Row, planned_steps
 from ila_core.errors import UserError
 from ila_core.selection.select import Selection
 from ila_core.train.contract import (

@@ -34,7 +34,8 @@ from transformers import (
     get_scheduler,
 )
 
-from ila_core.batches import (
+from ila_core.config import OptimizerSettings, Schedule, StabilitySettings
+from ila_core.data.batches import (
     MicroBatches,
     Row,
     check_rows,
@@ -42,7 +43,6 @@ from ila_core.batches import (
     planned_steps,
     rows_digest,
 )
-from ila_core.config import OptimizerSettings, Schedule, StabilitySettings
 from ila_core.errors import Diverged, UserError
 from ila_core.keys import digest_of
 from ila_core.provenance import seeded

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from ila_core.batches import IGNORED
+from ila_core.data.batches import IGNORED
 from ila_core.errors import CheckError
 
 LOGITS_PER_CHUNK = 2**25

@@ -46,7 +46,7 @@ def answer(
 
 def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) -> None:
     from ila_core.chat.answering import answer_all
-    from ila_core.data.template import Renderer
+    from ila_core.data.chat_template import Renderer
     from ila_core.models.loading import load_tokenizer
 
     base: Base = step.given["base"]

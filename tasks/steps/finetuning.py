@@ -43,7 +43,7 @@ def finetune(base: Base, selection: Step, data: Step, settings: FinetuneConfig, 
 
 
 def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) -> None:
-    from ila_core.batches import planned_steps
+    from ila_core.data.batches import planned_steps
     from ila_core.data.prepared import Prepared
     from ila_core.selection.finetune import finetune as train_arm
     from ila_core.train.held_out import HeldOutWatch

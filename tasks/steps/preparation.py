@@ -33,7 +33,7 @@ def prepare(base: Base, dataset: DatasetConfig, data: DataConfig, lock: Lock) ->
 
 def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) -> None:
     from ila_core.data import content_digest, load_dataset
-    from ila_core.data.prepare import prepare as prepare_rows
+    from ila_core.data.tokenize import prepare as prepare_rows
     from ila_core.models.loading import load_tokenizer
 
     given = step.given

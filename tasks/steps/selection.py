@@ -154,7 +154,7 @@ def tokens_to_train(
     prepared: Mapping[str, Any], finetuning: FinetuneConfig, method: MethodSettings
 ) -> int:
     """Tokens of all the conversations that a training sees; packing adds next to no padding."""
-    from ila_core.batches import planned_steps
+    from ila_core.data.batches import planned_steps
 
     rows: int = prepared["rows"]["train"]
     tokens: int = prepared["tokens"]["train"]["all"]

@@ -51,7 +51,7 @@ def stage1(
 
 
 def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) -> None:
-    from ila_core.batches import planned_steps
+    from ila_core.data.batches import planned_steps
     from ila_core.data.prepared import Prepared
     from ila_core.search.ranking_stop import RankingStop
     from ila_core.search.stage1 import learn_adapter

@@ -9,7 +9,7 @@ from typing import Any
 import tiny
 
 from ila_core.chat.questions import Question
-from ila_core.data.template import Renderer
+from ila_core.data.chat_template import Renderer
 
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}"

@@ -18,7 +18,7 @@ from ila_core.chat.questions import Question, load_questions, questions_digest
 from ila_core.chat.sampling import RowSampler
 from ila_core.config import GenerationSettings
 from ila_core.data import Conversation, Message
-from ila_core.data.template import Renderer
+from ila_core.data.chat_template import Renderer
 from ila_core.errors import CheckError, UserError
 
 GREEDY = GenerationSettings(max_new_tokens=12, temperature="greedy")
@@ -348,8 +348,8 @@ def test_an_answer_with_other_turns_is_refused(tmp_path: Path) -> None:
 @pytest.mark.real_data
 def test_a_trained_model_answers_real_questions(real_data: Path, tmp_path: Path) -> None:
     from ila_core.config import ModelConfig
+    from ila_core.config.load import load_model_config
     from ila_core.models.loading import load_base, load_tokenizer
-    from ila_core.profiles import load_model_config
 
     given = load_model_config("stories3m").model_dump()
     config = ModelConfig.model_validate(given | {"source": str(real_data / "models" / "stories3M")})

@@ -7,8 +7,8 @@ import tiny
 import torch
 from test_loading import config_for
 
-from ila_core.batches import plan_batches
 from ila_core.config import AdaLoraMethod, FullMethod, LoraMethod
+from ila_core.data.batches import plan_batches
 from ila_core.models.layers import layers_of
 from ila_core.selection.finetune import finetune
 from ila_core.selection.select import Selection

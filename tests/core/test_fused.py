@@ -8,8 +8,8 @@ import tiny
 import torch
 from peft import LoraConfig, get_peft_model
 
-from ila_core.batches import collate
 from ila_core.config import AdaLoraMethod
+from ila_core.data.batches import collate
 from ila_core.search.gates import Gates
 from ila_core.train.lora_function import adapted, fused_lora, gated
 from ila_core.train.loss import TokenLoss

@@ -5,8 +5,8 @@ import tiny
 import torch
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from ila_core.batches import collate
 from ila_core.config import LoraSettings, OptimizerSettings, Schedule, Stage2Settings
+from ila_core.data.batches import collate
 from ila_core.errors import CheckError
 from ila_core.search.gates import Gates, learn_gates
 from ila_core.train.loop import train

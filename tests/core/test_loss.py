@@ -7,7 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ila_core.batches import collate
+from ila_core.data.batches import collate
 from ila_core.errors import CheckError
 from ila_core.train.loss import TokenLoss
 from ila_core.train.methods import METHODS

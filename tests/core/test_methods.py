@@ -11,8 +11,8 @@ import torch
 from peft import AdaLoraConfig, PeftModel, get_peft_model
 from test_loading import config_for
 
-from ila_core.batches import collate
 from ila_core.config import AdaLoraMethod, FullMethod, LoraMethod
+from ila_core.data.batches import collate
 from ila_core.errors import CheckError, UserError
 from ila_core.models.loading import load_base, untie
 from ila_core.selection.finetune import finetune

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from ila_core.config.load import load_model_config
 from ila_core.data import Conversation, Message
-from ila_core.data.template import Renderer
+from ila_core.data.chat_template import Renderer
 from ila_core.models.layers import find_layers
 from ila_core.models.loading import load_base, load_tokenizer, model_files
-from ila_core.profiles import load_model_config
 
 ROOT = Path(__file__).parents[2]
 LAYERS = {

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from ila_core.config import RuntimeConfig
+from ila_core.config.load import load_model_config
 from ila_core.errors import UserError
 from ila_core.evaluation.lm_eval_tasks import (
     HELLASWAG,
@@ -21,7 +22,6 @@ from ila_core.evaluation.lm_eval_tasks import (
 from ila_core.evaluation.multiple_choice import QuestionSet, evaluate_choices
 from ila_core.evaluation.subject import Subject
 from ila_core.models.loading import load_base, load_tokenizer
-from ila_core.profiles import load_model_config
 
 pytestmark = [
     # Of lm-eval 0.4.13 and datasets 5.2, beside Python 3.11.

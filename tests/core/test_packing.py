@@ -4,7 +4,7 @@ import pytest
 import tiny
 import torch
 
-from ila_core.batches import MicroBatches, collate, pack, plan_batches
+from ila_core.data.batches import MicroBatches, collate, pack, plan_batches
 from ila_core.train.loss import TokenLoss
 
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from ila_core.batches import IGNORED
 from ila_core.config import DataConfig, DatasetConfig
 from ila_core.data import Conversation, Message, load_dataset
-from ila_core.data.prepare import prepare, split_of
+from ila_core.data.batches import IGNORED
+from ila_core.data.chat_template import Renderer
 from ila_core.data.prepared import Prepared, Row, longest
-from ila_core.data.template import Renderer
+from ila_core.data.tokenize import prepare, split_of
 from ila_core.errors import CheckError, UserError
 
 ROOT = Path(__file__).parents[2]

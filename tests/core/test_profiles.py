@@ -3,8 +3,8 @@
 import pytest
 import yaml
 
+from ila_core.config.load import load_model_config, load_profile, shipped
 from ila_core.errors import UserError
-from ila_core.profiles import load_model_config, load_profile, shipped
 
 RUNS, MODELS = shipped("runs"), shipped("models")
 PAPER = {

@@ -5,8 +5,8 @@ import pytest
 import tiny
 import torch
 
-from ila_core.batches import plan_batches, planned_steps
 from ila_core.config import Schedule
+from ila_core.data.batches import plan_batches, planned_steps
 from ila_core.errors import CheckError, UserError
 from ila_core.train.loop import Circumstance, train
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from ila_core.config import TuneGrid
+from ila_core.config.load import load_profile
 from ila_core.errors import UserError
-from ila_core.profiles import load_profile
 from ila_core.selection.tune import (
     TrialResult,
     choose,

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from ila_core.config import RuntimeConfig
+from ila_core.config.load import load_model_config
 from ila_core.errors import CheckError
-from ila_core.profiles import load_model_config
 from ila_core.resolve import Lock
 from tasks.step import Context
 from tasks.steps.base import Base

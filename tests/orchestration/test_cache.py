@@ -14,8 +14,8 @@ from conftest import ROOT, STEPS, Ila, kill, wait_until
 from forked import HANG
 
 from ila_core.config import RuntimeConfig
+from ila_core.config.load import shipped
 from ila_core.errors import UserError
-from ila_core.profiles import shipped
 from tasks.lookup import sqlite_path
 
 

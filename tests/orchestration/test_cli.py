@@ -11,7 +11,7 @@ import pytest
 import yaml
 from conftest import ROOT, kill
 
-from ila_core.profiles import shipped
+from ila_core.config.load import shipped
 from ila_core.search.scorers import SCORER_NAMES
 
 README = (ROOT / "README.md").read_text()

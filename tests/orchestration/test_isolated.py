@@ -9,8 +9,8 @@ from mlflow.exceptions import MlflowException
 
 from flows.pipeline import ila_pipeline
 from ila_core.config import RuntimeConfig
+from ila_core.config.load import load_profile
 from ila_core.errors import CheckError, UserError
-from ila_core.profiles import load_profile
 from ila_core.resolve import Lock
 from tasks.compute import Order, compute_step
 from tasks.isolated import Apart, compute_apart

@@ -14,7 +14,7 @@ from conftest import ROOT
 from forked import HANG
 
 from flows.pipeline import ila_pipeline
-from ila_core.profiles import load_profile
+from ila_core.config.load import load_profile
 from ila_core.resolve import Lock
 from tasks.step import in_order
 from tasks.supervise import run_child

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ila_core.batches import collate
+from ila_core.data.batches import collate
 from ila_core.search.scoring import (
     FORWARD,
     Material,

@@ -14,11 +14,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ila_core.batches import IGNORED, loss_tokens
 from ila_core.config import DataConfig
+from ila_core.data.batches import IGNORED, loss_tokens
+from ila_core.data.chat_template import Renderer, Span
 from ila_core.data.conversation import Conversation, content_hash
 from ila_core.data.prepared import SPLITS, Prepared, Row, Split
-from ila_core.data.template import Renderer, Span
 from ila_core.errors import UserError
 
 if TYPE_CHECKING:

@@ -109,7 +109,7 @@ def _expand(value: Any) -> Any:
 def _variable(match: re.Match[str]) -> str:
     name, default = match["name"], match["default"]
     if name == "ILA_PACKAGE":
-        return str(Path(__file__).parent)
+        return str(Path(__file__).parents[1])
     found = os.environ.get(name, default)
     if found is None:
         raise UserError(f"the profile needs the environment variable {name}, which is not set")

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from ila_core.config.common import (
+from ila_core.config.base import (
     Frozen,
     LoraSettings,
     Name,
