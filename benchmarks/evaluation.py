@@ -26,9 +26,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ila_core.compare.results import Evaluation
 from ila_core.config import LoraMethod, RuntimeConfig
 from ila_core.config.load import load_profile
-from ila_core.evaluation.result import Evaluation
 
 PROFILE = "stories3m-real"
 TASKS = {"mmlu": "ila_mmlu", "hellaswag": "ila_hellaswag"}
@@ -215,9 +215,9 @@ def shared_prefix(batch: int, limit: int) -> dict[str, Any]:
     from lm_eval.models.huggingface import HFLM
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from ila_core.evaluation.likelihood import log_likelihoods
-    from ila_core.evaluation.lm_eval_tasks import MMLU, read_mmlu, write_mmlu
-    from ila_core.evaluation.multiple_choice import QuestionSet
+    from ila_core.evaluate.lm_eval_tasks import MMLU, read_mmlu, write_mmlu
+    from ila_core.evaluate.multiple_choice import QuestionSet
+    from ila_core.inference.likelihood import log_likelihoods
     from ila_core.models.loading import load_tokenizer
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)

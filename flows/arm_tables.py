@@ -11,9 +11,9 @@ from flows.arms import Arms
 from flows.run import ProfilePlan
 from flows.tables import TABLES, Part, finetuning_on, stand_in
 from ila_core import paper_tables
+from ila_core.compare.results import Evaluation
 from ila_core.config import ArmConfig, FinetuneConfig
 from ila_core.data.prepared import longest
-from ila_core.evaluation.result import Evaluation
 from ila_core.report.comparison import ArmResult, Difference, compare_arms
 from ila_core.selection.select import Selection
 from ila_core.train.forecast import Forecast

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from flows.evidence import Steps, StepsOfSeeds
 from ila_core.config import EvaluateConfig, FinetuneConfig, SearchConfig
 from ila_core.errors import unknown_name
-from ila_core.evaluation.judged import Judged
+from ila_core.evaluate.judged import Judged
 from ila_core.search.ranking_reference import ResolvedRanking
 from tasks.step import Step
 from tasks.steps import Base, adopt, evaluate, finetune, pair, select

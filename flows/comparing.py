@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from flows.evaluating import measured
 from flows.run import plan_of
 from flows.targets import Target, find_target
-from ila_core.benchmarks import BENCHMARKS
+from ila_core.compare.results import Evaluation
 from ila_core.config import RuntimeConfig
 from ila_core.errors import UserError
-from ila_core.evaluation.result import Evaluation
+from ila_core.evaluate.benchmarks import BENCHMARKS
 from ila_core.resolve import Lock, Unknown
 
 
@@ -26,7 +26,7 @@ def run_compare(
 ) -> None:
     """Every model but the last beside the last, on all benchmarks that were evaluated."""
     from flows.show_decision import show_comparison
-    from ila_core.decision.comparing import compare
+    from ila_core.compare.arms import compare
 
     target, arms = _evaluated(given, profile, benchmarks, limit, overrides)
     against = one_arm(given[-1], target.asked[-1])
@@ -53,8 +53,8 @@ def run_decide(
 ) -> None:
     """Whether the candidate may take the baseline's place; exits with 0, 3 or 4."""
     from flows.show_decision import EXIT_CODES, show_decision
-    from ila_core.decision.decide import decide
-    from ila_core.decision.rule import load_rule
+    from ila_core.compare.decide import decide
+    from ila_core.compare.rule import load_rule
 
     required = load_rule(rule, BENCHMARKS)
     benchmarks = [requirement.benchmark for requirement in required.require]

@@ -17,9 +17,9 @@ from prefect.runtime import flow_run
 from pydantic import Field
 
 from flows.refresh import NOTHING, Refresh
-from ila_core.benchmarks import BENCHMARKS
 from ila_core.config.load import shipped
 from ila_core.errors import first_line
+from ila_core.evaluate.benchmarks import BENCHMARKS
 from ila_core.search.ranking_fit import RELATIONS
 from ila_core.search.ranking_reference import PATTERN
 from ila_core.selection.policies import POLICIES

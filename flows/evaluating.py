@@ -9,9 +9,9 @@ from flows.judge_forecast import asks_an_endpoint
 from flows.refresh import Refresh
 from flows.run import ProfilePlan, finished, plan_of, prefect_ready
 from flows.targets import Target, find_target
+from ila_core.compare.results import Evaluation
 from ila_core.config import RuntimeConfig
 from ila_core.errors import CheckError, UserError
-from ila_core.evaluation.result import Evaluation
 from tasks.lookup import StepRun
 from tasks.payloads import fetch
 

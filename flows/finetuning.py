@@ -10,11 +10,11 @@ from pathlib import Path
 from flows.references import resolve
 from flows.refresh import Refresh
 from flows.run import ProfilePlan, finished, plan_of
+from ila_core.compare.results import Evaluation
 from ila_core.config import ArmConfig, Profile, RuntimeConfig
 from ila_core.config.load import load_profile
 from ila_core.data.prepared import longest
 from ila_core.errors import UserError, unknown_name
-from ila_core.evaluation.result import Evaluation
 from ila_core.search.ranking import Ranking, order
 from ila_core.search.ranking_fit import RELATIONS
 from ila_core.search.ranking_reference import ResolvedRanking

@@ -7,8 +7,8 @@ from collections.abc import Collection, Sequence
 import typer
 
 from ila_core.config import RuntimeConfig
-from ila_core.evaluation.judged import Judged
-from ila_core.judging.budget import Budget, Forecast
+from ila_core.evaluate.judged import Judged
+from ila_core.judge.budget import Budget, Forecast
 from tasks.payloads import fetch
 from tasks.plan import Planned
 from tasks.step import Step

@@ -10,12 +10,12 @@ from flows.comparing import at_least_two, one_arm
 from flows.printing import print_json, print_table
 from flows.run import finished, plan_of
 from flows.targets import find_target
-from ila_core.benchmarks import BENCHMARKS
-from ila_core.decision.comparing import bonferroni
-from ila_core.decision.preferred import Pair, Preferred, preferred
+from ila_core.compare.arms import bonferroni
+from ila_core.compare.preference import Pair, Preferred, preferred
+from ila_core.compare.results import Evaluation
 from ila_core.errors import UserError
-from ila_core.evaluation.judged import Judged
-from ila_core.evaluation.result import Evaluation
+from ila_core.evaluate.benchmarks import BENCHMARKS
+from ila_core.evaluate.judged import Judged
 from tasks.payloads import fetch
 
 JUDGED = tuple(name for name, benchmark in BENCHMARKS.items() if isinstance(benchmark, Judged))

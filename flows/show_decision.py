@@ -5,9 +5,9 @@ from __future__ import annotations
 import typer
 
 from flows.printing import print_frame, print_json
-from ila_core.decision.comparing import Comparison
-from ila_core.decision.decide import Answer, Decision
-from ila_core.decision.tables import (
+from ila_core.compare.arms import Comparison
+from ila_core.compare.decide import Answer, Decision
+from ila_core.compare.tables import (
     comparison_notes,
     comparison_table,
     decision_notes,

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import typer
 
 from flows.printing import print_json, print_table
+from ila_core.compare.chance import at_chance, interval
+from ila_core.compare.judge_spread import judged_again
 from ila_core.config import Profile
-from ila_core.decision.chance import at_chance, interval
-from ila_core.judging.spread import judged_again
 
 if TYPE_CHECKING:
     from flows.evaluating import Measured

@@ -10,11 +10,11 @@ from typing import Any
 
 from flows.run import plan_of
 from flows.stored import find_finetuning
-from ila_core.benchmarks import BENCHMARKS
 from ila_core.config import BASE, AdapterSettings, Profile
 from ila_core.config.load import load_profile, shipped
 from ila_core.errors import UserError, unknown_name
-from ila_core.evaluation.judged import Judged
+from ila_core.evaluate.benchmarks import BENCHMARKS
+from ila_core.evaluate.judged import Judged
 from tasks.payloads import fetch
 from tasks.steps.payload import read_json
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 
 from flows.run import ProfilePlan, finished, plan_profile, prefect_ready
 from flows.trials import Trial
+from ila_core.compare.results import Evaluation
 from ila_core.config import Profile, RuntimeConfig, TuneConfig
 from ila_core.errors import CheckError, UserError, unknown_name
-from ila_core.evaluation.result import Evaluation
 from ila_core.selection.tune import TrialResult, choose, trial_result
 from tasks.lookup import StepRun, hits, open_lookup
 from tasks.payloads import CIRCUMSTANCE, fetch

@@ -40,7 +40,7 @@ def publish_tables(
 
 
 def _publish_evaluation(step: Step, payload: Path) -> None:
-    from ila_core.evaluation.result import Evaluation
+    from ila_core.compare.results import Evaluation
     from ila_core.report.benchmark_tables import evaluation_table
 
     result = Evaluation.load(payload / "evaluation.json")

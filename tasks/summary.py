@@ -81,7 +81,7 @@ def _result(step: Step, run: StepRun, store: Store) -> str:
     """The number of an evaluation, and the table that the UI has of this step."""
     told = ""
     if step.name == "evaluation":
-        from ila_core.evaluation.result import Evaluation
+        from ila_core.compare.results import Evaluation
 
         result = Evaluation.load(store.fetch(run) / "evaluation.json")
         told = f"{result.value:.4g} {result.unit}, {result.better} is better; "

@@ -105,7 +105,7 @@ class AdapterSettings(Frozen):
 
 class EvaluateConfig(Frozen):
     benchmarks: tuple[str, ...] = Field(min_length=1)
-    """Entries of `ila_core.benchmarks.BENCHMARKS`."""
+    """Entries of `ila_core.evaluate.benchmarks.BENCHMARKS`."""
     against: str
     """The arm every other arm is compared with."""
     resamples: int = Field(ge=100)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ila_core.compare.results import Evaluation
 from ila_core.config import Frozen, Profile
-from ila_core.evaluation.result import Evaluation
 from ila_core.report.comparison import ArmResult
 from ila_core.search.agreement import Agreement, Intersection
 from ila_core.search.agreement_within_types import WithinTypes

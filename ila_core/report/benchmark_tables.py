@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from ila_core.compare.arms import compare
+from ila_core.compare.chance import all_at_chance, at_chance, interval
+from ila_core.compare.results import Evaluation
 from ila_core.config import EvaluateConfig
-from ila_core.decision.chance import all_at_chance, at_chance, interval
-from ila_core.decision.comparing import compare
-from ila_core.evaluation.result import Evaluation
 
 if TYPE_CHECKING:
     import pandas as pd

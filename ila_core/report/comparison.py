@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from ila_core.bootstrap import paired_bootstrap
+from ila_core.compare.bootstrap import paired_bootstrap
+from ila_core.compare.results import Evaluation
 from ila_core.config import BASE, EvaluateConfig, FinetuneConfig, Frozen
 from ila_core.errors import CheckError
-from ila_core.evaluation.result import Evaluation
 
 if TYPE_CHECKING:
     import numpy as np

@@ -67,7 +67,7 @@ class MaskedLoss:
     def _evaluate(self, closed: frozenset[str]) -> tuple[float, ...]:
         import torch
 
-        from ila_core.benchmarks.held_out_loss import held_out_loss
+        from ila_core.evaluate.benchmarks.held_out_loss import held_out_loss
         from ila_core.search.gates import Gates
 
         self._on_evaluation()

@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from ila_core.benchmarks import BENCHMARKS
 from ila_core.config import BASE, EvaluateConfig
 from ila_core.errors import unknown_name
-from ila_core.evaluation.judged import Judged
+from ila_core.evaluate.benchmarks import BENCHMARKS
+from ila_core.evaluate.judged import Judged
 from ila_core.keys import digest_of
 from ila_core.resolve import Unknown
 from tasks.step import Context, Step
@@ -24,7 +24,7 @@ from tasks.steps.sampling import load as load_texts
 from tasks.steps.sampling import sample
 
 if TYPE_CHECKING:
-    from ila_core.benchmarks import AnswerBenchmark
+    from ila_core.evaluate.benchmarks import AnswerBenchmark
 
 VERSION = 2
 
@@ -99,7 +99,7 @@ def _step(
 
 def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) -> None:
     from ila_core.data.prepared import Prepared
-    from ila_core.evaluation.subject import Subject
+    from ila_core.evaluate.subject import Subject
     from ila_core.models.loading import load_tokenizer
 
     base: Base = step.given["base"]

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ila_core.chat.fastchat import read_fastchat
 from ila_core.config import EvaluateConfig
+from ila_core.inference.fastchat import read_fastchat
 from tasks.step import Context, Step
 from tasks.steps.answering import write
 from tasks.steps.base import Base
 
 if TYPE_CHECKING:
-    from ila_core.benchmarks import AnswerBenchmark
+    from ila_core.evaluate.benchmarks import AnswerBenchmark
 
 VERSION = 1
 

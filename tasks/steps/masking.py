@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from ila_core.benchmarks import BENCHMARKS
 from ila_core.config import EvidenceSettings, SearchConfig
+from ila_core.evaluate.benchmarks import BENCHMARKS
 from ila_core.search.scorers import IN_NATS
 from tasks.step import Context, Step
 from tasks.steps.base import Base

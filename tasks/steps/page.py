@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from ila_core.compare.results import Evaluation
 from ila_core.config import Profile
-from ila_core.evaluation.result import Evaluation
 from ila_core.search.ranking import Ranking
 from tasks.payloads import CIRCUMSTANCE
 from tasks.step import Context, Step, in_order

@@ -25,7 +25,7 @@ def sample(base: Base, settings: GeneralTextSettings) -> Step:
 
 
 def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) -> None:
-    from ila_core.evaluation.texts import sample_texts
+    from ila_core.evaluate.texts import sample_texts
     from ila_core.models.loading import load_tokenizer
 
     base: Base = step.given["base"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ila_core.evaluation.result import Evaluation, Item
+from ila_core.compare.results import Evaluation, Item
 
 
 def accuracy(right: Sequence[float], **fields: Any) -> Evaluation:

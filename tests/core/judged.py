@@ -9,15 +9,15 @@ from typing import Any
 from judge_server import JudgeServer, Script
 from spoken import QUESTIONS
 
-from ila_core.chat.answering import Answer
+from ila_core.compare.results import Evaluation
 from ila_core.config import JudgeLimits, OpenAiJudgeSettings
-from ila_core.evaluation.result import Evaluation
-from ila_core.judging.asking import Ask
-from ila_core.judging.grading import grade
-from ila_core.judging.openai_judge import OpenAiJudge
-from ila_core.judging.prompts import JudgePrompts
-from ila_core.judging.store import VerdictStore
-from ila_core.judging.verdict import Verdict
+from ila_core.inference.generate import Answer
+from ila_core.judge.ask import Ask
+from ila_core.judge.grade import grade
+from ila_core.judge.openai_judge import OpenAiJudge
+from ila_core.judge.prompts import JudgePrompts
+from ila_core.judge.verdict import Verdict
+from ila_core.judge.verdict_store import VerdictStore
 
 ANSWERS = tuple(
     Answer(question_id=q.id, turns=tuple(f"my {t}" for t in q.turns)) for q in QUESTIONS

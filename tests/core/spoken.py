@@ -8,8 +8,8 @@ from typing import Any
 
 import tiny
 
-from ila_core.chat.questions import Question
 from ila_core.data.chat_template import Renderer
+from ila_core.inference.questions import Question
 
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}"

@@ -12,14 +12,14 @@ import torch
 from spoken import QUESTIONS, answered, asked, write_lines
 from transformers import AddedToken
 
-from ila_core.chat.answering import Answer, answer_all, end_tokens
-from ila_core.chat.fastchat import read_fastchat, write_fastchat
-from ila_core.chat.questions import Question, load_questions, questions_digest
-from ila_core.chat.sampling import RowSampler
 from ila_core.config import GenerationSettings
 from ila_core.data import Conversation, Message
 from ila_core.data.chat_template import Renderer
 from ila_core.errors import CheckError, UserError
+from ila_core.inference.fastchat import read_fastchat, write_fastchat
+from ila_core.inference.generate import Answer, answer_all, end_tokens
+from ila_core.inference.questions import Question, load_questions, questions_digest
+from ila_core.inference.sampling import RowSampler
 
 GREEDY = GenerationSettings(max_new_tokens=12, temperature="greedy")
 SAMPLED = GenerationSettings(max_new_tokens=12, temperature="by_category", seed=3)
@@ -291,7 +291,9 @@ def test_what_was_answered_is_not_answered_again(
     )
     assert seen == [1, 2, 3, 4] and resumed == whole
 
-    monkeypatch.setattr("ila_core.chat.answering._Writer.answers", lambda *_: pytest.fail("again"))
+    monkeypatch.setattr(
+        "ila_core.inference.generate._Writer.answers", lambda *_: pytest.fail("again")
+    )
     assert answers(tmp_path / "cut", settings=settings) == whole
     assert answers(tmp_path / "cut", QUESTIONS[1:3], settings=settings) == whole[1:3]
 

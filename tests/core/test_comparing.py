@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from ila_core.decision.chance import all_at_chance, at_chance, interval
-from ila_core.decision.comparing import Comparison, compare
-from ila_core.decision.quantiles import half_width
-from ila_core.decision.seeds import half_over_seeds
-from ila_core.decision.tables import comparison_notes, comparison_table
+from ila_core.compare.arms import Comparison, compare
+from ila_core.compare.chance import all_at_chance, at_chance, interval
+from ila_core.compare.quantiles import half_width
+from ila_core.compare.seed_variance import half_over_seeds
+from ila_core.compare.tables import comparison_notes, comparison_table
 from ila_core.errors import UserError
 
 VALUES = st.lists(st.floats(-5, 5, width=32), min_size=2, max_size=30)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from made_up import make_data
 
-from ila_core.bootstrap import paired_bootstrap
+from ila_core.compare.bootstrap import paired_bootstrap
 from ila_core.report.comparison import Difference
 
 
@@ -58,7 +58,7 @@ def test_draws_do_not_depend_on_how_they_are_chunked(monkeypatch: pytest.MonkeyP
     rng = np.random.default_rng(0)
     a, b, tokens = rng.normal(size=50), rng.normal(size=50), np.full(50, 9.0)
     whole = paired_bootstrap(a, b, tokens, resamples=300, confidence=0.9, seed=1)
-    monkeypatch.setattr("ila_core.bootstrap._CHUNK", 700)
+    monkeypatch.setattr("ila_core.compare.bootstrap._CHUNK", 700)
     assert paired_bootstrap(a, b, tokens, resamples=300, confidence=0.9, seed=1) == whole
 
 

@@ -9,13 +9,13 @@ import pytest
 from evaluated import accuracy, losses
 
 from flows.show_decision import EXIT_CODES, show_comparison, show_decision
-from ila_core.benchmarks import BENCHMARKS
+from ila_core.compare.arms import compare
+from ila_core.compare.decide import Decision, decide
+from ila_core.compare.rule import Requirement, Rule, load_rule
+from ila_core.compare.tables import decision_notes
 from ila_core.config.load import shipped
-from ila_core.decision.comparing import compare
-from ila_core.decision.decide import Decision, decide
-from ila_core.decision.rule import Requirement, Rule, load_rule
-from ila_core.decision.tables import decision_notes
 from ila_core.errors import UserError
+from ila_core.evaluate.benchmarks import BENCHMARKS
 
 KNOWN = tuple(BENCHMARKS)
 RNG = np.random.default_rng(0)

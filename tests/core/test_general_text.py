@@ -7,14 +7,14 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from ila_core.benchmarks.general_text import GeneralText
 from ila_core.config import EvaluateConfig, GeneralTextSettings, RuntimeConfig
 from ila_core.config.load import load_model_config
 from ila_core.demo import general
 from ila_core.demo.text import document
 from ila_core.errors import UserError
-from ila_core.evaluation.subject import Subject
-from ila_core.evaluation.texts import load_texts, sample_texts, tokenized
+from ila_core.evaluate.benchmarks.general_text import GeneralText
+from ila_core.evaluate.subject import Subject
+from ila_core.evaluate.texts import load_texts, sample_texts, tokenized
 from ila_core.models.loading import load_base, load_tokenizer
 
 SHIPPED = Path(__file__).parents[2] / "ila_core/demo/data/general.jsonl"

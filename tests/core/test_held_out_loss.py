@@ -4,8 +4,8 @@ import pytest
 import tiny
 import torch
 
-from ila_core.benchmarks.held_out_loss import held_out_loss
 from ila_core.errors import CheckError, UserError
+from ila_core.evaluate.benchmarks.held_out_loss import held_out_loss
 
 
 def test_equals_the_models_own_loss_row_by_row_and_keeps_the_mode():

@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ila_core.benchmarks.instructions import TOPICS, Instructions
-from ila_core.chat.answering import Answer
 from ila_core.config import EvaluateConfig, RuntimeConfig
-from ila_core.evaluation.checks import CHECKS, repeats_itself, sentences, words
-from ila_core.evaluation.subject import Subject
+from ila_core.evaluate.benchmarks.instructions import TOPICS, Instructions
+from ila_core.evaluate.instruction_checks import CHECKS, repeats_itself, sentences, words
+from ila_core.evaluate.subject import Subject
+from ila_core.inference.generate import Answer
 
 OBEYED = {
     "Answer with one word.": ("Rex.", "Rex the dog"),

@@ -16,12 +16,12 @@ from judge_server import KEY, Act, Request, fail, rate, say
 from judged import ANSWERS, VERDICTS, Serve, graded, judge_at, one
 from spoken import QUESTIONS
 
-from ila_core.chat.answering import Answer
-from ila_core.chat.questions import Question
-from ila_core.decision.comparing import compare
+from ila_core.compare.arms import compare
+from ila_core.compare.results import Evaluation
 from ila_core.errors import CheckError, UserError
-from ila_core.evaluation.result import Evaluation
-from ila_core.judging.openai_judge import OpenAiJudge
+from ila_core.inference.generate import Answer
+from ila_core.inference.questions import Question
+from ila_core.judge.openai_judge import OpenAiJudge
 
 
 def test_a_crash_before_the_last_verdict_costs_one_request(serve: Serve, tmp_path: Path) -> None:
@@ -42,13 +42,13 @@ def test_a_crash_before_the_last_verdict_costs_one_request(serve: Serve, tmp_pat
 CHILD = """
 import sys
 from pathlib import Path
-from ila_core.chat.answering import Answer
-from ila_core.chat.questions import Question
+from ila_core.inference.generate import Answer
+from ila_core.inference.questions import Question
 from ila_core.config import JudgeLimits, OpenAiJudgeSettings
-from ila_core.judging.grading import grade
-from ila_core.judging.openai_judge import OpenAiJudge
-from ila_core.judging.prompts import JudgePrompts
-from ila_core.judging.store import VerdictStore
+from ila_core.judge.grade import grade
+from ila_core.judge.openai_judge import OpenAiJudge
+from ila_core.judge.prompts import JudgePrompts
+from ila_core.judge.verdict_store import VerdictStore
 
 questions = [Question(id=n, category="generic", turns=(f"q{n}",)) for n in range(80)]
 answers = [Answer(question_id=n, turns=(f"a{n}",)) for n in range(80)]

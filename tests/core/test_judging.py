@@ -15,14 +15,14 @@ from judged import ANSWERS, VERDICTS, Serve, graded, judge_at, one
 from spoken import QUESTIONS
 
 from ila_core.errors import CheckError, UserError
-from ila_core.judging.endpoint import Endpoint
-from ila_core.judging.openai_judge import same_model
+from ila_core.judge.openai_endpoint import Endpoint
+from ila_core.judge.openai_judge import same_model
 
 
 def test_nothing_heavy_is_imported_before_it_is_needed() -> None:
     heavy = ("openai", "torch", "transformers", "httpx")
-    modules = ["chat.fastchat", "decision.decide", "benchmarks"]
-    modules += [f"judging.{n}" for n in ("openai_judge", "local_judge", "pairwise", "spread")]
+    modules = ["inference.fastchat", "compare.decide", "evaluate.benchmarks"]
+    modules += [f"judge.{n}" for n in ("openai_judge", "local_judge", "pairwise")]
     imports = ", ".join(f"ila_core.{module}" for module in modules)
     code = f"import sys, {imports}; assert not set({heavy}) & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -7,8 +7,8 @@ import tiny
 import torch
 
 from ila_core.errors import CheckError
-from ila_core.evaluation.likelihood import _shared, log_likelihoods
-from ila_core.evaluation.scores import Continuation
+from ila_core.inference.likelihood import _shared, log_likelihoods
+from ila_core.inference.likelihood_cache import Continuation
 
 CONTEXT = 96
 
@@ -70,7 +70,7 @@ def test_what_was_scored_before_memory_ran_out_stays(monkeypatch):
     model = tiny.model(max_position_embeddings=CONTEXT)
     found = asked(random.Random(1))
     expected = log_likelihoods(model, found, batch=1)
-    import ila_core.evaluation.likelihood as module
+    import ila_core.inference.likelihood as module
 
     score, asked_for, failed = module._score, [], []
 
@@ -90,7 +90,7 @@ def test_what_was_scored_before_memory_ran_out_stays(monkeypatch):
 
 @pytest.mark.parametrize("passes", [1, 5])
 def test_what_is_interrupted_goes_on_to_the_same_bits(monkeypatch, tmp_path, passes):
-    import ila_core.evaluation.likelihood as module
+    import ila_core.inference.likelihood as module
 
     model = tiny.model(max_position_embeddings=CONTEXT)
     found = asked(random.Random(2))
@@ -130,7 +130,7 @@ def test_an_answer_longer_than_the_context_is_refused():
 
 
 def test_no_memory_for_a_single_row_is_an_error_that_says_so(monkeypatch):
-    import ila_core.evaluation.likelihood as module
+    import ila_core.inference.likelihood as module
 
     def fails(*_):
         raise torch.OutOfMemoryError("CUDA out of memory.")

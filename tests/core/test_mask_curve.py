@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_up import Outline
 
-from ila_core.benchmarks.held_out_loss import held_out_loss
 from ila_core.errors import CheckError, UserError
+from ila_core.evaluate.benchmarks.held_out_loss import held_out_loss
 from ila_core.report.figures import mask_curve_figure
 from ila_core.search.mask_area import trapezoid_weights
 from ila_core.search.mask_curve import (

@@ -10,7 +10,7 @@ import torch
 from ila_core.config import RuntimeConfig
 from ila_core.config.load import load_model_config
 from ila_core.errors import UserError
-from ila_core.evaluation.lm_eval_tasks import (
+from ila_core.evaluate.lm_eval_tasks import (
     HELLASWAG,
     MMLU,
     read_hellaswag,
@@ -19,8 +19,8 @@ from ila_core.evaluation.lm_eval_tasks import (
     write_hellaswag,
     write_mmlu,
 )
-from ila_core.evaluation.multiple_choice import QuestionSet, evaluate_choices
-from ila_core.evaluation.subject import Subject
+from ila_core.evaluate.multiple_choice import QuestionSet, evaluate_choices
+from ila_core.evaluate.subject import Subject
 from ila_core.models.loading import load_base, load_tokenizer
 
 pytestmark = [

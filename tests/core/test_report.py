@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from made_up import EVIDENCE, Outline, make_arms, make_data
 
+from ila_core.compare.results import Evaluation, Item
 from ila_core.errors import CheckError
-from ila_core.evaluation.result import Evaluation, Item
 from ila_core.report import figures, tables
 from ila_core.report.benchmark_tables import benchmarks_table
 from ila_core.report.comparison import compare_arms

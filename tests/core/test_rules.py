@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from flows.pipeline import ila_pipeline
-from ila_core.benchmarks import BENCHMARKS
 from ila_core.data import DATASETS
+from ila_core.evaluate.benchmarks import BENCHMARKS
 from ila_core.exporters import EXPORTERS
 from ila_core.search.scorers import SCORERS
 from ila_core.train.methods import METHODS
@@ -32,7 +32,7 @@ def test_the_dependency_contracts_hold():
     [
         ("search/scorers", SCORERS),
         ("train/methods", METHODS),
-        ("benchmarks", BENCHMARKS),
+        ("evaluate/benchmarks", BENCHMARKS),
         ("exporters", EXPORTERS),
     ],
 )

@@ -10,9 +10,9 @@ import tiny
 import torch
 from aligned import LAYERS, ROWS, material
 
-from ila_core.benchmarks.held_out_loss import held_out_loss
 from ila_core.data.batches import collate
 from ila_core.errors import CheckError, UserError
+from ila_core.evaluate.benchmarks.held_out_loss import held_out_loss
 from ila_core.search.ranking import Layer, order
 from ila_core.search.scorers import ILA, SCORER_NAMES, SCORERS
 from ila_core.search.scorers.weight_snr import signal_to_noise

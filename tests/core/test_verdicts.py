@@ -16,20 +16,20 @@ import torch
 from judged import ANSWERS
 from spoken import QUESTIONS, write_lines
 
-from ila_core.chat.answering import Answer
-from ila_core.chat.questions import Question, load_questions
-from ila_core.decision.chance import interval
+from ila_core.compare.chance import interval
+from ila_core.compare.judge_spread import judged_again
+from ila_core.compare.results import Evaluation, Item
 from ila_core.errors import CheckError, UserError
-from ila_core.evaluation.result import Evaluation, Item
-from ila_core.judging.asking import Ask
-from ila_core.judging.grading import grade
-from ila_core.judging.local_judge import LocalJudge
-from ila_core.judging.pairwise import compare
-from ila_core.judging.prompts import JudgePrompts
-from ila_core.judging.spread import judged_again
-from ila_core.judging.store import VerdictStore
-from ila_core.judging.verdict import Verdict, parse_preference, parse_rating
-from ila_core.judging.wording import FIELDS, OWN, SHORT
+from ila_core.inference.generate import Answer
+from ila_core.inference.questions import Question, load_questions
+from ila_core.judge.ask import Ask
+from ila_core.judge.grade import grade
+from ila_core.judge.local_judge import LocalJudge
+from ila_core.judge.own_prompts import FIELDS, OWN, SHORT
+from ila_core.judge.pairwise import compare
+from ila_core.judge.prompts import JudgePrompts
+from ila_core.judge.verdict import Verdict, parse_preference, parse_rating
+from ila_core.judge.verdict_store import VerdictStore
 
 OTHERS = tuple(Answer(question_id=q.id, turns=tuple("no" for _ in q.turns)) for q in QUESTIONS)
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from ila_core.compare.results import Evaluation
 from ila_core.config import RuntimeConfig
-from ila_core.evaluation.result import Evaluation
 from ila_core.search.ranking import Ranking, order
 from tasks.lookup import open_lookup
 from tasks.payloads import fetch

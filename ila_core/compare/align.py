@@ -1,0 +1,123 @@
+"""Two arms' evaluations of one benchmark brought to the same items, or refused."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ila_core.compare.results import Evaluation
+from ila_core.errors import UserError, listed
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+
+
+class Side(NamedTuple):
+    """An arm and its evaluations of one benchmark, one per fine-tuning seed."""
+
+    arm: str
+    evaluations: Sequence[Evaluation]
+
+
+class Aligned(NamedTuple):
+    a: Floats
+    """Seeds by items."""
+    b: Floats
+    weights: Floats
+    left_out: int
+    """Items that a judge did not grade everywhere."""
+
+
+def align(a: Side, b: Side) -> Aligned:
+    """The items of both, in the order of the first.
+
+    Items may be missing only where a judge grades, since a judge may fail to; they are left out
+    of both and counted.
+
+    Raises:
+        UserError: not measured alike, or not on the same items.
+    """
+    import numpy as np
+
+    everyone = [(side.arm, x) for side in (a, b) for x in side.evaluations]
+    _, first = everyone[0]
+    for arm, other in everyone[1:]:
+        refuse_unlike(a.arm, first, arm, other)
+    items = [{x.id: x for x in e.items} for _, e in everyone]
+    common = [x.id for x in first.items if all(x.id in found for found in items)]
+    left_out = len(set().union(*items)) - len(common)
+    if left_out and not all(_is_judged(e) for _, e in everyone):
+        raise UserError(
+            f"{first.benchmark} of {a.arm!r} and {b.arm!r}: {left_out} items were answered in one "
+            "and not in the other: evaluate both on the same data with the same limit"
+        )
+    if len(common) < 2:
+        raise UserError(
+            f"{first.benchmark} of {a.arm!r} and {b.arm!r} have {len(common)} items in common "
+            "and 2 are the least: evaluate more"
+        )
+    unlike = [i for i in common if any(x[i].weight != items[0][i].weight for x in items)]
+    if unlike:
+        raise UserError(
+            f"{first.benchmark} of {a.arm!r} and {b.arm!r}: {len(unlike)} items differ in weight "
+            f"({listed(unlike, 3)}): evaluate both on the same data with the same tokenizer"
+        )
+    values = np.array([[found[i].value for i in common] for found in items])
+    weights = np.array([items[0][i].weight for i in common])
+    seeds = len(a.evaluations)
+    return Aligned(values[:seeds], values[seeds:], weights, left_out)
+
+
+def between_repeats(a: Side, b: Side) -> float | None:
+    """Standard deviation of a - b when the same answers are judged again, once each.
+
+    The mean over all items of the first grades, of the second grades and so on, in each arm
+    apart: its variance over the grades, divided by the arm's seeds, summed over both arms.
+    """
+    import numpy as np
+
+    variance = 0.0
+    for side in (a, b):
+        for evaluation in side.evaluations:
+            graded = min(len(x.repeats) for x in evaluation.items)
+            if graded < 2:
+                return None
+            means = [np.mean([x.repeats[r] for x in evaluation.items]) for r in range(graded)]
+            variance += float(np.var(means, ddof=1)) / len(side.evaluations) ** 2
+    return math.sqrt(variance)
+
+
+def _is_judged(evaluation: Evaluation) -> bool:
+    return any(x.repeats for x in evaluation.items)
+
+
+def _differ(field: str, x: Any, y: Any) -> bool:
+    """Servers take turns with their back ends: judges differ where no fingerprint is common. How
+    the answers of a file were generated is not known (`None`)."""
+    if field == "generation" and None in (x, y):
+        return False
+    if field == "fingerprints" and isinstance(x, list) and isinstance(y, list) and x and y:
+        return not set(x) & set(y)
+    return bool(x != y)
+
+
+def refuse_unlike(arm: str, first: Evaluation, other_arm: str, other: Evaluation) -> None:
+    """
+    Raises:
+        UserError: two evaluations that were not measured alike, and in what.
+    """
+    x, y = ({"unit": e.unit, "better": e.better, **e.comparable} for e in (first, other))
+    apart = [
+        f"{field} is {x.get(field, 'not given')!r} and {y.get(field, 'not given')!r}"
+        for field in {**x, **y}
+        if _differ(field, x.get(field, "not given"), y.get(field, "not given"))
+    ]
+    if apart:
+        raise UserError(
+            f"{first.benchmark} of {arm!r} and {other_arm!r} cannot be compared: "
+            f"{'; '.join(apart)}. Evaluate both alike"
+        )

@@ -1,0 +1,77 @@
+"""One evaluation by itself: its interval, and whether it differs from guessing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from ila_core.compare.bootstrap import paired_bootstrap
+from ila_core.compare.quantiles import half_width
+from ila_core.compare.results import Evaluation
+
+RESAMPLES = 10_000
+
+
+def is_accuracy(evaluation: Evaluation) -> bool:
+    """Whether every item is right or wrong and counts the same; a judge's grade 1 is neither."""
+    return all(x.weight == 1 and x.value in (0, 1) and not x.repeats for x in evaluation.items)
+
+
+def interval(
+    evaluation: Evaluation, confidence: float, *, resamples: int = RESAMPLES, seed: int = 0
+) -> tuple[float, float]:
+    """Of the value, over items: Wilson's for accuracies, else a percentile bootstrap.
+
+    Wilson's score interval (1927) keeps its coverage near 0 and 1 and for few items, where the
+    normal one does not (Brown, Cai and DasGupta 2001, doi:10.1214/ss/1009213286).
+    """
+    import numpy as np
+
+    if is_accuracy(evaluation):
+        n, p, z = len(evaluation.items), evaluation.value, half_width(confidence)
+        centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+        half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+        return max(0.0, centre - half), min(1.0, centre + half)
+    values = np.array([x.value for x in evaluation.items])
+    weights = np.array([x.weight for x in evaluation.items])
+    _, low, high = paired_bootstrap(
+        values,
+        np.zeros_like(values),
+        weights,
+        resamples=resamples,
+        confidence=confidence,
+        seed=seed,
+    )
+    return low, high
+
+
+def at_chance(evaluation: Evaluation, confidence: float) -> bool:
+    """Whether the value does not differ from what guessing gets, to either side.
+
+    An accuracy by the exact two-sided binomial test (all outcomes at most as likely as the one
+    seen), anything else by whether its interval holds `chance`. Never where nobody can say what
+    guessing gets.
+    """
+    if evaluation.chance is None:
+        return False
+    if not is_accuracy(evaluation):
+        low, high = interval(evaluation, confidence)
+        return low <= evaluation.chance <= high
+    n = len(evaluation.items)
+    right = round(math.fsum(x.value for x in evaluation.items))
+    return _binomial_p(right, n, evaluation.chance) > 1 - confidence
+
+
+def all_at_chance(evaluations: Sequence[Evaluation], confidence: float) -> bool:
+    """The same of all seeds of an arm: guessers pass together with at least this confidence."""
+    each = 1 - (1 - confidence) / len(evaluations)
+    return all(at_chance(x, each) for x in evaluations)
+
+
+def _binomial_p(right: int, n: int, chance: float) -> float:
+    def log_mass(k: int) -> float:
+        ways = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+        return ways + k * math.log(chance) + (n - k) * math.log1p(-chance)
+
+    seen = log_mass(right) + 1e-7  # equally likely outcomes differ by rounding
+    return min(1.0, math.fsum(math.exp(m) for k in range(n + 1) if (m := log_mass(k)) <= seen))

@@ -1,0 +1,77 @@
+"""Which of two models a judge preferred, question by question, and how sure that is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from ila_core.compare.align import refuse_unlike
+from ila_core.compare.arms import bonferroni, signs_interval
+from ila_core.compare.judge_spread import judged_again
+from ila_core.compare.results import Evaluation
+from ila_core.config import Frozen
+
+
+class Pair(NamedTuple):
+    """Two models' answers to one benchmark, side by side."""
+
+    a: str
+    b: str
+    result: Evaluation
+    """As `ila_core.judge.pairwise.compare` gives it."""
+
+
+class Preferred(Frozen):
+    benchmark: str
+    a: str
+    b: str
+    wins: int
+    """Questions of which `a` won more turns than it lost."""
+    ties: int
+    losses: int
+    share: float
+    """Of the wins, ties counting half; the mean over turns, then over questions."""
+    low: float
+    high: float
+    judged_again: tuple[float, float] | None
+    """How far the share moves when the judge is asked again about the same answers."""
+    says: Literal["a", "b", "undecided"]
+    counts: dict[str, int]
+    """What was not judged, and in how many turns the place decided."""
+
+
+def preferred(pairs: Sequence[Pair], confidence: float) -> list[Preferred]:
+    """Of each pair; all intervals over questions hold at once with `confidence` (Bonferroni).
+
+    A question won, tied or lost is a difference of 1, 0 or -1, so the interval is that of paired
+    accuracies.
+
+    Raises:
+        UserError: one benchmark's pairs were not judged alike.
+    """
+    each = bonferroni(confidence, len(pairs))
+    firsts: dict[str, Pair] = {}
+    found = []
+    for a, b, result in pairs:
+        first = firsts.setdefault(result.benchmark, Pair(a, b, result))
+        refuse_unlike(f"{first.a} beside {first.b}", first.result, f"{a} beside {b}", result)
+        low, high, _ = signs_interval([2 * item.value - 1 for item in result.items], each)
+        low, high = max(0.0, (1 + low) / 2), min(1.0, (1 + high) / 2)
+        counts = dict(result.counts)
+        found.append(
+            Preferred(
+                benchmark=result.benchmark,
+                a=a,
+                b=b,
+                wins=counts.pop("wins"),
+                ties=counts.pop("ties"),
+                losses=counts.pop("losses"),
+                share=result.value,
+                low=low,
+                high=high,
+                judged_again=judged_again(result, confidence=confidence),
+                says="a" if low > 0.5 else "b" if high < 0.5 else "undecided",
+                counts=counts,
+            )
+        )
+    return found

@@ -1,0 +1,108 @@
+"""How many more questions or seeds would settle what is open: an extrapolation.
+
+It takes the difference and the spreads as seen for the true ones. With variance `e^2` over `n`
+items, `n * ((z + z_power) * e / gap)^2` items separate a difference from a margin `gap` away in
+`POWER` of all such samples; without `z_power` they would in half of them. Over seeds it is the same
+with Student's quantile, searched for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from statistics import NormalDist
+from typing import Literal, NamedTuple
+
+from ila_core.compare.arms import Compared
+from ila_core.compare.seed_variance import half_over_seeds
+from ila_core.config import Frozen
+
+POWER = 0.8
+_MOST = 10**7
+"""More than this of anything is not worth naming."""
+
+
+class Needed(Frozen):
+    """In all, not in addition."""
+
+    items: int
+    seeds: int
+    """Of each arm that has several; of the candidate where it has too few."""
+    bottleneck: Literal["items", "seeds", "both"]
+
+
+def needed(found: Compared, gap: float, confidence: float) -> Needed | None:
+    """The fewest items, or seeds where those vary more, or both where neither alone will do.
+
+    Args:
+        gap: from the difference to the margin.
+        confidence: of this one interval.
+
+    Returns:
+        `None` where the difference is the margin, or next to it.
+    """
+    n, k = found.items, max(len(found.by_seed_a), len(found.by_seed_b))
+    of_items, arms = found.standard_error**2, _arms(found)
+    of_seeds = math.fsum(arm.by_seed for arm in arms)
+
+    def settles(items: int, seeds: int | None, gap: float = gap) -> bool:
+        """Over items alone where `seeds` is `None`."""
+        parts = [(of_items * n / items, items)]
+        if seeds is not None:
+            parts += [arm.at(n / items, max(seeds, arm.seeds)) for arm in arms]
+        return _reach(confidence, parts) <= gap
+
+    by_items = _fewest(lambda items: settles(items, k), above=n)
+    by_seeds = _fewest(lambda seeds: settles(n, seeds), above=k) if arms else None
+    if by_seeds is not None and (by_items is None or of_seeds > of_items):
+        return Needed(items=n, seeds=by_seeds, bottleneck="seeds")
+    if by_items is not None:
+        return Needed(items=by_items, seeds=k, bottleneck="items")
+    # Half of the variance that the gap allows to the items, the rest to the seeds.
+    items = _fewest(lambda items: settles(items, None, gap / math.sqrt(2)), above=n)
+    if items is None or not arms:
+        return None
+    seeds = _fewest(lambda seeds: settles(items, seeds), above=k)
+    return None if seeds is None else Needed(items=items, seeds=seeds, bottleneck="both")
+
+
+class _Arm(NamedTuple):
+    """The variance of an arm's mean over its seeds, as far as more items leave it and do not."""
+
+    by_seed: float
+    by_item: float
+    seeds: int
+
+    def at(self, items_ratio: float, seeds: int) -> tuple[float, int]:
+        """With other numbers of both."""
+        return (self.by_seed + self.by_item * items_ratio) * self.seeds / seeds, seeds
+
+
+def _arms(found: Compared) -> list[_Arm]:
+    """Those of several seeds."""
+    if (x := found.over_seeds) is None:
+        return []
+    arms = [
+        _Arm(x.variance_a - x.by_item_a, x.by_item_a, len(found.by_seed_a)),
+        _Arm(x.variance_b - x.by_item_b, x.by_item_b, len(found.by_seed_b)),
+    ]
+    return [arm for arm in arms if arm.seeds > 1]
+
+
+def _reach(confidence: float, parts: Sequence[tuple[float, int]]) -> float:
+    """How far off a margin must lie for `POWER` of all intervals to exclude it."""
+    deviation = math.sqrt(math.fsum(variance for variance, _ in parts))
+    return half_over_seeds(confidence, *parts) + NormalDist().inv_cdf(POWER) * deviation
+
+
+def _fewest(enough: Callable[[int], bool], *, above: int) -> int | None:
+    """The least number above `above` that is enough; more than enough stays enough."""
+    low, high = above, above + 1
+    while not enough(high):
+        low, high = high, high * 2
+        if high > _MOST:
+            return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high

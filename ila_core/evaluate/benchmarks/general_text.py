@@ -1,0 +1,60 @@
+"""Forgetting: the loss on text that has nothing to do with the fine-tuning data.
+
+What is forgotten is an arm's loss minus the base's (`ila compare`).
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from ila_core.compare.results import Evaluation, Item
+from ila_core.config import EvaluateConfig
+from ila_core.data.prepared import Row
+from ila_core.evaluate.benchmarks.held_out_loss import held_out_loss
+from ila_core.evaluate.subject import Need, Subject
+from ila_core.evaluate.texts import load_texts, tokenized
+from ila_core.resolve import Lock
+
+
+class GeneralText:
+    name = "general_text"
+    version = 1
+    needs: tuple[Need, ...] = ("texts",)
+
+    def identity(self, evaluate: EvaluateConfig, lock: Lock) -> dict[str, Any]:
+        settings = evaluate.general_text
+        if settings.path is None:
+            source: dict[str, Any] = {"sampled from the base": settings.model_dump()}
+        else:
+            source = {"file": lock.files(settings.path), "tokens": settings.tokens}
+        return {"text": source, "limit": evaluate.limit}
+
+    def run(
+        self, subject: Subject, evaluate: EvaluateConfig, resolved: dict[str, Any]
+    ) -> Evaluation:
+        settings = evaluate.general_text
+        rows, cut = list(subject.texts), 0
+        if settings.path is not None:
+            texts = load_texts(Path(settings.path))[: evaluate.limit]
+            rows, cut = tokenized(subject.tokenizer, texts, settings.tokens)
+        asked = [Row(ids, ids) for ids in rows[: evaluate.limit] if len(ids) > 1]
+        found = held_out_loss(
+            subject.model,
+            asked,
+            eval_batch=subject.runtime.eval_batch,
+            progress=subject.runtime.progress,
+        )
+        return Evaluation(
+            benchmark=self.name,
+            unit="nats per token",
+            better="lower",
+            chance=math.log(subject.model.config.vocab_size),
+            items=tuple(
+                Item(id=str(i), value=x.nll, weight=x.tokens)
+                for i, x in enumerate(found.conversations)
+            ),
+            comparable=resolved,
+            counts={"texts cut": cut, "sampled from the base": len(subject.texts)},
+        )

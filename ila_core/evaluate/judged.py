@@ -1,0 +1,212 @@
+"""A model's answers to FastChat's questions, graded by a judge."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ila_core.compare.results import Evaluation
+from ila_core.config import (
+    EvaluateConfig,
+    JudgeLimits,
+    LocalJudgeSettings,
+    OpenAiJudgeSettings,
+    QuestionsSettings,
+    RuntimeConfig,
+)
+from ila_core.errors import UserError
+from ila_core.evaluate.subject import Need, Subject
+from ila_core.inference.generate import Answer, longest
+from ila_core.inference.questions import Question, load_questions
+from ila_core.judge.prompts import JudgePrompts
+from ila_core.keys import canonical
+from ila_core.resolve import Lock, Unknown
+
+if TYPE_CHECKING:
+    from ila_core.judge.ask import Judge
+    from ila_core.judge.budget import Budget, Forecast
+    from ila_core.judge.verdict_store import VerdictStore
+
+Pair = tuple[Sequence[Answer], Sequence[Answer]]
+"""Two models' answers to the same questions."""
+
+_DECISIVE = {"dtype", "lm_head"}
+"""What of a local judge's profile changes its grades, beside its files."""
+
+
+class Judged:
+    """A question set of one turn or two."""
+
+    name: str
+    """Of the benchmark, and of its settings in `evaluate`."""
+    needs: tuple[Need, ...] = ("answers",)
+
+    def asked(self, evaluate: EvaluateConfig, lock: Lock) -> str | Unknown:
+        return lock.files(self._settings(evaluate).questions)
+
+    def questions(self, evaluate: EvaluateConfig) -> tuple[Question, ...]:
+        settings = self._settings(evaluate)
+        references = None if settings.references is None else Path(settings.references)
+        return load_questions(Path(settings.questions), references)
+
+    def identity(self, evaluate: EvaluateConfig, lock: Lock) -> dict[str, Any] | Unknown:
+        settings, judge = self._settings(evaluate), self._judge_settings(evaluate)
+        found: dict[str, Any] = {
+            "judge": judge.model_dump(exclude={"prompts"}),
+            "prompts": _prompts(judge).digest,
+            "limit": evaluate.limit,
+        }
+        if settings.references is not None:
+            found["references"] = lock.files(settings.references)
+        if isinstance(judge, LocalJudgeSettings):
+            config = _local_model(judge)
+            files = lock.model(config)
+            if isinstance(files, Unknown):
+                return files
+            found["judge_model"] = {"files": files, **config.model_dump(include=_DECISIVE)}
+        return found
+
+    def run(
+        self, subject: Subject, evaluate: EvaluateConfig, resolved: dict[str, Any]
+    ) -> Evaluation:
+        from ila_core.judge.grade import grade
+
+        found = grade(
+            self._asked(evaluate),
+            subject.answers,
+            _judge(self._judge_settings(evaluate), subject.runtime, resolved),
+            _store(subject.runtime),
+            benchmark=self.name,
+            generation=None if subject.answers_given else evaluate.generation.model_dump(),
+        )
+        return found.model_copy(update={"comparable": found.comparable | {"limit": evaluate.limit}})
+
+    def side_by_side(
+        self,
+        pair: Pair,
+        runtime: RuntimeConfig,
+        evaluate: EvaluateConfig,
+        resolved: dict[str, Any],
+    ) -> Evaluation:
+        """Both models' answers compared, in both orders."""
+        from ila_core.judge.pairwise import compare
+
+        found = compare(
+            self._asked(evaluate),
+            *pair,
+            _judge(self._judge_settings(evaluate), runtime, resolved),
+            _store(runtime),
+            benchmark=self.name,
+            generation=None,  # the answers are in the key, and one result has both
+        )
+        return found.model_copy(update={"comparable": found.comparable | {"limit": evaluate.limit}})
+
+    def forecast(
+        self,
+        answers: Sequence[Sequence[Answer] | None],
+        runtime: RuntimeConfig,
+        evaluate: EvaluateConfig,
+    ) -> Forecast | None:
+        """What an endpoint will be asked; `None` of a local judge.
+
+        Args:
+            answers: of one model to grade, or of two to compare; where they are not there yet they
+                count as being as long as they may become.
+            runtime: where the verdicts lie that are not asked for again.
+            evaluate: the questions and the judge.
+        """
+        from ila_core.judge.grade import single
+        from ila_core.judge.items import asks_of
+        from ila_core.judge.openai_judge import OpenAiJudge
+        from ila_core.judge.pairwise import side_by_side
+
+        settings = self._judge_settings(evaluate)
+        if isinstance(settings, LocalJudgeSettings):
+            return None
+        questions = self._asked(evaluate)
+        known = [a or longest(questions, evaluate.generation.max_new_tokens) for a in answers]
+        judge = OpenAiJudge(settings, _prompts(settings))
+        if len(known) == 1:
+            showing = single(questions, known[0], judge.prompts)
+        else:
+            showing = side_by_side(questions, known[0], known[1], judge.prompts)
+        return judge.forecast(asks_of(questions, showing, judge), _store(runtime))
+
+    def _asked(self, evaluate: EvaluateConfig) -> tuple[Question, ...]:
+        return self.questions(evaluate)[: evaluate.limit]
+
+    def _judge_settings(self, evaluate: EvaluateConfig) -> OpenAiJudgeSettings | LocalJudgeSettings:
+        if evaluate.judge is None:
+            raise UserError(
+                f"{self.name} needs a judge: give evaluate.judge, for example --set "
+                "'evaluate.judge={kind: openai, model: gpt-4-0613}' with OPENAI_API_KEY, or "
+                "--set 'evaluate.judge={kind: local, model: NAME}', a model profile's"
+            )
+        return evaluate.judge
+
+    def _settings(self, evaluate: EvaluateConfig) -> QuestionsSettings:
+        settings: QuestionsSettings | None = getattr(evaluate, self.name)
+        if settings is None:
+            raise UserError(
+                f"{self.name} needs its questions, which do not come with ILA: give "
+                f"evaluate.{self.name}.questions (and .references), FastChat's files"
+            )
+        return settings
+
+
+def _local_model(judge: LocalJudgeSettings) -> Any:
+    from ila_core.config.load import load_model_config
+
+    return load_model_config(judge.model)
+
+
+def _judge(
+    settings: OpenAiJudgeSettings | LocalJudgeSettings,
+    runtime: RuntimeConfig,
+    resolved: dict[str, Any],
+) -> Judge:
+    from ila_core.judge.openai_judge import OpenAiJudge
+
+    if isinstance(settings, LocalJudgeSettings):
+        return _local_judge(settings, canonical(resolved["judge_model"]), runtime.device)
+    limits = runtime.judge
+    return OpenAiJudge(settings, _prompts(settings), limits=limits, budget=_budget(limits))
+
+
+@lru_cache(maxsize=1)
+def _budget(limits: JudgeLimits) -> Budget:
+    """One for all that this process judges, which is all that a command does."""
+    from ila_core.judge.budget import Budget
+
+    return Budget(limits.requests, limits.tokens)
+
+
+def _store(runtime: RuntimeConfig) -> VerdictStore:
+    from ila_core.judge.verdict_store import VerdictStore
+
+    return VerdictStore(runtime.home / "verdicts")
+
+
+def _prompts(settings: OpenAiJudgeSettings | LocalJudgeSettings) -> JudgePrompts:
+    if isinstance(settings, LocalJudgeSettings):
+        return JudgePrompts.short()
+    return JudgePrompts.load(None if settings.prompts is None else Path(settings.prompts))
+
+
+@lru_cache(maxsize=1)
+def _local_judge(settings: LocalJudgeSettings, identity: str, device: str) -> Judge:
+    """Kept for the arms that it still has to grade, beside the model under evaluation.
+
+    Args:
+        identity: its files and what else decides its grades, as canonical JSON.
+    """
+    from ila_core.judge.local_judge import LocalJudge
+    from ila_core.models.loading import load_base, load_tokenizer, resolve_device
+
+    revision = json.loads(identity)["files"].get("revision")
+    config = _local_model(settings).model_copy(update={"revision": revision})
+    model = load_base(config, resolve_device(device))
+    return LocalJudge(model, load_tokenizer(config), name=config.name, files=identity)

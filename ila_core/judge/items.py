@@ -1,0 +1,159 @@
+"""From questions to items: every turn judged `repeats` times, whatever is shown of it.
+
+An item is judged if every turn has a verdict in some repeat; only repeats that judged all turns
+count. What is not judged is counted by its reason and has no part in any mean.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, median
+from typing import Any
+
+from ila_core.compare.results import Item
+from ila_core.errors import CheckError, UserError
+from ila_core.inference.generate import Answer
+from ila_core.inference.questions import Question, named, questions_digest
+from ila_core.judge.ask import Ask, Judge, ReadingName
+from ila_core.judge.prompts import Messages
+from ila_core.judge.verdict import Verdict, WhyNot
+
+WHY_NOT: tuple[WhyNot, ...] = ("too_long", "refused", "unparsable")
+Sight = tuple[Verdict, ...]
+"""The verdicts of one turn in one repeat, one for each prompt."""
+
+
+@dataclass(frozen=True)
+class Showing:
+    """What a judge is shown of a turn, and what its verdicts are worth."""
+
+    reading: ReadingName
+    prompts: Callable[[int, int], tuple[Messages, ...]]
+    """Of the question in that place, and its turn (from 1), asked in every repeat."""
+    worth: Callable[[Sight], float]
+
+
+@dataclass(frozen=True)
+class Judged:
+    items: tuple[Item, ...]
+    """The mean over a question's turns of the median over repeats."""
+    counts: dict[str, int]
+    """Items judged and not judged, by reason; and repeats that failed where others did not."""
+    sights: tuple[Sight, ...]
+    """All that count."""
+    comparable: dict[str, Any]
+    """Who judged what, by which prompts."""
+
+
+def asks_of(questions: Sequence[Question], showing: Showing, judge: Judge) -> list[Ask]:
+    """What `judged` asks, in its order: by question, turn, repeat and prompt.
+
+    Raises:
+        UserError: a reference answer that is needed and missing.
+    """
+    return [
+        Ask(reading=showing.reading, messages=messages, repeat=repeat)
+        for place, question in enumerate(questions)
+        for turn in range(1, len(question.turns) + 1)
+        for repeat in range(judge.repeats)
+        for messages in showing.prompts(place, turn)
+    ]
+
+
+def judged(
+    questions: Sequence[Question],
+    showing: Showing,
+    judge: Judge,
+    verdicts: Sequence[Verdict],
+    generation: Mapping[str, Any] | None,
+) -> Judged:
+    """The items that `verdicts`, one for each of `asks_of`, make.
+
+    Raises:
+        CheckError: no item could be judged, or by more than one model.
+    """
+    model, fingerprints = _judged_by(verdicts)
+    items, sights, counts = [], [], Counter({"judged": 0} | dict.fromkeys(WHY_NOT, 0))
+    rest = iter(verdicts)
+    prompts = len(verdicts) // (judge.repeats * sum(len(question.turns) for question in questions))
+    for question in questions:
+        turns = [
+            [tuple(next(rest) for _ in range(prompts)) for _ in range(judge.repeats)]
+            for _ in question.turns
+        ]
+        whole = [
+            r for r in zip(*turns, strict=True) if all(v.why_not is None for s in r for v in s)
+        ]
+        if not whole:
+            counts[_reason(v for turn in turns for sight in turn for v in sight)] += 1
+            continue
+        counts["judged"] += 1
+        counts["failed_repeats"] += judge.repeats - len(whole)
+        sights += [sight for repeat in whole for sight in repeat]
+        worth = [[showing.worth(sight) for sight in repeat] for repeat in whole]
+        items.append(
+            Item(
+                id=str(question.id),
+                group=question.category,
+                value=fmean(median(turn) for turn in zip(*worth, strict=True)),
+                repeats=tuple(fmean(repeat) for repeat in worth),
+            )
+        )
+    if not items:
+        said = ", ".join(f"{counts[why]} {why}" for why in WHY_NOT)
+        raise CheckError(
+            f"the judge graded none of the answers ({said}); read its replies in the verdicts' "
+            "folder, and take a judge that can read and grade them"
+        )
+    comparable = {
+        "judge": {**judge.identity, "local": judge.local, "replied": model},
+        "fingerprints": list(fingerprints),
+        "prompts": {"wording": judge.prompts.wording, "digest": judge.prompts.digest},
+        "questions": questions_digest(questions),
+        "generation": None if generation is None else dict(generation),
+    }
+    return Judged(tuple(items), dict(counts), tuple(sights), comparable)
+
+
+def check_answers(questions: Sequence[Question], answers: Sequence[Answer]) -> None:
+    """One answer per question, with as many turns.
+
+    Raises:
+        UserError: naming the questions.
+    """
+    if not questions:
+        raise UserError("no question to judge; give a question set, or a larger limit")
+    asked, given = [q.id for q in questions], [a.question_id for a in answers]
+    if asked != given:
+        other = sorted(set(asked) ^ set(given)) or asked
+        raise UserError(
+            f"the answers are not those to the questions, one each and in their order "
+            f"({named(other)}); give the answers to this question set"
+        )
+    short = [
+        a.question_id
+        for q, a in zip(questions, answers, strict=True)
+        if len(a.turns) != len(q.turns)
+    ]
+    if short:
+        raise UserError(f"the answers to {named(short)} have other turns than the questions")
+
+
+def _judged_by(verdicts: Sequence[Verdict]) -> tuple[str, tuple[str, ...]]:
+    """The one model by the replies' own word, and the fingerprints it gave."""
+    models = sorted({verdict.model for verdict in verdicts if verdict.model})
+    if len(models) > 1:
+        raise CheckError(
+            f"the verdicts are of several judges ({', '.join(models)}): the name that was asked "
+            "for has come to mean another model; ask for one of them by its full name"
+        )
+    fingerprints = {v.fingerprint for v in verdicts if v.fingerprint is not None}
+    return (models[0] if models else ""), tuple(sorted(fingerprints))
+
+
+def _reason(verdicts: Any) -> WhyNot:
+    """Why an item is not judged: the reason that no further attempt could have changed first."""
+    found = {verdict.why_not for verdict in verdicts}
+    return next(why for why in WHY_NOT if why in found)

@@ -1,0 +1,101 @@
+"""A model of one's own as judge: which grade it expects to read after a short prompt.
+
+It writes nothing, so it needs no skill in following a format, gives the same grade each time, and
+works offline. What a small model expects is no judgement that anybody published: its grades are
+marked and never stand in the paper's column.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from ila_core.errors import Diverged
+from ila_core.inference.likelihood import log_likelihoods
+from ila_core.inference.likelihood_cache import Continuation
+from ila_core.judge.ask import READINGS, Ask
+from ila_core.judge.prompts import JudgePrompts
+from ila_core.judge.verdict import Verdict
+from ila_core.judge.verdict_store import VerdictStore
+
+
+class LocalJudge:
+    """Grades by log-likelihood.
+
+    The grade is the expectation over ` 1` to ` 10`, not the likeliest of them: that would be the
+    same number for nearly every answer where the model is small. Of two answers it prefers one, or
+    neither: the likeliest of the three letters, as a judge that writes would, so that both orders
+    can agree.
+
+    Args:
+        model: any causal language model of transformers.
+        tokenizer: the model's.
+        name: the model's name.
+        files: the digest of its files (`ila_core.models.loading.model_files_digest`).
+    """
+
+    local = True
+    repeats = 1
+
+    def __init__(self, model: Any, tokenizer: Any, *, name: str, files: str) -> None:
+        self.prompts = JudgePrompts.short()
+        self._model, self._tokenizer = model, tokenizer
+        self._context = int(model.config.max_position_embeddings)
+        dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+        self.identity = {"kind": "local", "model": name, "files": files, "dtype": dtype}
+
+    def verdicts(self, asks: Sequence[Ask], store: VerdictStore) -> list[Verdict]:
+        """One per ask, in their order; `too_long` where the prompt does not fit the context."""
+        found = []
+        for ask in asks:
+            verdict = store.get(self.identity, ask)
+            if verdict is None:
+                verdict = self._verdict(ask)
+                store.put(self.identity, ask, verdict)
+            found.append(verdict)
+        return found
+
+    def _verdict(self, ask: Ask) -> Verdict:
+        reading = READINGS[ask.reading]
+        choices = reading.choices
+        # The last message alone: it repeats the task, and a base model knows no system message.
+        prompt = ask.messages[-1]["content"]
+        # The end of the line keeps ` 1` apart from the beginning of ` 10`.
+        rows = [self._tokens(f"{prompt} {choice}\n") for choice in choices]
+        longest = max(map(len, rows))
+        if longest > self._context:
+            said = f"{longest} tokens; the judge reads {self._context}"
+            return Verdict(grade=None, why_not="too_long", text=said)
+        begin = _shared(rows)
+        likelihoods = log_likelihoods(
+            self._model,
+            [Continuation(tuple(row[:-1]), tuple(row[begin:])) for row in rows],
+            batch=len(rows),
+        )
+        highest = max(likelihoods)
+        if not math.isfinite(highest):
+            raise Diverged("the local judge gives log-likelihoods that are not finite")
+        weights = [math.exp(value - highest) for value in likelihoods]
+        total = math.fsum(weights)
+        worth = list(choices.values())
+        grade = math.fsum(w * c for w, c in zip(weights, worth, strict=True)) / total
+        if not reading.expected:
+            grade = worth[likelihoods.index(highest)]
+        said = ", ".join(f"{c} {w / total:.3f}" for c, w in zip(choices, weights, strict=True))
+        return Verdict(grade=grade, text=said, model=self.identity["model"], prompt_tokens=longest)
+
+    def _tokens(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer(text, return_attention_mask=False, verbose=False)[
+            "input_ids"
+        ]
+        return ids
+
+
+def _shared(rows: list[list[int]]) -> int:
+    """Tokens at the beginning that all rows have, less than the shortest has."""
+    shortest = min(map(len, rows)) - 1
+    for i in range(shortest):
+        if any(row[i] != rows[0][i] for row in rows):
+            return i
+    return shortest
