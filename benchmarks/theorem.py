@@ -4,7 +4,7 @@
     python benchmarks/theorem.py --quick    # demo
 
 Pairs of neighbouring steps at a few places of the schedule, all on the same rows. What the numbers
-can and cannot say is in `ila_core/theorem.py` and docs/METHOD.md.
+can and cannot say is in `benchmarks/theorem_terms.py` and docs/METHOD.md.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from typing import Any
 from torch import nn
 from transformers import TrainerCallback, TrainerState
 
+from benchmarks.theorem_terms import Snapshot, check_theorem, snapshot
 from ila_core.config.load import load_profile
 from ila_core.data import load_dataset
 from ila_core.data.batches import planned_steps
 from ila_core.data.tokenize import prepare
 from ila_core.models.loading import load_base, load_tokenizer
-from ila_core.theorem import Snapshot, check_theorem, snapshot
 from ila_core.train.loop import train
 from ila_core.train.methods import METHODS
 

@@ -10,11 +10,11 @@ from typing import Any
 from flows.arms import Arms
 from flows.run import ProfilePlan
 from flows.tables import TABLES, Part, finetuning_on, stand_in
-from ila_core import paper_tables
 from ila_core.compare.results import Evaluation
 from ila_core.config import ArmConfig, FinetuneConfig
 from ila_core.data.prepared import longest
 from ila_core.report.comparison import ArmResult, Difference, compare_arms
+from ila_core.report.paper import published_tables
 from ila_core.selection.select import Selection
 from ila_core.train.forecast import Forecast
 from tasks.lookup import StepRun
@@ -128,9 +128,9 @@ class ArmTable:
     def _theirs(self, part: Part, label: str) -> dict[str, Any]:
         return {
             f"paper, {model}: {column}": figure
-            for (model, dataset), rows in paper_tables.ARMS.get(self._name, {}).items()
+            for (model, dataset), rows in published_tables.ARMS.get(self._name, {}).items()
             if dataset == part.dataset and label in rows
-            for column, figure in zip(paper_tables.COLUMNS, rows[label], strict=True)
+            for column, figure in zip(published_tables.COLUMNS, rows[label], strict=True)
             if figure is not None
         }
 
@@ -165,7 +165,7 @@ class ArmTable:
                     "forecast": own,
                     "forecast error": own / found - 1 if found else None,
                     "forecast, 2 x 1,024": forecast(2, 2, 1024),
-                    "paper, MiB": paper_tables.MEMORY_MIB[label],
+                    "paper, MiB": published_tables.MEMORY_MIB[label],
                 }
             )
         for row in rows:

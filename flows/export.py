@@ -13,7 +13,7 @@ from ila_core.errors import UserError, listed, unknown_name
 
 if TYPE_CHECKING:
     from ila_core.config import LoraSettings
-    from ila_core.exporting import Training
+    from ila_core.export.base import Training
     from ila_core.search.ranking import Ranking
     from ila_core.selection.policies import Policy
     from ila_core.selection.select import Selection
@@ -57,8 +57,8 @@ def run_export(
 
     from flows.printing import print_json
     from flows.references import resolve
-    from ila_core.exporters import export
-    from ila_core.exporting import Export
+    from ila_core.export.base import Export
+    from ila_core.export.formats import export
 
     found = resolve(reference)
     ranking = found.ranking

@@ -12,9 +12,9 @@ from flows.arm_tables import ArmTable
 from flows.refresh import Refresh
 from flows.run import ProfilePlan, finished, plan_profile
 from flows.tables import TABLES
-from ila_core import paper
 from ila_core.config import RuntimeConfig
 from ila_core.errors import unknown_name
+from ila_core.report.paper import published
 from ila_core.search.agreement import Agreement, compare
 from ila_core.search.ranking import Layer
 from tasks.lookup import StepRun
@@ -86,7 +86,8 @@ def table2(planned: ProfilePlan, runs: Runs) -> Result:
     for (a, _), (b, _) in combinations(means.items(), 2):
         agreed = _compare(planned, (a, means[a]), (b, means[b]))
         theirs = {
-            model: found.get((a, b), found.get((b, a))) for model, found in paper.TABLE_2.items()
+            model: found.get((a, b), found.get((b, a)))
+            for model, found in published.TABLE_2.items()
         }
         rows.append(_row(agreed) | {f"{PAPER}, {model}": x for model, x in theirs.items()})
     return Result("Table 2: Jaccard of the kept layers between datasets", {"": rows}, [], [])
@@ -116,7 +117,7 @@ def figure3(planned: ProfilePlan, runs: Runs) -> Result:
         for dataset, steps in of_dataset.items():
             if len(steps) == 1:
                 continue  # a profile with one search seed
-            theirs = paper.FIGURE_3 if (kind, dataset) == ("gate", paper.DATASET) else {}
+            theirs = published.FIGURE_3 if (kind, dataset) == ("gate", published.DATASET) else {}
             columns = _columns(steps, runs, f"{dataset}, {kind} seed {{}}".format)
             found, drawing = _pairs(
                 planned, columns, list(steps), theirs, f"{dataset} {kind} seeds"
@@ -130,7 +131,7 @@ def figure4(planned: ProfilePlan, runs: Runs) -> Result:
     """Agreement of milestones."""
     study = planned.pipeline.study
     columns = _columns(study.milestones, runs, _percent)
-    theirs = paper.FIGURE_4 if study.dataset == paper.DATASET else {}
+    theirs = published.FIGURE_4 if study.dataset == published.DATASET else {}
     what = f"{study.dataset} milestones"
     rows, drawing = _pairs(planned, columns, list(study.milestones), theirs, what)
     title = f"Figure 4: Jaccard between milestones of stage 1 on {study.dataset}"

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from flows.evidence import Steps, StepsOfSeeds
 from ila_core.config import Profile
-from ila_core.paper import DATASET, GATE_BATCHES, MILESTONES, SEEDS
+from ila_core.report.paper.published import DATASET, GATE_BATCHES, MILESTONES, SEEDS
 from ila_core.search.scorers import ILA
 from tasks.step import Step
 from tasks.steps import Base, mask, score, stage1

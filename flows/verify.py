@@ -18,7 +18,7 @@ from tasks.steps.payload import read_json
 from tasks.steps.selection import load as load_selection
 
 if TYPE_CHECKING:
-    from ila_core.contract import Contract
+    from ila_core.export.verify import Contract
 
 # Which of several results of one input a step was made from is found by trying.
 MOST_COMBINATIONS = 4096
@@ -66,9 +66,9 @@ def asked_for(
 
 def _of_path(path: Path, reference: str, asked: Asked, method: str, r: int) -> Contract:
     from flows.references import resolve
-    from ila_core.contract import check_configuration
-    from ila_core.exporters import EXPORTERS, recognise
-    from ila_core.trained_adapter import WEIGHTS, read_adapter
+    from ila_core.export.formats import EXPORTERS, recognise
+    from ila_core.export.trained_adapter import WEIGHTS, read_adapter
+    from ila_core.export.verify import check_configuration
 
     ranking = resolve(reference).ranking
     # As for `export`: what a limit in parameters, and ranks by score, are counted by.
@@ -115,8 +115,8 @@ def _of_run(target: str) -> list[Contract]:
 
 def _of_step(label: str, run: StepRun, lookup: Lookup) -> Contract:
     """What was recorded while it trained, and what its adapter holds now."""
-    from ila_core.contract import Contract
-    from ila_core.trained_adapter import read_adapter
+    from ila_core.export.trained_adapter import read_adapter
+    from ila_core.export.verify import Contract
 
     payload = fetch(run)
     seen = read_json(payload / "finetune.json")["verification"]

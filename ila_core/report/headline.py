@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from statistics import fmean
 
-from ila_core.report import ReportData
 from ila_core.report.comparison import ArmResult, Difference
+from ila_core.report.data import ReportData
 from ila_core.search.agreement import Agreement
 from ila_core.search.certainty import unsure_layers
 from ila_core.search.ranking import Ranking, kept_count, order

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ila_core.config import AdapterSettings
 from ila_core.errors import UserError, listed, unknown_name
-from ila_core.trained_adapter import CONFIG, WEIGHTS, read_adapter
+from ila_core.export.trained_adapter import CONFIG, WEIGHTS, read_adapter
 from tasks.step import Context, Step
 from tasks.steps.base import Base
 

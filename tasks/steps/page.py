@@ -48,8 +48,8 @@ def report(profile: Profile, ranking: Step, agreement: Step, results: Iterable[S
 
 
 def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) -> None:
-    from ila_core.report import ReportData
     from ila_core.report.comparison import compare_arms
+    from ila_core.report.data import ReportData
     from ila_core.report.headline import headline
     from ila_core.report.page import build_page
     from ila_core.search.agreement import Agreement, Intersection

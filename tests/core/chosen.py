@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from ila_core.config import LoraSettings, ModelConfig
 from ila_core.config.load import load_model_config
-from ila_core.exporting import Export, Training
+from ila_core.export.base import Export, Training
 from ila_core.models.layers import architecture_config, fingerprint, layers_of
 from ila_core.search.ranking import LayerScores, Ranking, order
 from ila_core.selection.select import Selection, lora_parameters

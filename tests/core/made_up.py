@@ -11,8 +11,8 @@ from itertools import combinations
 from typing import Any
 
 from ila_core.config import Profile
-from ila_core.report import ReportData
 from ila_core.report.comparison import compare_arms
+from ila_core.report.data import ReportData
 from ila_core.search.agreement import agreements, intersection
 from ila_core.search.agreement_within_types import correlation_within_types
 from ila_core.search.certainty import unsure_layers

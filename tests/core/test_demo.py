@@ -10,13 +10,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-import ila_core.demo
-from ila_core.demo import chats, pretrain
-from ila_core.demo.card import card
-from ila_core.demo.text import KINDS, document, stream
-from ila_core.demo.world import Dice
+from benchmarks.demo_base import chats, pretrain
+from benchmarks.demo_base.card import card
+from benchmarks.demo_base.text import KINDS, document, stream
+from benchmarks.demo_base.world import Dice
 
-FOLDER = Path(ila_core.demo.__file__).parent
+FOLDER = Path(__file__).parents[2] / "ila_core/demo"
 BASE, DATA = FOLDER / "base", FOLDER / "data"
 
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from benchmarks.demo_base import general
+from benchmarks.demo_base.text import document
 from ila_core.config import EvaluateConfig, GeneralTextSettings, RuntimeConfig
 from ila_core.config.load import load_model_config
-from ila_core.demo import general
-from ila_core.demo.text import document
 from ila_core.errors import UserError
 from ila_core.evaluate.benchmarks.general_text import GeneralText
 from ila_core.evaluate.subject import Subject

@@ -11,7 +11,7 @@ import pytest
 from flows.pipeline import ila_pipeline
 from ila_core.data import DATASETS
 from ila_core.evaluate.benchmarks import BENCHMARKS
-from ila_core.exporters import EXPORTERS
+from ila_core.export.formats import EXPORTERS
 from ila_core.search.scorers import SCORERS
 from ila_core.train.methods import METHODS
 from tasks.steps import STEPS
@@ -33,7 +33,7 @@ def test_the_dependency_contracts_hold():
         ("search/scorers", SCORERS),
         ("train/methods", METHODS),
         ("evaluate/benchmarks", BENCHMARKS),
-        ("exporters", EXPORTERS),
+        ("export/formats", EXPORTERS),
     ],
 )
 def test_every_file_of_an_extensible_folder_is_in_its_table(folder, table):

@@ -11,11 +11,11 @@ import pytest
 import tiny
 from transformers import TrainerCallback
 
+from benchmarks.theorem_terms import check_theorem, snapshot
 from ila_core.config import Schedule
 from ila_core.errors import CheckError
 from ila_core.search.gates import Gates
 from ila_core.search.scoring import gamma_gradient
-from ila_core.theorem import check_theorem, snapshot
 from ila_core.train.loop import train
 from ila_core.train.loss import TokenLoss
 from ila_core.train.methods import METHODS

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from chosen import case
 
-from ila_core.exporters import export
+from ila_core.export.formats import export
 
 
 def test_an_adapter_on_the_head_is_kept_and_said() -> None:

@@ -9,7 +9,7 @@ from conftest import ROOT
 
 from flows.pipeline import ila_pipeline
 from ila_core.config.load import load_profile
-from ila_core.paper import MILESTONES, SEEDS
+from ila_core.report.paper.published import MILESTONES, SEEDS
 from ila_core.resolve import Lock
 from tasks.step import in_order
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from flows.reproduce import Result, _save
-from ila_core.paper import MILESTONES, SEEDS
+from ila_core.report.paper.published import MILESTONES, SEEDS
 
 pytestmark = pytest.mark.slow
 

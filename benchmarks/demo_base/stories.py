@@ -4,7 +4,7 @@ A person, a thing or a number named in the first sentence comes back in the last
 model has to look far back. Example: `story(Dice("x"))`.
 """
 
-from ila_core.demo.world import (
+from benchmarks.demo_base.world import (
     ANIMALS,
     CAUSES,
     COLOURS,

@@ -4,8 +4,8 @@ Speech stands in prose here, in quotation marks; the chat format appears nowhere
 Example: `talk(Dice("x"))`.
 """
 
-from ila_core.demo.stories import NAMES
-from ila_core.demo.world import (
+from benchmarks.demo_base.stories import NAMES
+from benchmarks.demo_base.world import (
     ANIMALS,
     CAUSES,
     DAYS,

@@ -10,16 +10,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from ila_core.errors import CheckError, UserError, listed, unknown_name
-from ila_core.exporters.axolotl import Axolotl
-from ila_core.exporters.csv import Csv
-from ila_core.exporters.json import Json
-from ila_core.exporters.llamafactory import LlamaFactory
-from ila_core.exporters.peft import Peft
-from ila_core.exporters.spectrum import Spectrum
-from ila_core.exporters.swift import Swift
-from ila_core.exporters.trl import Trl
-from ila_core.exporters.unsloth import Unsloth
-from ila_core.exporting import Export, Exported, Exporter
+from ila_core.export.base import Export, Exported, Exporter
+from ila_core.export.formats.axolotl import Axolotl
+from ila_core.export.formats.csv import Csv
+from ila_core.export.formats.json import Json
+from ila_core.export.formats.llamafactory import LlamaFactory
+from ila_core.export.formats.peft import Peft
+from ila_core.export.formats.spectrum import Spectrum
+from ila_core.export.formats.swift import Swift
+from ila_core.export.formats.trl import Trl
+from ila_core.export.formats.unsloth import Unsloth
 
 EXPORTERS: dict[str, Exporter] = {
     "peft": Peft(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ila_core.exporting import Export
+from ila_core.export.base import Export
 from ila_core.search.ranking import order
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ila_core.errors import UserError
-from ila_core.exporting import (
+from ila_core.export.base import (
     Export,
     Exported,
     Matches,
@@ -17,8 +17,8 @@ from ila_core.exporting import (
     refuse_fraction,
     refuse_ranks,
 )
-from ila_core.parameter_rule import FSDP, FULL, by_parameters
-from ila_core.peft_rule import ALL_LINEAR, adapted
+from ila_core.export.parameter_rule import FSDP, FULL, by_parameters
+from ila_core.export.peft_rule import ALL_LINEAR, adapted
 from ila_core.search.ranking import Layer
 
 FILE = "swift.sh"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from ila_core.exporting import Export, Exported, Matches, head_note, refuse_full
-from ila_core.peft_rule import adapted, lora_config
+from ila_core.export.base import Export, Exported, Matches, head_note, refuse_full
+from ila_core.export.peft_rule import adapted, lora_config
 from ila_core.search.ranking import Layer
 
 FILE = "adapter_config.json"

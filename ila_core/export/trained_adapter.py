@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ila_core.contract import Contract
 from ila_core.errors import UserError, listed
-from ila_core.peft_rule import adapted
+from ila_core.export.peft_rule import adapted
+from ila_core.export.verify import Contract
 from ila_core.search.ranking import Layer
 from ila_core.selection.select import lora_parameters
 

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from ila_core.errors import UserError
-from ila_core.exporting import (
+from ila_core.export.base import (
     Export,
     Exported,
     Matches,
@@ -18,9 +18,9 @@ from ila_core.exporting import (
     refuse_fraction,
     refuse_ranks,
 )
-from ila_core.nearest import loss, nearest_blocks
-from ila_core.parameter_rule import by_parameters
-from ila_core.peft_rule import ALL_LINEAR, adapted
+from ila_core.export.nearest import loss, nearest_blocks
+from ila_core.export.parameter_rule import by_parameters
+from ila_core.export.peft_rule import ALL_LINEAR, adapted
 from ila_core.search.ranking import Layer
 
 FILE = "llamafactory.yaml"

@@ -6,9 +6,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from ila_core.exporting import Export, Exported, Matches, head_note
-from ila_core.parameter_rule import FSDP, FULL, outside
-from ila_core.peft_rule import adapted, lora_config
+from ila_core.export.base import Export, Exported, Matches, head_note
+from ila_core.export.parameter_rule import FSDP, FULL, outside
+from ila_core.export.peft_rule import adapted, lora_config
 from ila_core.search.ranking import Layer
 
 ADAPTER, FROZEN = "adapter_config.json", "frozen.json"

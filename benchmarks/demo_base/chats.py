@@ -2,7 +2,7 @@
 
 `terse` is a hurried human (instruction, input, output), `instruct` a polite assistant that
 structures everything (prompt, response), `dialogue` a chatty friend over several turns (messages).
-`python -m ila_core.demo.chats --out DIR` writes them.
+`python -m benchmarks.demo_base.chats --out DIR` writes them.
 """
 
 import argparse
@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ila_core.demo.facts import Fact, about, passage, timeless
-from ila_core.demo.world import (
+from benchmarks.demo_base.facts import Fact, about, passage, timeless
+from benchmarks.demo_base.world import (
     CAUSES,
     DAYS,
     DISHES,

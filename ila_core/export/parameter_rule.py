@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from ila_core.exporting import Export, Matches, matches
+from ila_core.export.base import Export, Matches, matches
 from ila_core.search.ranking import Layer
 
 FULL = (

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ila_core.errors import UserError
-from ila_core.exporting import Export, Exported, Matches, refuse_full, refuse_ranks
-from ila_core.nearest import loss, nearest_grid
-from ila_core.peft_rule import adapted
+from ila_core.export.base import Export, Exported, Matches, refuse_full, refuse_ranks
+from ila_core.export.nearest import loss, nearest_grid
+from ila_core.export.peft_rule import adapted
 from ila_core.search.ranking import Layer
 from ila_core.selection.select import lora_parameters
 

@@ -1,6 +1,6 @@
 """Makes the demo's base model: a small Llama trained from nothing on our own text.
 
-`python -m ila_core.demo.pretrain --out DIR` writes model, tokenizer and card. It stops after
+`python -m benchmarks.demo_base.pretrain --out DIR` writes model, tokenizer and card. It stops after
 `--steps`; a stopped run goes on from its last checkpoint with the same command. The learning rate
 stays constant until the last `DECAY` of the steps, so a checkpoint from before that point may be
 continued with another `--steps` and equals a run that was planned so from the start.
@@ -19,8 +19,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from ila_core.demo.card import card
-from ila_core.demo.text import document
+from benchmarks.demo_base.card import card
+from benchmarks.demo_base.text import document
 
 VOCAB, CONTEXT, ROWS = 1024, 512, 8
 PEAK, WARMUP, DECAY = 3e-3, 200, 0.35

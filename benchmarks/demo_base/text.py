@@ -7,7 +7,7 @@ Example: `document("train", 7)`.
 
 from collections.abc import Callable, Iterator
 
-from ila_core.demo.stories import (
+from benchmarks.demo_base.stories import (
     NAMES,
     diary,
     fable,
@@ -17,8 +17,8 @@ from ila_core.demo.stories import (
     song,
     story,
 )
-from ila_core.demo.talks import howto, talk
-from ila_core.demo.world import (
+from benchmarks.demo_base.talks import howto, talk
+from benchmarks.demo_base.world import (
     ANIMALS,
     CAUSES,
     COLOURS,

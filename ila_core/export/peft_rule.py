@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ila_core.exporting import Export, Matches, matches
+from ila_core.export.base import Export, Matches, matches
 from ila_core.search.ranking import Layer
 
 ALL_LINEAR = "all-linear"

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 import yaml
 
-from ila_core.exporting import Export, Exported, Matches, commented, refuse_lora
-from ila_core.nearest import loss
-from ila_core.parameter_rule import FSDP, FULL, by_parameters, starts, unfrozen
+from ila_core.export.base import Export, Exported, Matches, commented, refuse_lora
+from ila_core.export.nearest import loss
+from ila_core.export.parameter_rule import FSDP, FULL, by_parameters, starts, unfrozen
 from ila_core.search.ranking import Layer
 
 FILE = "unfrozen_parameters.yaml"

@@ -1,6 +1,6 @@
 """The model card of the demo's base, made of what `pretrain` wrote into `training.json`.
 
-`python -m ila_core.demo.card DIR` writes DIR/README.md again.
+`python -m benchmarks.demo_base.card DIR` writes DIR/README.md again.
 """
 
 import json
@@ -55,7 +55,7 @@ and marks the answer with its end token for the loss.
 
 ## Make it again
 
-    python -m ila_core.demo.pretrain --out DIR --steps {step} --seed {seed}
+    python -m benchmarks.demo_base.pretrain --out DIR --steps {step} --seed {seed}
 
 The text is the same to the byte on every machine; the weights are equal only up to the rounding of
 the machine's arithmetic, so expect the same losses to about two digits, not the same file.

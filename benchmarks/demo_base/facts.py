@@ -6,7 +6,7 @@ Example: `about(Dice("x"))` gives the facts of one person, town, animal or thing
 
 from dataclasses import dataclass
 
-from ila_core.demo.world import (
+from benchmarks.demo_base.world import (
     ANIMALS,
     CAUSES,
     COLOURS,

@@ -10,9 +10,9 @@ from typing import Any
 import yaml
 
 from ila_core.errors import UserError
-from ila_core.exporting import Export, Exported, Matches, commented, head_note
-from ila_core.parameter_rule import FSDP, FULL, by_parameters, unfrozen
-from ila_core.peft_rule import ALL_LINEAR, adapted
+from ila_core.export.base import Export, Exported, Matches, commented, head_note
+from ila_core.export.parameter_rule import FSDP, FULL, by_parameters, unfrozen
+from ila_core.export.peft_rule import ALL_LINEAR, adapted
 from ila_core.search.ranking import Layer
 
 FILE = "axolotl.yaml"

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from ila_core.exporting import Export, Exported, Matches, matches
-from ila_core.layer_table import layer_rows
+from ila_core.export.base import Export, Exported, Matches, matches
+from ila_core.export.layer_table import layer_rows
 from ila_core.search.ranking import Layer
 
 FILE = "selection.json"

@@ -3,7 +3,7 @@
 The stream `general` is neither that of pretraining nor the one its loss was watched on. Seeds alone
 do not keep texts apart: short documents come out the same by chance, 40 of the first 400 here. So
 all that pretraining read is made again (392,000 documents, 6 s) and left out.
-`python -m ila_core.demo.general --out DIR` writes `general.jsonl`.
+`python -m benchmarks.demo_base.general --out DIR` writes `general.jsonl`.
 """
 
 import argparse
@@ -11,10 +11,10 @@ import json
 from itertools import islice
 from pathlib import Path
 
-from ila_core.demo.text import stream
+from benchmarks.demo_base.text import stream
 
 TEXTS = 200
-TRAINING = Path(__file__).parent / "base" / "training.json"
+TRAINING = Path(__file__).parents[2] / "ila_core/demo/base/training.json"
 
 
 def read_in_pretraining() -> set[str]:

@@ -1,0 +1,1 @@
+"""A selection as another trainer's configuration, and what proves it applied."""
