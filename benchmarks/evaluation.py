@@ -182,8 +182,8 @@ def compare(
     ours: list[dict[str, Any]], theirs: dict[str, dict[str, list[float]]], home: Path
 ) -> dict[str, Any]:
     """Predictions of both, question by question."""
-    from tasks.lookup import open_lookup
-    from tasks.payloads import fetch
+    from tasks.cache.lookup import open_lookup
+    from tasks.cache.payloads import fetch
 
     runtime = RuntimeConfig(home=home, tracking_uri=f"sqlite:///{home / 'mlflow.db'}")
     lookup = open_lookup(runtime)

@@ -49,11 +49,11 @@ from ila_core.models.layers import fingerprint
 from ila_core.resolve import Lock
 from ila_core.search.ranking import DOCUMENT, LayerScores, Ranking
 from ila_core.search.ranking_reference import Published
-from tasks.lookup import StepRun, upstream_digest
-from tasks.payloads import CIRCUMSTANCE, PAYLOAD, payload_digest
-from tasks.registry import Registry
-from tasks.step import Step, in_order
-from tasks.version import PREFIX
+from tasks.cache.lookup import StepRun, upstream_digest
+from tasks.cache.payloads import CIRCUMSTANCE, PAYLOAD, payload_digest
+from tasks.cache.step import Step, in_order
+from tasks.tracking.ranking_version import PREFIX
+from tasks.tracking.registry import Registry
 
 VERSIONS = 10
 SAMPLE = 50

@@ -20,7 +20,7 @@ from flows.run import finished, plan_profile
 from ila_core.search.agreement import agreements, compare
 from ila_core.search.mask_curve import MaskCurves
 from ila_core.search.ranking import Ranking
-from tasks.payloads import fetch
+from tasks.cache.payloads import fetch
 from tasks.steps.payload import read_json
 
 BASE = (

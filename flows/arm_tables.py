@@ -17,11 +17,11 @@ from ila_core.report.comparison import ArmResult, Difference, compare_arms
 from ila_core.report.paper import published_tables
 from ila_core.selection.select import Selection
 from ila_core.train.forecast import Forecast
-from tasks.lookup import StepRun
-from tasks.payloads import CIRCUMSTANCE, fetch
-from tasks.step import Step
+from tasks.cache.lookup import StepRun
+from tasks.cache.payloads import CIRCUMSTANCE, fetch
+from tasks.cache.step import Step
+from tasks.steps.finetune.selection import load
 from tasks.steps.payload import read_json
-from tasks.steps.selection import load
 
 Rows = list[dict[str, Any]]
 

@@ -10,8 +10,13 @@ from ila_core.config import EvaluateConfig, FinetuneConfig, SearchConfig
 from ila_core.errors import unknown_name
 from ila_core.evaluate.judged import Judged
 from ila_core.search.ranking_reference import ResolvedRanking
-from tasks.step import Step
-from tasks.steps import Base, adopt, evaluate, finetune, pair, select
+from tasks.cache.step import Step
+from tasks.steps.base import Base
+from tasks.steps.evaluate.evaluation import evaluate
+from tasks.steps.evaluate.pairwise import pair
+from tasks.steps.finetune.adapter import adopt
+from tasks.steps.finetune.finetune import finetune
+from tasks.steps.finetune.selection import select
 
 
 class Arms(NamedTuple):

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from ila_core.config import Profile, RuntimeConfig
 from ila_core.errors import CheckError, Diverged
-from tasks.supervise import end_with_parent
+from tasks.run.supervise import end_with_parent
 
 DONE, FAILED, DIVERGED = 0, 1, 4
 
@@ -41,9 +41,9 @@ def main(until: str, keys: Sequence[str]) -> int:
 def _run(profile: Profile, until: str, keys: set[str]) -> None:
     from flows.pipeline import ila_pipeline
     from ila_core.resolve import Lock
-    from tasks.execute import run_here
-    from tasks.step import in_order
-    from tasks.store import Store
+    from tasks.cache.step import in_order
+    from tasks.cache.store import Store
+    from tasks.run.execute import run_here
 
     runtime = RuntimeConfig.from_env().model_copy(update={"progress": False})
     pipeline = ila_pipeline(profile, Lock(runtime.home, online=True))

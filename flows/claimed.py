@@ -1,4 +1,4 @@
-"""`python -m flows.claimed ERROR`: one step that its parent has claimed (`tasks.isolated`).
+"""`python -m flows.claimed ERROR`: one step that its parent has claimed (`tasks.run.child`).
 
 One line of JSON on standard input says which; ERROR gets what went wrong, where it was foreseen.
 """
@@ -13,7 +13,7 @@ from typing import Any
 
 from ila_core.config import Profile, RuntimeConfig
 from ila_core.errors import CheckError
-from tasks.supervise import end_with_parent
+from tasks.run.supervise import end_with_parent
 
 
 def main(error_file: Path) -> int:
@@ -26,7 +26,7 @@ def main(error_file: Path) -> int:
         _compute(told)
     except Exception as error:
         from flows.errors import explain
-        from tasks.isolated import kind_of
+        from tasks.run.child import kind_of
 
         explained = explain(error)
         if explained is None:
@@ -41,9 +41,9 @@ def _compute(told: dict[str, Any]) -> None:
     from flows.pipeline import ila_pipeline
     from flows.references import resolve
     from ila_core.resolve import Lock
-    from tasks.compute import Order, compute_step
-    from tasks.step import in_order
-    from tasks.store import Store
+    from tasks.cache.step import in_order
+    from tasks.cache.store import Store
+    from tasks.run.compute import Order, compute_step
 
     runtime = RuntimeConfig.from_env()
     profile = Profile.model_validate(told["profile"])

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from flows.refresh import Refresh
 from flows.run import finished, plan_profile
-from tasks.payloads import fetch
+from tasks.cache.payloads import fetch
 from tasks.steps.payload import read_json
 
 CONFIDENCE, RESAMPLES = 0.95, 10_000

@@ -12,8 +12,8 @@ from flows.targets import Target, find_target
 from ila_core.compare.results import Evaluation
 from ila_core.config import RuntimeConfig
 from ila_core.errors import CheckError, UserError
-from tasks.lookup import StepRun
-from tasks.payloads import fetch
+from tasks.cache.lookup import StepRun
+from tasks.cache.payloads import fetch
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ila_core.config import SearchConfig
-from tasks.step import Step
-from tasks.steps import Base, control, mask, score
+from tasks.cache.step import Step
+from tasks.steps.base import Base
+from tasks.steps.search.control import control
+from tasks.steps.search.mask import mask
+from tasks.steps.search.score import score
 
 Steps = Mapping[str, Step]
 StepsOfSeeds = Mapping[str, Mapping[int, Step]]

@@ -21,7 +21,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.child import DIVERGED, DONE
 from ila_core.errors import CheckError
-from tasks.supervise import Devices, interruption, run_child, stop_if_interrupted
+from tasks.run.supervise import Devices, interruption, run_child, stop_if_interrupted
 
 log = logging.getLogger("ila")
 

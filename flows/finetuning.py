@@ -20,11 +20,11 @@ from ila_core.search.ranking_fit import RELATIONS
 from ila_core.search.ranking_reference import ResolvedRanking
 from ila_core.selection.select import reads_keep, required_datasets
 from ila_core.train.forecast import Forecast, budget_table
-from tasks.lookup import StepRun
-from tasks.payloads import CIRCUMSTANCE, fetch
-from tasks.step import Step
+from tasks.cache.lookup import StepRun
+from tasks.cache.payloads import CIRCUMSTANCE, fetch
+from tasks.cache.step import Step
+from tasks.steps.finetune.selection import load, tokens_to_train
 from tasks.steps.payload import read_json
-from tasks.steps.selection import load, tokens_to_train
 
 FRACTIONS = (0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
 ARM = "given"
@@ -284,7 +284,7 @@ def _forecast(
 
 def _own_ranking(selection: Step, runs: Mapping[str, StepRun]) -> Ranking | None:
     """The scores that a selection was made from; `None` where its policy reads none."""
-    from tasks.steps.ranking import gather
+    from tasks.steps.search.ranking import gather
 
     if not any("/" in name for name in selection.inputs):
         return None
@@ -292,7 +292,7 @@ def _own_ranking(selection: Step, runs: Mapping[str, StepRun]) -> Ranking | None
 
 
 def _cached_ranking(planned: ProfilePlan) -> Ranking:
-    from tasks.lookup import open_lookup
+    from tasks.cache.lookup import open_lookup
 
     key = str(planned.pipeline.ranking.key)
     lookup = open_lookup(RuntimeConfig.from_env(), planned.profile.model.name)

@@ -16,16 +16,16 @@ from ila_core.config import Profile, RuntimeConfig
 from ila_core.errors import CheckError, UserError, first_line
 from ila_core.resolve import Lock
 from ila_core.search.ranking_reference import ResolvedRanking
-from tasks.execute import Handle, submit
-from tasks.isolated import Apart
-from tasks.lookup import StepRun, hits
-from tasks.origin import Origin
-from tasks.slots import check_limit
-from tasks.step import Step, in_order
-from tasks.store import Store
-from tasks.summary import Summary
-from tasks.supervise import Devices, interruption
-from tasks.tracking import answering
+from tasks.cache.lookup import StepRun, hits
+from tasks.cache.step import Step, in_order
+from tasks.cache.store import Store
+from tasks.run.child import Apart
+from tasks.run.execute import Handle, submit
+from tasks.run.gpu_slots import check_limit
+from tasks.run.supervise import Devices, interruption
+from tasks.tracking.client import answering
+from tasks.ui.origin import Origin
+from tasks.ui.page import Summary
 
 log = logging.getLogger("ila")
 

@@ -6,7 +6,7 @@ import typer
 
 from flows.printing import print_json, print_table
 from ila_core.config import RuntimeConfig
-from tasks.garbage import Garbage, find_garbage, remove
+from tasks.cache.garbage import Garbage, find_garbage, remove
 
 
 def run_gc(*, older_than_days: float, really: bool, as_json: bool) -> None:

@@ -9,10 +9,10 @@ import typer
 from ila_core.config import RuntimeConfig
 from ila_core.evaluate.judged import Judged
 from ila_core.judge.budget import Budget, Forecast
-from tasks.payloads import fetch
-from tasks.plan import Planned
-from tasks.step import Step
-from tasks.steps.answering import load
+from tasks.cache.payloads import fetch
+from tasks.cache.plan import Planned
+from tasks.cache.step import Step
+from tasks.steps.evaluate.answers import load
 
 
 def asks_an_endpoint(step: Step) -> bool:

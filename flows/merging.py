@@ -16,8 +16,8 @@ from ila_core.config.load import load_profile
 from ila_core.errors import UserError
 from ila_core.keys import canonical
 from ila_core.resolve import Lock, Unknown
-from tasks.payloads import fetch
-from tasks.steps import Base
+from tasks.cache.payloads import fetch
+from tasks.steps.base import Base
 
 
 def run_merge(given: str, reference: str, *, out: Path, as_json: bool) -> None:

@@ -15,8 +15,14 @@ from ila_core.errors import unknown_name
 from ila_core.resolve import Lock
 from ila_core.search.ranking_fit import fit
 from ila_core.search.ranking_reference import ResolvedRanking
-from tasks.step import Step
-from tasks.steps import Base, agree, prepare, rank, report, score, stage1
+from tasks.cache.step import Step
+from tasks.steps.base import Base
+from tasks.steps.data.prepare import prepare
+from tasks.steps.evaluate.report import report
+from tasks.steps.search.agreement import agree
+from tasks.steps.search.ranking import rank
+from tasks.steps.search.score import score
+from tasks.steps.search.stage1 import stage1
 
 
 class Pipeline(NamedTuple):

@@ -16,7 +16,7 @@ from ila_core.compare.results import Evaluation
 from ila_core.errors import UserError
 from ila_core.evaluate.benchmarks import BENCHMARKS
 from ila_core.evaluate.judged import Judged
-from tasks.payloads import fetch
+from tasks.cache.payloads import fetch
 
 JUDGED = tuple(name for name, benchmark in BENCHMARKS.items() if isinstance(benchmark, Judged))
 

@@ -19,12 +19,12 @@ from ila_core.search.ranking_reference import (
     check_alias,
     parse,
 )
-from tasks.lineage import Lineage, controls, licences, lineage, seconds
-from tasks.lookup import StepRun, open_lookup, sqlite_path
-from tasks.payloads import fetch
+from tasks.cache.lineage import Lineage, controls, licences, lineage, seconds
+from tasks.cache.lookup import StepRun, open_lookup, sqlite_path
+from tasks.cache.payloads import fetch
 
 if TYPE_CHECKING:
-    from tasks.version import Version
+    from tasks.tracking.ranking_version import Version
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def published_rankings() -> list[Version]:
     path = sqlite_path(runtime.tracking_uri)
     if path is not None and not path.exists():
         return []
-    from tasks.registry import Registry
+    from tasks.tracking.registry import Registry
 
     return Registry(runtime).versions()
 
@@ -93,7 +93,7 @@ def run_publish(reference: str, name: str, alias: str | None) -> Publication:
         CheckError: the payload is damaged.
     """
     from ila_core.search.ranking_card import markdown
-    from tasks.registry import Registry
+    from tasks.tracking.registry import Registry
 
     asked = parse(reference)
     if isinstance(asked, File):
@@ -120,15 +120,15 @@ def run_adopt(file: Path) -> tuple[Ranking, str]:
         CheckError: its layers are not those that its fingerprint stands for.
     """
     from flows.run import prefect_ready
-    from tasks.steps import adopt_ranking
+    from tasks.steps.search.adopted import adopt_ranking
 
     ranking = Ranking.load(file)
     step = adopt_ranking(ranking)
     runtime = RuntimeConfig.from_env()
     if not open_lookup(runtime, ranking.base_model).finished(str(step.key)):
         with prefect_ready():
-            from tasks.execute import run_here
-            from tasks.store import Store
+            from tasks.cache.store import Store
+            from tasks.run.execute import run_here
 
             run_here([step], Store(runtime, ranking.base_model), runtime)
     return ranking, str(step.key)
@@ -171,7 +171,7 @@ def run_retire(
     Raises:
         UserError: no version, one that was retired before, or one that an alias points at.
     """
-    from tasks.registry import Registry
+    from tasks.tracking.registry import Registry
 
     asked = parse(reference)
     if not isinstance(asked, Published) or asked.version is None:

@@ -20,12 +20,12 @@ _LEASES_ON_DISK = "prefect.server.concurrency.lease_storage.filesystem"
 
 def mlflow(runtime: RuntimeConfig) -> list[Check]:
     """The store, and on a server the account, what it may write, and the registry."""
-    from tasks.tracking import open_client, shown
+    from tasks.tracking.client import open_client, shown
 
     where = shown(runtime.tracking_uri)
     if not runtime.tracking_uri.startswith("http"):
         return [reached("MLflow", lambda: open_client(runtime.tracking_uri) and where)]
-    from tasks.access import access
+    from tasks.tracking.access import access
 
     try:
         found = access(runtime.tracking_uri)

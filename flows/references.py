@@ -6,8 +6,8 @@ from ila_core.config import RuntimeConfig
 from ila_core.errors import UserError
 from ila_core.search.ranking import DOCUMENT, Ranking
 from ila_core.search.ranking_reference import File, Key, ResolvedRanking, parse
-from tasks.lookup import StepRun, open_lookup
-from tasks.payloads import fetch
+from tasks.cache.lookup import StepRun, open_lookup
+from tasks.cache.payloads import fetch
 
 MADE_BY = ("ranking", "adopted")
 """The steps whose payload is a ranking: a search's, and one that was made elsewhere."""
@@ -28,7 +28,7 @@ def resolve(reference: str) -> ResolvedRanking:
     if isinstance(asked, Key):
         ranking = Ranking.load(fetch(ranking_run(asked.key)) / DOCUMENT)
         return ResolvedRanking(ranking, reference, pinned=reference)
-    from tasks.registry import Registry
+    from tasks.tracking.registry import Registry
 
     registry = Registry(RuntimeConfig.from_env())
     version = registry.find(asked)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ila_core.errors import UserError
-from tasks.step import Step
+from tasks.cache.step import Step
 
 
 @dataclass(frozen=True)

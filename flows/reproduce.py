@@ -17,9 +17,9 @@ from ila_core.errors import unknown_name
 from ila_core.report.paper import published
 from ila_core.search.agreement import Agreement, compare
 from ila_core.search.ranking import Layer
-from tasks.lookup import StepRun
-from tasks.payloads import fetch
-from tasks.step import Step
+from tasks.cache.lookup import StepRun
+from tasks.cache.payloads import fetch
+from tasks.cache.step import Step
 from tasks.steps.payload import read_json
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ from flows.printing import print_frame, print_json, print_table
 from flows.run import ProfilePlan
 from ila_core.config import RuntimeConfig
 from ila_core.selection.select import lora_parameters
-from tasks.lookup import StepRun
-from tasks.payloads import fetch
-from tasks.plan import Planned
+from tasks.cache.lookup import StepRun
+from tasks.cache.payloads import fetch
+from tasks.cache.plan import Planned
 
 if TYPE_CHECKING:
     from flows.check import Check
@@ -57,7 +57,7 @@ def _was_cached(planned: Planned, run: StepRun) -> bool:
     """Whether a step was there already, or came from somebody else who computed it meanwhile."""
     if planned.run is not None:
         return planned.run.run_id == run.run_id
-    from tasks.store import owner
+    from tasks.cache.store import owner
 
     return run.tags["ila.owner"] != owner()
 

@@ -14,11 +14,11 @@ from ila_core.search.ranking import Ranking, kept_count, order
 from ila_core.search.ranking_card import RankingCard, markdown
 from ila_core.search.ranking_reference import ResolvedRanking
 from ila_core.selection.select import reason
-from tasks.lookup import StepRun
+from tasks.cache.lookup import StepRun
 
 if TYPE_CHECKING:
     from flows.publishing import Publication, Trace
-    from tasks.version import Version
+    from tasks.tracking.ranking_version import Version
 
 
 def show_rankings(

@@ -13,8 +13,11 @@ from flows.evidence import Steps, StepsOfSeeds
 from ila_core.config import Profile
 from ila_core.report.paper.published import DATASET, GATE_BATCHES, MILESTONES, SEEDS
 from ila_core.search.scorers import ILA
-from tasks.step import Step
-from tasks.steps import Base, mask, score, stage1
+from tasks.cache.step import Step
+from tasks.steps.base import Base
+from tasks.steps.search.mask import mask
+from tasks.steps.search.score import score
+from tasks.steps.search.stage1 import stage1
 
 
 class Study(NamedTuple):

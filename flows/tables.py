@@ -13,7 +13,7 @@ from flows.arms import Arms, train_arms
 from flows.evidence import Steps, StepsOfSeeds
 from ila_core.config import ArmConfig, FinetuneConfig, Profile
 from ila_core.errors import UserError
-from tasks.steps import Base
+from tasks.steps.base import Base
 
 LIMA, NO_ROBOTS, ALPACA = "lima", "no_robots", "alpaca_gpt4"
 

@@ -11,8 +11,10 @@ from typing import NamedTuple
 
 from ila_core.config import EvaluateConfig, FinetuneConfig, MethodSettings
 from ila_core.selection.tune import length
-from tasks.step import Step
-from tasks.steps import Base, evaluate, finetune
+from tasks.cache.step import Step
+from tasks.steps.base import Base
+from tasks.steps.evaluate.evaluation import evaluate
+from tasks.steps.finetune.finetune import finetune
 
 
 class Trial(NamedTuple):

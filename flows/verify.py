@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 from flows.export import Asked, choose, lora_settings, training_of
 from ila_core.config import RuntimeConfig
 from ila_core.errors import CheckError, UserError
-from tasks.lookup import Lookup, StepRun, open_lookup, upstream_digest
-from tasks.payloads import fetch
+from tasks.cache.lookup import Lookup, StepRun, open_lookup, upstream_digest
+from tasks.cache.payloads import fetch
+from tasks.steps.finetune.selection import load as load_selection
 from tasks.steps.payload import read_json
-from tasks.steps.selection import load as load_selection
 
 if TYPE_CHECKING:
     from ila_core.export.verify import Contract

@@ -13,7 +13,7 @@ from flows.servers.secrets import write_variables
 from ila_core.config import RuntimeConfig
 from ila_core.config.load import shipped
 from ila_core.errors import UserError, unknown_name
-from tasks.accounts import Accounts, Role
+from tasks.tracking.accounts import Accounts, Role
 
 
 def reserve(base_models: Sequence[str]) -> None:

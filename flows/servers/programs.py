@@ -36,9 +36,10 @@ class Databases(Protocol):
 def mlflow(folder: Path, port: int, databases: Databases) -> Server:
     """MLflow on the databases `mlflow` and `mlflow_accounts`.
 
-    Everybody with an account reads everything; who may write what is `tasks.accounts`' part. Its
-    password is in the environment, which no process list shows. One worker: with several, uvicorn
-    kills those that need more than 5 s to start, again and again on a busy machine.
+    Everybody with an account reads everything; who may write what is `tasks.tracking.accounts`'
+    part. Its password is in the environment, which no process list shows. One worker: with
+    several, uvicorn kills those that need more than 5 s to start, again and again on a busy
+    machine.
     """
     rules = folder / "accounts.ini"
     write_private(

@@ -19,7 +19,7 @@ from flows.servers.secrets import secret, write_variables
 from ila_core.config import RuntimeConfig
 from ila_core.config.load import shipped
 from ila_core.errors import UserError
-from tasks.accounts import Accounts, Role
+from tasks.tracking.accounts import Accounts, Role
 
 
 def up(

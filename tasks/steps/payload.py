@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from tasks.step import Context
+from tasks.cache.step import Context
 
 MEASURED = {"seconds", "peak_memory_bytes", "peak_allocated_bytes"}
 """Fields that differ from run to run: circumstance, so that equal results are equal files."""

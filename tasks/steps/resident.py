@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ila_core.train.methods import METHODS
-from tasks.step import Context, Step
+from tasks.cache.step import Context, Step
 from tasks.steps.base import Base, resident
 
 

@@ -14,7 +14,7 @@ from ila_core.evaluate.benchmarks import BENCHMARKS
 from ila_core.export.formats import EXPORTERS
 from ila_core.search.scorers import SCORERS
 from ila_core.train.methods import METHODS
-from tasks.steps import STEPS
+from tasks.steps.table import STEPS
 
 ROOT = Path(__file__).parents[2]
 LONGEST = 400

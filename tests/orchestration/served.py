@@ -27,7 +27,7 @@ from flows.servers.postgres import Postgres
 from flows.servers.process import start, stop_all, wait
 from flows.servers.programs import ADMIN, Databases, mlflow, prefect
 from flows.servers.secrets import write_private
-from tasks.accounts import Accounts, Role
+from tasks.tracking.accounts import Accounts, Role
 
 PASSWORD = "planted-Zx81-password"
 """Of every account that the tests make: looked for wherever it must not be."""

@@ -11,7 +11,7 @@ from ila_core.config import RuntimeConfig
 from ila_core.config.load import load_model_config
 from ila_core.errors import CheckError
 from ila_core.resolve import Lock
-from tasks.step import Context
+from tasks.cache.step import Context
 from tasks.steps.base import Base
 from tasks.steps.resident import evaluated
 

@@ -11,7 +11,7 @@ import pytest
 from forked import HANG
 from served import login, running
 
-from tasks.accounts import Role
+from tasks.tracking.accounts import Role
 
 if TYPE_CHECKING:
     from served import Servers

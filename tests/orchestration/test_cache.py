@@ -16,7 +16,7 @@ from forked import HANG
 from ila_core.config import RuntimeConfig
 from ila_core.config.load import shipped
 from ila_core.errors import UserError
-from tasks.lookup import sqlite_path
+from tasks.cache.lookup import sqlite_path
 
 
 def states(plan):

@@ -13,7 +13,7 @@ from urllib.parse import urlparse
 import pytest
 from conftest import ROOT
 
-from tasks.payloads import payload_digest
+from tasks.cache.payloads import payload_digest
 
 pytestmark = pytest.mark.slow
 

@@ -11,8 +11,8 @@ import pytest
 from ila_core.compare.results import Evaluation
 from ila_core.config import RuntimeConfig
 from ila_core.search.ranking import Ranking, order
-from tasks.lookup import open_lookup
-from tasks.payloads import fetch
+from tasks.cache.lookup import open_lookup
+from tasks.cache.payloads import fetch
 
 GOLDEN = Path(__file__).with_name("golden_smoke.json")
 # The same machine repeats every digit; others round differently (AVX2 against AVX-512, say), and

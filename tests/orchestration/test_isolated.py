@@ -12,12 +12,12 @@ from ila_core.config import RuntimeConfig
 from ila_core.config.load import load_profile
 from ila_core.errors import CheckError, UserError
 from ila_core.resolve import Lock
-from tasks.compute import Order, compute_step
-from tasks.isolated import Apart, compute_apart
-from tasks.lookup import open_lookup, upstream_digest
-from tasks.steps import STEPS
-from tasks.store import Store
-from tasks.supervise import Devices
+from tasks.cache.lookup import open_lookup, upstream_digest
+from tasks.cache.store import Store
+from tasks.run.child import Apart, compute_apart
+from tasks.run.compute import Order, compute_step
+from tasks.run.supervise import Devices
+from tasks.steps.table import STEPS
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import logging
 import pytest
 from mlflow.exceptions import MlflowException
 
-from tasks import journal as module
-from tasks.journal import Journal, Pace
+from tasks.run import metrics as module
+from tasks.run.metrics import Journal, Pace
 
 
 class Client:

@@ -11,7 +11,7 @@ from flows.pipeline import ila_pipeline
 from ila_core.config.load import load_profile
 from ila_core.report.paper.published import MILESTONES, SEEDS
 from ila_core.resolve import Lock
-from tasks.step import in_order
+from tasks.cache.step import in_order
 
 TUNED = {"finetune", "evaluation"}
 RANKED = {"ranking", "agreement", "selection", *TUNED}

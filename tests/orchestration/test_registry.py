@@ -12,9 +12,9 @@ from mlflow import MlflowClient
 from ila_core.config import RuntimeConfig
 from ila_core.search.ranking import Ranking
 from ila_core.search.ranking_reference import Published
-from tasks.lookup import open_lookup
-from tasks.registry import Registry
-from tasks.version import PREFIX
+from tasks.cache.lookup import open_lookup
+from tasks.tracking.ranking_version import PREFIX
+from tasks.tracking.registry import Registry
 
 pytestmark = pytest.mark.slow
 

@@ -16,7 +16,7 @@ from served import PASSWORD, login
 from flows.check import Check
 from flows.reach import mlflow as examine_mlflow
 from ila_core.config import RuntimeConfig
-from tasks.accounts import Role, ranking_name
+from tasks.tracking.accounts import Role, ranking_name
 
 pytestmark = [pytest.mark.servers, pytest.mark.slow]
 

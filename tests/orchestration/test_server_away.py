@@ -17,7 +17,7 @@ from served import PASSWORD, Sqlite, free_port, login
 from flows.servers.process import start, stop_all, wait
 from flows.servers.programs import ADMIN, mlflow, prefect
 from flows.servers.secrets import write_private
-from tasks.payloads import CIRCUMSTANCE
+from tasks.cache.payloads import CIRCUMSTANCE
 
 pytestmark = [pytest.mark.servers, pytest.mark.slow]
 

@@ -12,7 +12,7 @@ import pytest
 from conftest import STEPS
 from served import PASSWORD, free_port, login, post, running, wait_for
 
-from tasks.accounts import Role
+from tasks.tracking.accounts import Role
 
 if TYPE_CHECKING:
     from served import Servers

@@ -8,10 +8,10 @@ from mlflow.entities import Metric
 from test_isolated import order_of
 
 from ila_core.config import RuntimeConfig
-from tasks.execute import Waiting
-from tasks.lookup import HEARTBEAT_TTL_SECONDS, open_lookup, upstream_digest
-from tasks.store import Store
-from tasks.supervise import Interrupted, interruption
+from tasks.cache.lookup import HEARTBEAT_TTL_SECONDS, open_lookup, upstream_digest
+from tasks.cache.store import Store
+from tasks.run.execute import Waiting
+from tasks.run.supervise import Interrupted, interruption
 
 
 @pytest.fixture

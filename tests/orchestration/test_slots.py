@@ -13,14 +13,14 @@ from conftest import ROOT, wait_until
 from forked import HANG
 from served import free_port, post, running, wait_for
 
-from tasks.slots import LEASE_SECONDS
+from tasks.run.gpu_slots import LEASE_SECONDS
 
 pytestmark = [pytest.mark.servers, pytest.mark.slow]
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from tasks.slots import slot
+from tasks.run.gpu_slots import slot
 log, name, seconds = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
 with slot("gpu", name):
     log.write_text(str(time.time()))

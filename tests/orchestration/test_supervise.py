@@ -12,11 +12,11 @@ import pytest
 from conftest import ROOT
 from forked import HANG
 
-from tasks.supervise import Devices, Interrupted, interruption, run_child
+from tasks.run.supervise import Devices, Interrupted, interruption, run_child
 
 CHILD = """
 import subprocess, sys, time
-from tasks.supervise import end_with_parent
+from tasks.run.supervise import end_with_parent
 print(sys.stdin.readline().strip(), flush=True)
 end_with_parent()
 stubborn = "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(600)"
@@ -26,7 +26,7 @@ print("worker", worker.pid, flush=True)
 PARENT = """
 import os, sys
 from pathlib import Path
-from tasks.supervise import run_child
+from tasks.run.supervise import run_child
 child, output = sys.argv[1:]
 run_child([sys.executable, "-c", child], "hello\\n", Path(output), os.environ)
 """

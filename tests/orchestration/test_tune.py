@@ -16,8 +16,8 @@ from forked import HANG
 from flows.pipeline import ila_pipeline
 from ila_core.config.load import load_profile
 from ila_core.resolve import Lock
-from tasks.step import in_order
-from tasks.supervise import run_child
+from tasks.cache.step import in_order
+from tasks.run.supervise import run_child
 
 OWN, DIVERGES = 2.0e-3, 1.0e20
 THREE = f"finetune.tune.lora={{lr: [{OWN}, 1.0e-3, 1.0e+20], steps: [6]}}"

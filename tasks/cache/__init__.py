@@ -1,0 +1,1 @@
+"""The cache: a step, its key, its payload, and whether it is there."""

@@ -1,0 +1,161 @@
+"""One Prefect task per step: look it up, or claim it, compute it and commit it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas import State
+from prefect.futures import PrefectFuture
+from prefect.states import Completed
+
+from ila_core.config import RuntimeConfig
+from ila_core.errors import CheckError, UserError, first_line
+from tasks.cache.lookup import StepRun, upstream_digest
+from tasks.cache.plan import who
+from tasks.cache.step import Step
+from tasks.cache.store import Store
+from tasks.run.child import Apart, compute_apart
+from tasks.run.compute import Order, compute_step
+from tasks.run.gpu_slots import slot
+from tasks.run.metrics import Bar
+from tasks.run.supervise import stop_if_interrupted
+from tasks.tracking.client import answering
+from tasks.ui.tables import publish_tables
+
+log = logging.getLogger("ila")
+
+_SAY_AGAIN_SECONDS = 30.0
+
+
+class Handle:
+    """A step and how it is to be computed: a plain object, into which Prefect does not look.
+
+    Args:
+        step: what to look up or compute.
+        store: where to.
+        runtime: where and how it is computed.
+        apart: how it is computed in a process of its own; `None` computes it in this one.
+        refresh: why it is computed although it is cached, which its result then supersedes;
+            `None` where it is not.
+        in_flow: whether there is a Prefect task to show a progress bar in.
+    """
+
+    def __init__(
+        self,
+        step: Step,
+        store: Store,
+        runtime: RuntimeConfig,
+        *,
+        apart: Apart | None = None,
+        refresh: str | None = None,
+        in_flow: bool = True,
+    ) -> None:
+        self.step, self.store, self.runtime = step, store, runtime
+        self.apart, self.refresh, self.in_flow = apart, refresh, in_flow
+
+
+def submit(handle: Handle, inputs: dict[str, PrefectFuture[StepRun]]) -> PrefectFuture[Any]:
+    """Hand a step to the flow's task runner.
+
+    Args:
+        handle: the step.
+        inputs: the finished futures of its inputs' runs.
+    """
+    step = handle.step
+    named = cached_step.with_options(name=step.name, task_run_name=step.title, tags={"ila"})
+    return named.submit(handle, **{"upstream": inputs})  # type: ignore[arg-type]
+
+
+def run_here(steps: Sequence[Step], store: Store, runtime: RuntimeConfig) -> None:
+    """Look up or compute `steps` (inputs first) one by one, in this process and in no flow."""
+    runs: dict[str, StepRun] = {}
+    for step in steps:
+        upstream = {name: runs[str(up.key)] for name, up in step.inputs.items()}
+        handle = Handle(step, store, runtime, in_flow=False)
+        runs[str(step.key)], _ = _looked_up(handle, upstream)
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def cached_step(handle: Handle, upstream: dict[str, StepRun]) -> StepRun | State[StepRun]:
+    """The step's finished MLflow run. MLflow being down fails the task before any work."""
+    run, mine = _looked_up(handle, upstream)
+    with answering(handle.runtime.tracking_uri):
+        publish_tables(handle.step, run, upstream, handle.store.fetch)
+    return run if mine else Completed(name="Cached", data=run)
+
+
+def _looked_up(handle: Handle, upstream: dict[str, StepRun]) -> tuple[StepRun, bool]:
+    """The finished run, and whether it was computed just now."""
+    step, store = handle.step, handle.store
+    stop_if_interrupted()
+    waiting = Waiting(step, bar=handle.in_flow)
+    with answering(handle.runtime.tracking_uri):
+        old = [] if handle.refresh is None else store.finished(step)
+        run, mine = store.claim(step, upstream_digest(upstream), waiting, instead_of=old)
+        waiting.over()
+        if mine:
+            run = _computed(handle, run, upstream)
+            if handle.refresh is not None:
+                store.supersede(old, run, handle.refresh)
+        else:
+            log.info("%-32s cached    %s", step.label, run.run_id)
+    return run, mine
+
+
+class Waiting:
+    """Says, now and then, whom a step waits for and how far that is.
+
+    Args:
+        step: that somebody else computes now.
+        bar: whether to show theirs in the Prefect UI.
+    """
+
+    def __init__(self, step: Step, *, bar: bool) -> None:
+        self._label = step.label
+        self._bar = Bar(f"{step.title}, computed by somebody else", shown=bar)
+        self._said, self._next = "", 0.0
+
+    def __call__(self, run: StepRun) -> None:
+        """Called again and again with the run as it is now.
+
+        Raises:
+            Interrupted: the waiting run was told to end; the other is left alone.
+        """
+        stop_if_interrupted()
+        said = f"{run.run_id} ({who(run)})"
+        if said == self._said or time.monotonic() < self._next:
+            return
+        log.info("%-32s waits for run %s", self._label, said)
+        self._said, self._next = said, time.monotonic() + _SAY_AGAIN_SECONDS
+        if run.progress is not None:
+            self._bar.show(run.progress)
+
+    def over(self) -> None:
+        """The wait is over: theirs is finished, or ours now."""
+        self._bar.fill()
+
+
+def _computed(handle: Handle, run: StepRun, upstream: dict[str, StepRun]) -> StepRun:
+    step, store, runtime = handle.step, handle.store, handle.runtime
+    start = time.perf_counter()
+    try:
+        # The slot after the claim: whoever waits for somebody else's result holds none.
+        with store.beating(run), slot(runtime.gpu_limit, step.label):
+            inputs = {name: store.fetch(upstream[name]) for name in upstream}
+            order = Order(step, run, inputs, runtime, bar=handle.in_flow)
+            if handle.apart is None:
+                done = compute_step(order, store)
+            else:
+                done = compute_apart(order, store, handle.apart)
+    except Exception as error:
+        log.error("%-32s failed    %s", step.label, first_line(error))
+        if isinstance(error, UserError | CheckError):  # which of the steps is half of the answer
+            raise type(error)(f"{step.label}: {error}") from error
+        raise
+    log.info("%-32s %6.1f s  %s", step.label, time.perf_counter() - start, run.run_id)
+    return done

@@ -1,0 +1,1 @@
+"""Steps that make data: prepared conversations, texts of the base."""

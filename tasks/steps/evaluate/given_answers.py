@@ -1,0 +1,47 @@
+"""Another model's answers, read from a file in FastChat's schema."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ila_core.config import EvaluateConfig
+from ila_core.inference.fastchat import read_fastchat
+from tasks.cache.step import Context, Step
+from tasks.steps.base import Base
+from tasks.steps.evaluate.answers import write
+
+if TYPE_CHECKING:
+    from ila_core.evaluate.benchmarks import AnswerBenchmark
+
+VERSION = 1
+
+
+def given_answers(
+    base: Base, name: str, path: str, benchmark: AnswerBenchmark, settings: EvaluateConfig
+) -> Step:
+    """The answers of `name` to a benchmark's questions.
+
+    Raises:
+        UserError: no such file, or one with answers to other questions, to some twice, or not to
+            all of them.
+    """
+    questions = benchmark.questions(settings)
+    identity = {
+        "file": base.lock.files(path),
+        "questions": benchmark.asked(settings, base.lock),
+        "limit": settings.limit,
+    }
+    # All of it, whatever the limit: a file of another question set is none that was cut short.
+    answers = read_fastchat(Path(path), questions)[: settings.limit]
+    return Step(
+        "given-answers",
+        label=f"answers {benchmark.name} {name}",
+        version=VERSION,
+        identity=identity,
+        given={"answers": answers, "name": name, "names": {"arm": name, "seed": None}},
+    )
+
+
+def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) -> None:
+    write(step.given["answers"], step.given["name"], out)

@@ -1,0 +1,57 @@
+"""Two models' answers side by side: which of them a judge prefers, in both orders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ila_core.resolve import Unknown
+from tasks.cache.step import Context, Step
+from tasks.steps.evaluate.answers import load
+from tasks.steps.payload import write_json
+
+VERSION = 1
+
+
+def pair(a: Step, b: Step) -> Step:
+    """Side by side what two evaluations of one benchmark graded one by one."""
+    benchmark, resolved = a.given["benchmark"], a.given["resolved"]
+    first, second = a.given["names"], b.given["names"]
+    identity: dict[str, Any] | Unknown = resolved
+    if not isinstance(resolved, Unknown):
+        identity = {
+            "benchmark": benchmark.name,
+            "benchmark_version": benchmark.version,
+            "settings": resolved,
+        }
+    return Step(
+        "pairwise",
+        label=f"{benchmark.name} {_who(first)} beside {_who(second)}",
+        version=VERSION,
+        identity=identity,
+        inputs={"first": a.inputs["answers"], "second": b.inputs["answers"]},
+        given={
+            "benchmark": benchmark,
+            "evaluate": a.given["evaluate"],
+            "resolved": resolved,
+            "names": {
+                **first, "against": second["arm"], "against_seed": second["seed"],
+            },
+        },
+    )  # fmt: skip
+
+
+def _who(names: dict[str, Any]) -> str:
+    return names["arm"] if names["seed"] is None else f"{names['arm']} seed {names['seed']}"
+
+
+def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) -> None:
+    benchmark = step.given["benchmark"]
+    result = benchmark.side_by_side(
+        (load(inputs["first"]), load(inputs["second"])),
+        context.runtime,
+        step.given["evaluate"],
+        step.given["resolved"],
+    )
+    context.on_metrics(0, {f"{benchmark.name}/share_of_wins": result.value})
+    write_json(out / "evaluation.json", result.model_dump(mode="json", exclude_defaults=True))

@@ -1,0 +1,1 @@
+"""Steps that select layers and train them, here or elsewhere."""

@@ -1,0 +1,81 @@
+"""An adapter that was trained elsewhere, taken into the cache by its content."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from ila_core.config import AdapterSettings
+from ila_core.errors import UserError, listed, unknown_name
+from ila_core.export.trained_adapter import CONFIG, WEIGHTS, read_adapter
+from tasks.cache.step import Context, Step
+from tasks.steps.base import Base
+
+VERSION = 1
+_METHODS = {"LORA": "lora", "ADALORA": "adalora"}
+
+
+def adopt(base: Base, name: str, adapter: AdapterSettings) -> Step:
+    """An adapter, called `name`.
+
+    Raises:
+        UserError: there is none, PEFT's method is not one of ours, or it was trained on another
+            base, by its own word.
+    """
+    folder, path = adapter.path, Path(adapter.path)
+    files = base.lock.files(folder, (CONFIG, WEIGHTS))
+    for needed in (CONFIG, WEIGHTS):
+        if not (path / needed).is_file():
+            raise UserError(f"{folder} is no PEFT adapter: it has no {needed}")
+    kind, trained_on = _read(path / CONFIG)
+    if kind not in _METHODS:
+        raise unknown_name(f"kind of adapter ({folder})", str(kind), _METHODS)
+    if trained_on and Path(trained_on).name not in _names(base):
+        raise UserError(
+            f"{folder} is an adapter of another base: its {CONFIG} says {trained_on!r}, and this "
+            f"is {base.address!r}. Where the two are one, write that there"
+        )
+    method = adapter.method or _METHODS[kind]
+    return Step(
+        "adapter",
+        label=f"adapter {name}",
+        version=VERSION,
+        identity=base.identify_training(files=files, method=method),
+        given={
+            "base": base,
+            "folder": path,
+            "method": method,
+            "names": {"arm": name, "seed": None},
+        },
+    )
+
+
+def _read(config: Path) -> tuple[str | None, str | None]:
+    """PEFT's kind of adapter, and the base that it names."""
+    try:
+        found = json.loads(config.read_bytes())
+        return found.get("peft_type"), found.get("base_model_name_or_path")
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"{config} cannot be read ({error})") from error
+
+
+def _names(base: Base) -> set[str]:
+    """What an adapter may call its base: by its name, or the last part of its address."""
+    return {base.config.name, Path(base.address).name, Path(base.config.source).name}
+
+
+def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) -> None:
+    base: Base = step.given["base"]
+    folder: Path = step.given["folder"]
+    shapes = {layer.name: layer.shape for layer in base.layers}
+    parts = read_adapter(folder).parts
+    strange = [p.name for p in parts.values() if shapes.get(p.name) != p.shape]
+    if strange:
+        raise UserError(
+            f"{folder} is an adapter of another base than {base.config.name}: it has no layer of "
+            f"that shape called {listed(strange)}"
+        )
+    for name in (CONFIG, WEIGHTS):
+        (out / "adapter").mkdir(exist_ok=True)
+        shutil.copyfile(folder / name, out / "adapter" / name)

@@ -1,0 +1,84 @@
+"""Fine-tune the selected layers, all others frozen, and prove that it was so."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from ila_core.config import FinetuneConfig, MethodSettings
+from ila_core.train.methods import METHODS
+from tasks.cache.step import Context, Step
+from tasks.steps.base import Base
+from tasks.steps.finetune.selection import load as load_selection
+from tasks.steps.payload import write_result
+
+
+def finetune(base: Base, selection: Step, data: Step, settings: FinetuneConfig, seed: int) -> Step:
+    """What one arm trains, under one seed."""
+    arm = selection.given["arm"]
+    method, how = settings.method_of(arm), settings.settings_of(arm)
+    if how.steps is not None:  # else only the prepared data tell
+        METHODS[method].check(how, how.steps)
+    return Step(
+        "finetune",
+        label=f"finetune {arm.name} seed {seed}",
+        version=METHODS[method].version,
+        identity=base.identify_training(
+            method=method,
+            settings=how.model_dump(exclude_defaults=True),
+            optimizer=settings.optimizer,
+            watch=settings.watch,
+            seed=seed,
+        ),
+        inputs={"selection": selection, "data": data},
+        given={
+            "base": base,
+            "method": method,
+            "settings": settings,
+            "how": how,
+            "seed": seed,
+            "names": {"arm": arm.name, "policy": arm.policy, "seed": seed},
+        },
+    )
+
+
+def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) -> None:
+    from ila_core.data.batches import planned_steps
+    from ila_core.data.prepared import Prepared
+    from ila_core.selection.finetune import finetune as train_arm
+    from ila_core.train.held_out import HeldOutWatch
+
+    given = step.given
+    base: Base = given["base"]
+    settings: FinetuneConfig = given["settings"]
+    how: MethodSettings = given["how"]
+    method = METHODS[given["method"]]
+    splits = Prepared.load(inputs["data"]).splits
+    planned = planned_steps(how, len(splits["train"]), settings.optimizer.batch_size)
+    method.check(how, planned)
+    result = train_arm(
+        base.load(context.runtime, four_bit=method.four_bit),
+        load_selection(inputs["selection"]),
+        splits["train"],
+        given["method"],
+        how,
+        settings.optimizer,
+        seed=given["seed"],
+        folder=out,
+        watch=HeldOutWatch(
+            splits["held_out"],
+            settings.watch,
+            planned=planned,
+            eval_batch=context.runtime.eval_batch,
+        ),
+        base_name=base.address,
+        circumstance=replace(context.training(step.label), count_allocations=True),
+    )
+    write_result(out / "finetune.json", result, context)
+
+
+def load_tuned(step: Step, payload: Path, context: Context) -> object:
+    """The base of a fine-tuning step with what it trained, ready for evaluation."""
+    method = METHODS[step.given["method"]]
+    base = step.given["base"].load(context.runtime, four_bit=method.four_bit)
+    return method.load(base, payload / method.folder)

@@ -1,0 +1,168 @@
+"""Which layers an arm trains. Its key holds only the scores that its policy reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ila_core.config import (
+    ArmConfig,
+    FinetuneConfig,
+    FullMethod,
+    MethodSettings,
+    SearchConfig,
+)
+from ila_core.data.prepared import longest
+from ila_core.keys import digest_of
+from ila_core.search.ranking import Ranking
+from ila_core.search.ranking_reference import ResolvedRanking
+from ila_core.selection.policies import POLICIES
+from ila_core.selection.select import Selection, reads_keep, required_datasets
+from ila_core.selection.select import select as apply_policy
+from ila_core.train.forecast import VERSION as FORECAST_VERSION
+from ila_core.train.forecast import Forecast
+from tasks.cache.step import Context, Step
+from tasks.steps.base import Base
+from tasks.steps.payload import read_json, write_json
+from tasks.steps.search.ranking import Scores, gather, score_inputs
+
+VERSION = 2
+
+
+def select(
+    base: Base,
+    arm: ArmConfig,
+    scores: Scores | ResolvedRanking,
+    earlier: Mapping[str, Step],
+    search: SearchConfig,
+    finetuning: FinetuneConfig,
+    data: Step,
+) -> Step:
+    """The selection of one arm; a dataset that its policy does not read cannot change it.
+
+    Args:
+        scores: the search's own, or a ranking that was made elsewhere and fits the model.
+        earlier: selections of the arms before it, by name.
+        data: what the arm trains on; read for a limit in memory or seconds alone.
+    """
+    given: dict[str, Any] = {}
+    identity: dict[str, Any] = {}
+    if isinstance(scores, ResolvedRanking):
+        ranking = scores.ranking
+        inputs = {}
+        identity["ranking"] = digest_read(ranking, required_datasets(arm, ranking.datasets))
+        if scores.relation is not None:
+            identity["relation"] = scores.relation
+        given["ranking"] = ranking
+        given["names"] = {
+            "ranking": scores.pinned,
+            "ranking_digest": scores.digest,
+            "relation": scores.relation or "the same weights",
+        }
+    else:
+        inputs = score_inputs(scores, list(required_datasets(arm, list(scores))))
+    if arm.like is not None:
+        inputs["like"] = earlier[arm.like]
+    method, name = finetuning.settings_of(arm), finetuning.method_of(arm)
+    fields = [*POLICIES[arm.policy].settings, *(["keep"] if reads_keep(arm) else [])]
+    if arm.memory is not None or arm.seconds is not None:
+        identity["forecast"] = {
+            "version": FORECAST_VERSION,
+            "method": name,
+            "settings": method.model_dump(exclude_defaults=True),
+            "dtype": base.config.dtype,
+            "batch_size": finetuning.optimizer.batch_size,
+        }
+        inputs["data"] = data
+    return Step(
+        "selection",
+        label=f"selection {arm.name}",
+        version=VERSION,
+        identity=base.identify(
+            "lm_head",
+            architecture=base.config.architecture,
+            arm=arm.model_dump(exclude={"name", "like", "method"}, exclude_defaults=True),
+            settings={field: getattr(search, field) for field in fields},
+            counted_by=_counted_by(method),
+            **identity,
+        ),
+        inputs=inputs,
+        given={
+            "base": base,
+            "arm": arm,
+            "search": search,
+            "method": method,
+            "finetuning": finetuning,
+            **given,
+        },
+    )
+
+
+def digest_read(ranking: Ranking, datasets: Sequence[str]) -> str:
+    """Of what a policy that reads the scores of `datasets` may learn from a ranking."""
+    columns = [[x.name, {d: ranking.scores(d)[x.name] for d in datasets}] for x in ranking.layers]
+    return digest_of([columns, {d: ranking.start(d) for d in datasets}])
+
+
+def _counted_by(method: MethodSettings) -> dict[str, int] | str:
+    """What a layer's parameters under a method depend on, beside its shape."""
+    if isinstance(method, FullMethod):
+        return "weights"
+    return method.model_dump(include={"r", "initial_r"})
+
+
+def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) -> None:
+    given = step.given
+    arm: ArmConfig = given["arm"]
+    if "ranking" in given:
+        context.circumstance["ranking"] = given["names"]
+    selection = apply_policy(
+        arm,
+        given["ranking"] if "ranking" in given else gather(step, inputs),
+        given["search"],
+        given["method"],
+        load(inputs["like"]) if "like" in inputs else None,
+        _forecast(step, inputs),
+    )
+    write_json(out / "selection.json", selection.model_dump(mode="json"))
+
+
+def _forecast(step: Step, inputs: dict[str, Path]) -> Forecast | None:
+    given = step.given
+    arm, base, finetuning = given["arm"], given["base"], given["finetuning"]
+    if arm.memory is None and arm.seconds is None:
+        return None
+    forecast = Forecast.of(
+        base.config,
+        base.layers,
+        finetuning.method_of(arm),
+        given["method"],
+        batch_size=finetuning.optimizer.batch_size,
+        micro_batch=arm.micro_batch,
+        length=longest(inputs["data"], "train"),
+    )
+    if arm.seconds is None:
+        return forecast
+    tokens = tokens_to_train(
+        read_json(inputs["data"] / "prepared.json"), finetuning, given["method"]
+    )
+    return forecast.timed(tokens, arm.flops_per_second)
+
+
+def tokens_to_train(
+    prepared: Mapping[str, Any], finetuning: FinetuneConfig, method: MethodSettings
+) -> int:
+    """Tokens of all the conversations that a training sees; packing adds next to no padding."""
+    from ila_core.data.batches import planned_steps
+
+    rows: int = prepared["rows"]["train"]
+    tokens: int = prepared["tokens"]["train"]["all"]
+    batch = finetuning.optimizer.batch_size
+    steps = planned_steps(method, rows, batch)
+    return round(steps * batch * tokens / rows)
+
+
+def load(payload: Path) -> Selection:
+    """The selection in a payload folder."""
+    return Selection.model_validate_json((payload / "selection.json").read_bytes())

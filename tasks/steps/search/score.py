@@ -1,0 +1,103 @@
+"""One score per layer from a stage-1 adapter: the gates' own (stage 2), or another scorer's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ila_core.config import SearchConfig
+from ila_core.errors import unknown_name
+from ila_core.search.scorers import ILA, SCORER_NAMES, SCORERS
+from tasks.cache.step import Context, Step
+from tasks.steps.base import Base
+from tasks.steps.payload import write_json
+from tasks.steps.search.stage1 import adapter_folder, behind, stage1_end
+from tasks.steps.search.stage2 import stage2
+
+VERSION = 1
+
+
+def score(
+    base: Base,
+    adapter: Step,
+    data: Step,
+    dataset: str,
+    search: SearchConfig,
+    seed: int,
+    *,
+    scorer: str,
+    milestone: float | None = None,
+) -> Step:
+    """The scores that `scorer` gives the layers, on one dataset and search seed.
+
+    Args:
+        milestone: of the adapter, as a fraction of stage 1; by default its end.
+    """
+    if scorer not in SCORER_NAMES:
+        raise unknown_name("scorer", scorer, SCORER_NAMES)
+    if scorer == ILA:
+        return stage2(base, adapter, data, dataset, search.stage2, seed, milestone)
+    needs = SCORERS[scorer].needs
+    identity: dict[str, Any] = {
+        "scorer": scorer,
+        "scorer version": SCORERS[scorer].version,
+        "layers": base.config.architecture,
+    }
+    inputs = {}
+    if scorer == "random" or needs == "rows":
+        identity["seed"] = seed
+    if needs in ("adapter", "rows"):
+        inputs["adapter"] = adapter
+        identity["milestone"] = milestone
+    if needs == "rows":
+        inputs["data"] = data
+        identity["settings"] = search.scoring
+    return Step(
+        "score",
+        label=f"score {scorer} {dataset} seed {seed}{behind(adapter, seed, milestone)}",
+        version=VERSION,
+        identity=base.identify_training(**identity),
+        inputs=inputs,
+        given={
+            "base": base,
+            "scorer": scorer,
+            "settings": search.scoring,
+            "seed": seed,
+            "milestone": milestone,
+            "names": {"dataset": dataset, "seed": seed, "scorer": scorer},
+        },
+    )
+
+
+def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) -> None:
+    import torch
+
+    from ila_core.data.prepared import Prepared
+    from ila_core.models.loading import resolve_device
+    from ila_core.search.scoring import Material
+    from ila_core.train.memory import measured
+    from ila_core.train.methods.lora import load_adapter
+
+    given = step.given
+    base: Base = given["base"]
+    scorer = SCORERS[given["scorer"]]
+    model = None if scorer.needs == "shapes" else base.load(context.runtime)
+    if "adapter" in inputs:
+        model = load_adapter(model, adapter_folder(inputs["adapter"], given["milestone"]))
+    rows = Prepared.load(inputs["data"]).splits[given["settings"].rows] if "data" in inputs else []
+    material = Material(
+        layers=base.layers,
+        model=model,
+        rows=rows,
+        settings=given["settings"],
+        seed=given["seed"],
+        micro_batch=context.runtime.micro_batch,
+    )
+    # Without loading the model, as the gates' seconds are.
+    device = torch.device(resolve_device(context.runtime.device))
+    with measured(device) as spent:
+        result = scorer.score(material)
+    context.circumstance["seconds"] = spent.seconds
+    context.circumstance["peak_memory_bytes"] = spent.peak_memory_bytes
+    end = stage1_end(inputs["adapter"]) if "adapter" in inputs else {}
+    write_json(out / "score.json", result.model_dump(mode="json") | end)

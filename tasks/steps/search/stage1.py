@@ -1,0 +1,141 @@
+"""Stage 1: LoRA on every layer until the loss is epsilon-stable (Definition 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ila_core.config import (
+    Schedule,
+    ScorerSettings,
+    SearchConfig,
+    Stage1Settings,
+    Stage2Settings,
+)
+from ila_core.errors import CheckError, UserError, unknown_name
+from ila_core.search.scorers import ILA, SCORERS
+from tasks.cache.step import Context, Step
+from tasks.steps.base import Base
+from tasks.steps.payload import read_json, write_result
+
+VERSION = 6
+
+
+def stage1(
+    base: Base, data: Step, dataset: str, search: SearchConfig, schedule: Schedule, seed: int
+) -> Step:
+    """The adapter of one dataset and search seed."""
+    settings = search.stage1
+    identity: dict[str, Any] = {"settings": settings, "schedule": schedule, "seed": seed}
+    if settings.ranking_stop is not None:
+        scorer = settings.ranking_stop.scorer
+        able = [name for name, known in SCORERS.items() if known.needs in ("adapter", "rows")]
+        if scorer not in able:
+            raise unknown_name("search.stage1.ranking_stop.scorer", scorer, able)
+        identity["scorer version"] = SCORERS[scorer].version
+    return Step(
+        "stage1",
+        label=f"stage1 {dataset} seed {seed}",
+        version=VERSION,
+        identity=base.identify_training(**identity),
+        inputs={"data": data},
+        given={
+            "base": base,
+            "search": search,
+            "schedule": schedule,
+            "seed": seed,
+            "names": {"dataset": dataset, "seed": seed},
+        },
+    )
+
+
+def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) -> None:
+    from ila_core.data.batches import planned_steps
+    from ila_core.data.prepared import Prepared
+    from ila_core.search.ranking_stop import RankingStop
+    from ila_core.search.stage1 import learn_adapter
+
+    given = step.given
+    base: Base = given["base"]
+    search: SearchConfig = given["search"]
+    settings: Stage1Settings = search.stage1
+    splits = Prepared.load(inputs["data"]).splits
+    _check_rows(splits, search)
+    stop = None
+    if settings.ranking_stop is not None:
+        batch_size = settings.optimizer.batch_size
+        stop = RankingStop(
+            base.layers,
+            splits[settings.ranking_stop.scoring.rows],
+            settings.ranking_stop,
+            planned=planned_steps(given["schedule"], len(splits["train"]), batch_size),
+            seed=given["seed"],
+            micro_batch=context.runtime.micro_batch,
+        )
+    result = learn_adapter(
+        base.load(context.runtime),
+        [layer.name for layer in base.layers],
+        splits["train"],
+        settings,
+        given["schedule"],
+        seed=given["seed"],
+        adapter_folder=out / "adapter",
+        ranking_stop=stop,
+        base_name=base.address,
+        circumstance=context.training(step.label),
+    )
+    write_result(out / "stage1.json", result, context)
+
+
+def _check_rows(splits: Mapping[Any, Sequence[Any]], search: SearchConfig) -> None:
+    """Refuse now what the probes or the search's scores would refuse after hours of training.
+
+    Raises:
+        UserError: a split that they are to read is smaller than one of their batches.
+    """
+    readers: list[tuple[str, str, Stage2Settings | ScorerSettings]] = []
+    if search.scorer == ILA:
+        readers.append((ILA, "stage2", search.stage2))
+    elif SCORERS[search.scorer].needs == "rows":
+        readers.append((search.scorer, "scoring", search.scoring))
+    if (stop := search.stage1.ranking_stop) and SCORERS[stop.scorer].needs == "rows":
+        readers.append((stop.scorer, "stage1.ranking_stop.scoring", stop.scoring))
+    for scorer, field, settings in readers:
+        found = len(splits[settings.rows])
+        if found < settings.batch_size:
+            raise UserError(
+                f"{scorer} would read the split {settings.rows!r}, whose {found} conversations are "
+                f"fewer than one batch of search.{field}.batch_size {settings.batch_size}; give "
+                "more conversations, or a smaller batch"
+                + (" (data.gate_fraction sets their share)" if settings.rows == "gate" else "")
+            )
+
+
+def behind(adapter: Step, seed: int, milestone: float | None) -> str:
+    """What the label of scores adds where their adapter is not the end of their own seed's."""
+    of = f" on stage1 seed {adapter.given['seed']}" if adapter.given["seed"] != seed else ""
+    return of if milestone is None else f"{of} at {100 * milestone:g} %"
+
+
+def adapter_folder(stage1: Path, milestone: float | None) -> Path:
+    """The adapter of a stage-1 payload: its last one, or that of a milestone.
+
+    Raises:
+        CheckError: stage 1 ended before the milestone.
+    """
+    if milestone is None:
+        return stage1 / "adapter"
+    folder = stage1 / "milestones" / f"{milestone:g}"
+    if not folder.exists():
+        steps = read_json(stage1 / "stage1.json")
+        raise CheckError(
+            f"stage 1 ended after {steps['steps']} of {steps['planned_steps']} steps, before its "
+            f"milestone at {100 * milestone:g} %"
+        )
+    return folder
+
+
+def stage1_end(stage1: Path) -> dict[str, Any]:
+    """What scores say about the stage 1 behind them."""
+    return {"stable": read_json(stage1 / "stage1.json")["stable"]}

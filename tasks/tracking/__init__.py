@@ -1,0 +1,1 @@
+"""MLflow: its client, the registry of rankings, accounts."""

@@ -1,0 +1,341 @@
+"""Rankings by name: registered models `layer-ranking.<name>`. All that knows MLflow's registry.
+
+A version's source is the payload of the `ranking` step's run, so that anybody reads it with MLflow
+alone and none of this code:
+
+    mlflow.artifacts.load_dict("models:/layer-ranking.stories3m@champion/ranking.json")
+
+Two who publish one ranking at once get one version: both may make one, and the later of the two
+takes its own back. Two who publish different rankings under one alias get a version each, and the
+alias is the last one's: MLflow moves it in one call, so it always points at one of them.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ila_core.config import RuntimeConfig
+from ila_core.errors import CheckError, UserError, listed, unknown_name
+from ila_core.search.ranking import DOCUMENT, MOST_BYTES, Ranking
+from ila_core.search.ranking_reference import Published, check_alias, check_name
+from tasks.cache.lookup import StepRun
+from tasks.cache.payloads import PAYLOAD, fetch
+from tasks.tracking.client import answering, open_client, step_run
+from tasks.tracking.ranking_version import PREFIX, Version, is_retired, read_version
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import RegisteredModel
+    from mlflow.store.artifact.artifact_repo import ArtifactRepository
+
+MOST_CARD = 5000  # characters, which MLflow's table takes as a version's description
+_PAGE = 1000
+
+
+class Registry:
+    """Publishes, finds, reads and retires rankings.
+
+    Raises:
+        ConnectionError: MLflow cannot be reached, or refuses.
+    """
+
+    def __init__(self, runtime: RuntimeConfig) -> None:
+        self._uri, self._home = runtime.tracking_uri, runtime.home
+        self._client = open_client(runtime.tracking_uri)
+
+    def publish(self, run: StepRun, ranking: Ranking, name: str, card: str) -> Version:
+        """The version of `name` that is `ranking`; made where there is none, and the same one
+        whoever publishes the same ranking again.
+
+        Args:
+            run: a finished step, whose payload it is.
+            ranking: as `document` has read and checked it.
+            name: below which it is published.
+            card: what is to be known of it, shown on MLflow's page of the version.
+
+        Raises:
+            UserError: the name cannot be one, or is that of another architecture.
+            CheckError: it was retired under this name.
+        """
+        check_name(name)
+        if len(card) > MOST_CARD:
+            card = f"{card[: MOST_CARD - 80]}\n\n... the rest: `ila rankings show key:{run.key}`\n"
+        with answering(self._uri):
+            self._make_model(name, ranking)
+            mine = None
+            if not (same := self._with_digest(name, ranking.digest)):
+                mine = self._client.create_model_version(
+                    PREFIX + name,
+                    source=f"runs:/{run.run_id}/{PAYLOAD}",
+                    run_id=run.run_id,
+                    tags=_tags(run, ranking),
+                    description=card,
+                    await_creation_for=0,
+                )
+                same = self._with_digest(name, ranking.digest)
+            first = same[0]
+            if mine is not None and int(mine.version) != first.number:
+                self._client.delete_model_version(PREFIX + name, str(mine.version))
+            if first.retired is not None:
+                raise CheckError(is_retired(first, first.reference, None))
+            if first.card != card:
+                self._client.update_model_version(PREFIX + name, str(first.number), card)
+            return self._version(name, first.number)
+
+    def point(self, name: str, alias: str, number: int) -> str | None:
+        """Move `alias` to a version in one call; where it pointed until then, or `None`."""
+        from mlflow.exceptions import MlflowException
+
+        check_alias(alias)
+        with answering(self._uri):
+            before = self._model(name).aliases.get(alias)
+            try:
+                self._client.set_registered_model_alias(PREFIX + name, alias, str(number))
+            except MlflowException as error:
+                # Two that make an alias at once both insert its row, which the database refuses
+                # the second (MLflow 3.17; 17 of 100 calls by four on SQLite); it is there now.
+                if error.error_code != "BAD_REQUEST":
+                    raise
+                self._client.set_registered_model_alias(PREFIX + name, alias, str(number))
+        return None if before is None else f"{name}/{before}"
+
+    def find(self, wanted: Published, *, retired: bool = False) -> Version:
+        """The version that a reference means.
+
+        Args:
+            wanted: by alias or number.
+            retired: whether one that was retired will do.
+
+        Raises:
+            UserError: there is no such name, alias or version; near ones are named.
+            CheckError: it was retired.
+        """
+        from mlflow.exceptions import MlflowException
+
+        with answering(self._uri):
+            try:
+                if wanted.alias is not None:
+                    found = read_version(
+                        self._client.get_model_version_by_alias(PREFIX + wanted.name, wanted.alias)
+                    )
+                else:
+                    found = self._version(wanted.name, int(wanted.version or 0))
+            except MlflowException as error:
+                raise self._unknown(wanted, error) from error
+            if found.retired is not None and not retired:
+                asked = f"{wanted.name}@{wanted.alias}" if wanted.alias else found.reference
+                others = [v for v in self.versions(wanted.name) if v.retired is None]
+                raise CheckError(is_retired(found, asked, others[-1] if others else None))
+        return found
+
+    def run(self, version: Version) -> StepRun:
+        """The step whose payload a version is."""
+        with answering(self._uri):
+            return step_run(self._client.get_run(version.run_id))
+
+    def read(self, version: Version) -> Ranking:
+        """The document of a version, compared with the digest that it was published with.
+
+        Downloaded once, into `home/rankings/<digest>.json`: from then on it costs no request.
+
+        Raises:
+            CheckError: what is stored is damaged, or another ranking; its run is quarantined.
+        """
+        kept = self._home / "rankings" / f"{version.digest}.json"
+        if kept.exists():
+            try:
+                return _published(version, kept)
+            except (CheckError, UserError):
+                kept.unlink()  # a copy that was damaged here says nothing about what is stored
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=kept.parent) as arriving:
+            try:
+                with answering(self._uri):
+                    payload = self._payload(self.run(version))
+                    _check_size(payload, version.run_id)
+                    got = payload.download_artifacts(DOCUMENT, arriving)
+                ranking = _published(version, Path(got))
+            except (CheckError, UserError) as error:
+                raise self._quarantined(version.run_id, version.reference, error) from error
+            Path(got).replace(kept)
+        return ranking
+
+    def versions(self, name: str | None = None) -> list[Version]:
+        """Every version of a name, or of all of them, in order; retired ones included."""
+        wanted = f"name = '{PREFIX}{name}'" if name else f"name LIKE '{PREFIX}%'"
+        with answering(self._uri):
+            aliases = {m.name: m.aliases for m in self._models(wanted)}
+            found: list[Version] = []
+            page = None
+            while page != "":
+                got = self._client.search_model_versions(wanted, _PAGE, page_token=page)
+                found += [read_version(mv, aliases.get(mv.name, {})) for mv in got]
+                page = got.token or ""
+        return sorted(found, key=lambda v: (v.name, v.number))
+
+    def retire(self, version: Version, reason: str) -> None:
+        """Mark a version so that no reference resolves to it any more.
+
+        Raises:
+            UserError: an alias still points at it.
+        """
+        if version.aliases:
+            raise UserError(
+                f"{version.reference} is what {' and '.join(version.aliases)} points at: move the "
+                f"alias first (`ila rankings publish REF --name {version.name} --alias "
+                f"{version.aliases[0]}`), or take it away with --drop-alias"
+            )
+        with answering(self._uri):
+            self._client.set_model_version_tag(
+                PREFIX + version.name, str(version.number), "ila.retired", reason
+            )
+
+    def drop(self, version: Version) -> Version:
+        """The version without its aliases."""
+        with answering(self._uri):
+            for alias in version.aliases:
+                self._client.delete_registered_model_alias(PREFIX + version.name, alias)
+            return self._version(version.name, version.number)
+
+    def document(self, run: StepRun, what: str) -> Ranking:
+        """The ranking in the payload of `run`, checked against its digest and its fingerprint.
+
+        Args:
+            what: how a message is to call it.
+
+        Raises:
+            CheckError: it is damaged, and quarantined.
+        """
+        try:
+            with answering(self._uri):
+                _check_size(self._payload(run), run.run_id)
+            ranking = Ranking.load(fetch(run, self._home, self._client) / DOCUMENT)
+            ranking.check()
+        except (CheckError, UserError) as error:
+            raise self._quarantined(run.run_id, what, error) from error
+        return ranking
+
+    def _payload(self, run: StepRun) -> ArtifactRepository:
+        """Where a payload lies: half the requests that MLflow's client makes for a file."""
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        return get_artifact_repository(f"{run.artifact_uri}/{PAYLOAD}", tracking_uri=self._uri)
+
+    def _quarantined(self, run_id: str, what: str, error: Exception) -> CheckError:
+        """Mark the run, so that it is no hit either; and what to say."""
+        from mlflow.exceptions import MlflowException
+
+        done = f"Run {run_id} is quarantined: it is no hit any more."
+        try:
+            self._client.set_tag(run_id, "ila.state", "quarantined")
+        except MlflowException as refused:
+            done = f"Run {run_id} cannot be quarantined ({refused.error_code}): tell a publisher."
+        return CheckError(f"{what} cannot be used: {error}\n{done}")
+
+    def _make_model(self, name: str, ranking: Ranking) -> None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._client.create_registered_model(
+                PREFIX + name,
+                tags={"ila.architecture": ranking.architecture},
+                description=f"Which linear layers of {ranking.base_model} matter for alignment",
+            )
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            known = self._model(name).tags.get("ila.architecture")
+            if known is None:  # reserved for whoever publishes first (`ila servers reserve`)
+                self._client.set_registered_model_tag(
+                    PREFIX + name, "ila.architecture", ranking.architecture
+                )
+            elif known != ranking.architecture:
+                raise UserError(
+                    f"{name!r} names rankings of another architecture ({known}, and this is "
+                    f"{ranking.architecture}, of {ranking.base_model}); publish it under a name of "
+                    "its own"
+                ) from error
+
+    def _with_digest(self, name: str, digest: str) -> list[Version]:
+        """Versions of `name` that are the ranking with this digest, oldest first."""
+        found = self._client.search_model_versions(
+            f"name = '{PREFIX}{name}' and tags.`ila.digest` = '{digest}'"
+        )
+        return sorted(map(read_version, found), key=lambda v: v.number)
+
+    def _version(self, name: str, number: int) -> Version:
+        return read_version(self._client.get_model_version(PREFIX + name, str(number)))
+
+    def _model(self, name: str) -> RegisteredModel:
+        return self._client.get_registered_model(PREFIX + name)
+
+    def _models(self, wanted: str) -> list[RegisteredModel]:
+        found: list[RegisteredModel] = []
+        page = None
+        while page != "":
+            got = self._client.search_registered_models(wanted, _PAGE, page_token=page)
+            found += got
+            page = got.token or ""
+        return found
+
+    def _unknown(self, wanted: Published, error: Exception) -> Exception:
+        """What to say of a reference that MLflow does not know; its own error where it does."""
+        names = [m.name.removeprefix(PREFIX) for m in self._models(f"name LIKE '{PREFIX}%'")]
+        if wanted.name not in names:
+            if not names:
+                return UserError(
+                    f"no ranking called {wanted.name!r}: none is published here yet; publish one "
+                    f"with `ila rankings publish key:<12 hex> --name {wanted.name}`"
+                )
+            return unknown_name("published ranking", wanted.name, names)
+        if wanted.alias is not None:
+            aliases = self._model(wanted.name).aliases
+            if wanted.alias in aliases:
+                return error
+            if not aliases:
+                newest = self.versions(wanted.name)[-1:]
+                return UserError(
+                    f"{wanted.name!r} has no alias; its newest version is "
+                    f"{newest[0].reference if newest else 'gone'}"
+                )
+            return unknown_name(f"alias of {wanted.name},", wanted.alias, aliases)
+        numbers = [v.number for v in self.versions(wanted.name)]
+        if wanted.version in numbers:
+            return error
+        return UserError(
+            f"{wanted.name!r} has no version {wanted.version}; it has "
+            f"{listed([str(n) for n in reversed(numbers)]) or 'none'}"
+        )
+
+
+def _tags(run: StepRun, ranking: Ranking) -> dict[str, str]:
+    return {
+        "ila.digest": ranking.digest,
+        "ila.key": run.key,
+        "ila.step": run.tags["ila.step"],
+        "ila.base_model": ranking.base_model,
+        "ila.architecture": ranking.architecture,
+        "ila.scorer": ranking.scorer,
+        "ila.datasets": ", ".join(ranking.datasets)[:MOST_CARD],
+    }
+
+
+def _check_size(payload: ArtifactRepository, run_id: str) -> None:
+    size = sum(file.file_size or 0 for file in payload.list_artifacts())
+    if size > MOST_BYTES:
+        raise CheckError(
+            f"the payload of run {run_id} has {size:,} bytes, and a ranking at most {MOST_BYTES:,}"
+        )
+
+
+def _published(version: Version, file: Path) -> Ranking:
+    """The ranking in `file`, where it is the one that was published."""
+    ranking = Ranking.load(file)
+    ranking.check()
+    if ranking.digest != version.digest:
+        raise CheckError(
+            f"it was published with the digest {version.digest[:12]}, and what is stored has "
+            f"{ranking.digest[:12]}: one of the two was changed since; publish the ranking anew"
+        )
+    return ranking
