@@ -25,8 +25,8 @@ def main() -> None:
     python = [sys.executable]
     commands = {
         "python": [*python, "-c", "pass"],
-        "help": [*python, "-m", "flows.cli", "--help"],
-        "cached_run": [*python, "-m", "flows.cli", "run", args.profile, "--json"],
+        "help": [*python, "-m", "flows.cli.app", "--help"],
+        "cached_run": [*python, "-m", "flows.cli.app", "run", args.profile, "--json"],
     }
     seconds: dict[str, list[float]] = {name: [] for name in commands}
     for _ in range(args.rounds):

@@ -73,7 +73,7 @@ def measure(folder: Path, limit: int | None, batch: int) -> dict[str, Any]:
         environment.pop(name, None)
     merged = make_models(folder)
     adapters = [str(folder / name) for name in merged if name != "base"]
-    command = [sys.executable, "-m", "flows.cli", "evaluate", "base", *adapters]
+    command = [sys.executable, "-m", "flows.cli.app", "evaluate", "base", *adapters]
     command += ["--profile", PROFILE, "--benchmarks", ",".join(TASKS), "--json"]
     command += [] if limit is None else ["--limit", str(limit)]
     start = time.perf_counter()

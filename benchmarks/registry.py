@@ -269,7 +269,7 @@ def plan_seconds(
     machine hardly touches; and how many steps had which state."""
     environment = {**os.environ, "ILA_HOME": str(home)}
     environment.pop("MLFLOW_TRACKING_URI", None)
-    command = [sys.executable, "-m", "flows.cli", "plan", profile, "--json"]
+    command = [sys.executable, "-m", "flows.cli.app", "plan", profile, "--json"]
     command += [word for override in overrides for word in ("--set", override)]
     taken: dict[str, list[float]] = {"seconds": [], "cpu_seconds": []}
     states: dict[str, int] = {}

@@ -3,10 +3,10 @@
     python benchmarks/search_cost.py                   # stories3m-real: needs ILA_REAL_DATA
     python benchmarks/search_cost.py --quick --json    # demo, on the schedule of QUICK_SCHEDULE
 
-The whole recipe (`flows/study.py`) is the profile's whole stage-1 schedule and its gate batches on
-stage 1's rows; ours is the profile as it is. Both are cached steps: stopped, it goes on; again, it
-computes nothing. Cost is in tokens read forward and backward, a forward pass alone counting 1/3,
-whatever hardware does with them; probes on the way are counted.
+The whole recipe (`flows/plan/paper_recipe.py`) is the profile's whole stage-1 schedule and
+its gate batches on stage 1's rows; ours is the profile as it is. Both are cached steps: stopped, it
+goes on; again, it computes nothing. Cost is in tokens read forward and backward, a forward pass
+alone counting 1/3, whatever hardware does with them; probes on the way are counted.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from flows.run import ProfilePlan, finished, plan_profile
+from flows.actions.run import ProfilePlan, finished, plan_profile
 from ila_core.data.batches import plan_batches
 from ila_core.data.prepared import Prepared
 from ila_core.search.agreement import Agreement, compare

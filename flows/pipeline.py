@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from flows.arms import Arms, train_arms
-from flows.evidence import StepsOfSeeds, controls, evidence
-from flows.study import Study, study
-from flows.tables import TABLES, table_arms
-from flows.trials import Trial, trials
+from flows.plan.arms import Arms, train_arms
+from flows.plan.evidence import StepsOfSeeds, controls, evidence
+from flows.plan.paper_recipe import Study, study
+from flows.plan.paper_tables import TABLES, table_arms
+from flows.plan.tuning_grid import Trial, trials
 from ila_core.config import Profile
 from ila_core.errors import unknown_name
 from ila_core.resolve import Lock

@@ -53,7 +53,7 @@ class Ila:
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         """The running process, in a group of its own."""
         return subprocess.Popen(
-            [sys.executable, "-m", "flows.cli", *arguments],
+            [sys.executable, "-m", "flows.cli.app", *arguments],
             cwd=ROOT,
             env={**self.environment, **environment},
             stdout=subprocess.PIPE,
@@ -69,7 +69,7 @@ class Ila:
         with tempfile.TemporaryDirectory() as folder:
             out, err = Path(folder) / "out", Path(folder) / "err"
             code = forked.run(
-                "flows.cli", arguments, ROOT, {**self.environment, **environment}, out, err
+                "flows.cli.app", arguments, ROOT, {**self.environment, **environment}, out, err
             )
             return code, out.read_text(), err.read_text()
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from evaluated import accuracy, losses
 
-from flows.show_decision import EXIT_CODES, show_comparison, show_decision
+from flows.views.decision import EXIT_CODES, show_comparison, show_decision
 from ila_core.compare.arms import compare
 from ila_core.compare.decide import Decision, decide
 from ila_core.compare.rule import Requirement, Rule, load_rule

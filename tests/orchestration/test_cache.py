@@ -48,7 +48,7 @@ def test_again_computes_nothing(finished):
 def test_a_cached_run_starts_neither_prefect_nor_torch_nor_mlflow(finished):
     code = """
 import sys
-from flows.cli import app
+from flows.cli.app import app
 try:
     app(["run", "smoke"], standalone_mode=False)
 finally:

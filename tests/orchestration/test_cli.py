@@ -231,7 +231,7 @@ def test_offline_plan_of_the_paper(ila):
 
 def test_help_imports_nothing_heavy():
     code = (
-        "import sys; from flows.cli import app\n"
+        "import sys; from flows.cli.app import app\n"
         "try: app(['--help'])\n"
         "finally: assert not {'torch','prefect','mlflow','pydantic','yaml'} & set(sys.modules)"
     )

@@ -12,9 +12,9 @@ from conftest import ROOT, Ila
 from prefect.utilities.callables import parameter_schema
 from served import post
 
-from flows import deployed
+from flows import deployments
 
-FLOWS = (deployed.search, deployed.finetune, deployed.evaluate, deployed.pipeline)
+FLOWS = (deployments.search, deployments.finetune, deployments.evaluate, deployments.pipeline)
 
 
 @pytest.mark.parametrize("flow", FLOWS, ids=lambda flow: flow.name)
@@ -26,7 +26,7 @@ def test_every_field_of_a_form_says_what_it_is(flow):
 
 
 def test_the_form_offers_profiles_and_policies_as_choices():
-    schema = parameter_schema(deployed.finetune).model_dump()
+    schema = parameter_schema(deployments.finetune).model_dump()
     choices = {name: one["enum"] for name, one in schema["definitions"].items()}
     assert "demo" in choices["ProfileName"] and "intersection" in choices["PolicyName"]
 
@@ -43,10 +43,10 @@ WRONG = {
 def test_what_no_schema_can_refuse_ends_the_flow_before_torch(ila: Ila):
     program = f"""
 import sys
-from flows import deployed
+from flows import deployments
 for given in {list(WRONG.values())}:
     try:
-        deployed.finetune.fn(profile=deployed.ProfileName("smoke"), **given)
+        deployments.finetune.fn(profile=deployments.ProfileName("smoke"), **given)
     except Exception as error:
         print(str(error).splitlines()[0], [x for x in ("torch", "mlflow") if x in sys.modules])
 """
@@ -62,19 +62,19 @@ for given in {list(WRONG.values())}:
 
 def test_a_server_that_answers_late_is_tried_again_and_wrong_input_is_not(monkeypatch):
     waits: list[float] = []
-    monkeypatch.setattr(deployed.time, "sleep", waits.append)
-    monkeypatch.setattr(deployed, "get_run_logger", lambda: logging.getLogger("nowhere"))
+    monkeypatch.setattr(deployments.time, "sleep", waits.append)
+    monkeypatch.setattr(deployments, "get_run_logger", lambda: logging.getLogger("nowhere"))
     tries = iter([ConnectionError("down"), ConnectionError("down"), None])
 
     def act() -> None:
         if (error := next(tries)) is not None:
             raise error
 
-    deployed._patiently(deployed.ProfileName("smoke"), act)
+    deployments._patiently(deployments.ProfileName("smoke"), act)
     assert waits == [60, 300]
     for final in (ValueError("wrong"), PermissionError("not you")):
         with pytest.raises(type(final)):
-            deployed._patiently(deployed.ProfileName("smoke"), lambda e=final: _raise(e))
+            deployments._patiently(deployments.ProfileName("smoke"), lambda e=final: _raise(e))
     assert waits == [60, 300]
 
 

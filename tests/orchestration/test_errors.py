@@ -5,7 +5,7 @@ import errno
 import pytest
 import torch
 
-from flows.errors import explain
+from flows.exit_codes import explain
 from ila_core.errors import CheckError, UserError
 
 

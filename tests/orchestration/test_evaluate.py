@@ -328,7 +328,7 @@ def scored(ila):
     ],
 )
 def test_only_what_the_paper_measured_stands_in_its_columns(comparable, said):
-    from flows.arm_tables import _apart_from_the_papers
+    from flows.actions.reproduce_tables import _apart_from_the_papers
 
     if "judge" in comparable:
         model, local = comparable["judge"]

@@ -38,7 +38,12 @@ def on_a_disk_of(size, script, ila):
     """Standard output and error of the script with ILA_HOME on a disk of `size`."""
     ila.home.mkdir()
     done = subprocess.run(
-        [*NAMESPACE, "sh", "-c", script.format(size=size, ila=f"{sys.executable} -m flows.cli")],
+        [
+            *NAMESPACE,
+            "sh",
+            "-c",
+            script.format(size=size, ila=f"{sys.executable} -m flows.cli.app"),
+        ],
         cwd=ROOT,
         env=ila.environment,
         capture_output=True,

@@ -44,7 +44,7 @@ def smoke(*overrides):
 
 def apart(profile):
     told = {"profile": profile.model_dump(mode="json"), "until": "search", "ranking": None}
-    return Apart((sys.executable, "-m", "flows.claimed"), told, Devices(1))
+    return Apart((sys.executable, "-m", "flows.step_process"), told, Devices(1))
 
 
 @pytest.mark.slow

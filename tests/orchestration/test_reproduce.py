@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.reproduce import Result, _save
+from flows.actions.reproduce import Result, _save
 from ila_core.report.paper.published import MILESTONES, SEEDS
 
 pytestmark = pytest.mark.slow

@@ -13,8 +13,8 @@ from mlflow.exceptions import MlflowException
 from requests import HTTPError
 from served import PASSWORD, login
 
-from flows.check import Check
-from flows.reach import mlflow as examine_mlflow
+from flows.doctor.check import Check
+from flows.doctor.servers import mlflow as examine_mlflow
 from ila_core.config import RuntimeConfig
 from tasks.tracking.accounts import Role, ranking_name
 

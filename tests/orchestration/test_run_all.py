@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from flows import flow
-from flows.flow import _run_all
+from flows import step_flow
+from flows.step_flow import _run_all
 from ila_core.errors import CheckError
 
 
@@ -35,8 +35,8 @@ class Outcomes:
         return self.futures[len(self.begun) - 1]
 
     def run(self, monkeypatch):
-        monkeypatch.setattr(flow, "submit", self.submit)
-        monkeypatch.setattr(flow, "as_completed", iter)
+        monkeypatch.setattr(step_flow, "submit", self.submit)
+        monkeypatch.setattr(step_flow, "as_completed", iter)
         steps = [SimpleNamespace(key=str(n), inputs={}) for n in range(len(self.futures))]
         return _run_all([SimpleNamespace(step=step) for step in steps], at_once=1)
 

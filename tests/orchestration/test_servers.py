@@ -117,7 +117,7 @@ def test_the_ui_serves_both_stores_until_it_is_stopped(finished, tmp_path):
     words = [word for name, port in ports.items() for word in (f"--{name}-port", str(port))]
     log = tmp_path / "ui.log"
     environment = finished.environment | {"PYTHONUNBUFFERED": "1"}
-    with running(["flows.cli", "ui", *words], environment, log):
+    with running(["flows.cli.app", "ui", *words], environment, log):
         wait_for(f"http://127.0.0.1:{ports['prefect']}/api/health", log)
         wait_for(f"http://127.0.0.1:{ports['mlflow']}/health", log)
         flows = post(f"http://127.0.0.1:{ports['prefect']}/api/flow_runs/filter", {})

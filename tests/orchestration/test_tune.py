@@ -144,7 +144,7 @@ def test_a_trial_ends_with_its_parent(finished, tmp_path, number):
 
 def _is_trial(process):
     try:
-        return "flows.child" in process.cmdline()
+        return "flows.fan_out.child" in process.cmdline()
     except psutil.NoSuchProcess:  # it has ended since it was listed
         return False
 
@@ -172,6 +172,6 @@ def test_a_trial_of_other_data_says_so(tmp_path):
     profile = load_profile("smoke").model_dump_json()
     assert json.loads(profile)["name"] == "smoke"
     environment = {**os.environ, "ILA_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "flows.child", "tune", "0123456789ab"]
+    command = [sys.executable, "-m", "flows.fan_out.child", "tune", "0123456789ab"]
     assert run_child(command, f"{profile}\n", tmp_path / "output", environment) == 1
     assert "changed meanwhile; run the same command again" in (tmp_path / "output").read_text()

@@ -1,0 +1,1 @@
+"""What `ila` can do, one file for each capability."""

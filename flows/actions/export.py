@@ -1,0 +1,272 @@
+"""`ila export`: a ranking's selection as another trainer's configuration."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from ila_core.errors import UserError, listed, unknown_name
+
+if TYPE_CHECKING:
+    from ila_core.config import LoraSettings
+    from ila_core.export.base import Training
+    from ila_core.search.ranking import Ranking
+    from ila_core.selection.policies import Policy
+    from ila_core.selection.select import Selection
+
+README = "README.txt"
+LEAST = 0.25
+"""Of each dataset's layers, what `intersection` intersects where `--least` says nothing."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Which layers a command line asks for."""
+
+    policy: str
+    source: str | None
+    keep: float | None
+    layers: int | None
+    params: int | None
+    least: float | None
+
+    @property
+    def options(self) -> str:
+        """As it was typed."""
+        given = {field: value for field, value in vars(self).items() if value is not None}
+        return " ".join(f"--{field} {value}" for field, value in given.items())
+
+
+class Fractions(NamedTuple):
+    """What a policy reads of a search, where there is none."""
+
+    keep: float
+    least: float
+
+
+def run_export(
+    reference: str, asked: Asked, *, to: str, out: Path, method: str, lora: Mapping[str, float],
+    base: str | None, relation: str | None, approximate: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Write the files of one consumer, all or none, and say what must be known about them."""
+    import typer
+
+    from flows.plan.references import resolve
+    from flows.views.printing import print_json
+    from ila_core.export.base import Export
+    from ila_core.export.formats import export
+
+    found = resolve(reference)
+    ranking = found.ranking
+    settings = lora_settings(lora)
+    training = training_of(method)
+    selection = choose(ranking, asked, settings, training)
+    if selection.rates is not None:
+        raise UserError(
+            f"policy {asked.policy!r} sets a learning rate per layer, which no trainer's list of "
+            "layers can say: train it here (`ila run`), or export another policy"
+        )
+    wanted = Export(
+        ranking,
+        selection,
+        training,
+        settings,
+        _base(ranking, base, relation),
+        ranks=selection.ranks,
+        approximate=approximate,
+    )
+    exported = export(to, wanted)
+    notes = [f"Ranking {found.said}, digest {found.digest[:12]}."]
+    if wanted.base != _own(ranking) and relation is not None:
+        notes.append(
+            f"It was made on {_own(ranking)}; {wanted.base} is declared {relation} of that."
+        )
+    notes += exported.notes
+    readme = "".join(f"{line}\n\n" for line in (f"{to}: {wanted.title}.", *notes))
+    written = _write(out, {**exported.files, README: readme})
+    if as_json:
+        return print_json(
+            {
+                "to": to,
+                "out": str(out),
+                "files": written,
+                "layers": list(exported.trains),
+                "exact": exported.trains == selection.train,
+                "notes": notes,
+            }
+        )
+    said = "exactly" if exported.trains == selection.train else "approximated"
+    typer.echo(f"{wanted.title}, as {to} has it, {said}")
+    for name in written:
+        typer.echo(f"  {out / name}")
+    for note in notes:
+        typer.echo(f"* {note}")
+    counted = f"--method {method} --r {settings.r}"
+    typer.echo(f"verify it: ila verify {out} --ranking {found.pinned} {asked.options} {counted}")
+
+
+def choose(ranking: Ranking, asked: Asked, lora: LoraSettings, method: Training) -> Selection:
+    """The selection that was asked for; the only place that calls a policy.
+
+    Args:
+        lora: with `method`, what `--params` and ranks by score are counted by.
+
+    Raises:
+        UserError: what the policy needs is missing, or it takes no such limit.
+    """
+    from ila_core.config import ArmConfig, FullMethod, LoraMethod
+    from ila_core.selection.select import select
+
+    _check(ranking, asked)
+    search = Fractions(ranking.keep, LEAST if asked.least is None else asked.least)
+    arm = ArmConfig(
+        name="export",
+        policy=asked.policy,
+        source=asked.source,
+        keep=asked.keep,
+        layers=asked.layers,
+        parameters=asked.params,
+    )
+    # Nothing is trained here, so any schedule will do.
+    trained = LoraMethod(**lora.model_dump(), lr=1, steps=1)
+    settings = trained if method == "lora" else FullMethod(lr=1, steps=1)
+    return select(arm, ranking, search, settings, None)
+
+
+def _check(ranking: Ranking, asked: Asked) -> None:
+    from ila_core.selection.policies import POLICIES
+
+    if asked.policy not in POLICIES:
+        raise unknown_name("policy", asked.policy, POLICIES)
+    policy, datasets = POLICIES[asked.policy], ranking.datasets
+    if policy.needs_like:
+        raise UserError(
+            f"policy {asked.policy!r} is a control of another arm of a run; export one of "
+            f"{', '.join(name for name, p in POLICIES.items() if not p.needs_like)}"
+        )
+    if policy.reads == "source":
+        if asked.source is None:
+            raise UserError(
+                f"policy {asked.policy!r} needs --source, the dataset whose scores decide: "
+                f"{', '.join(datasets)}"
+            )
+        if asked.source not in datasets:
+            raise unknown_name("dataset (--source)", asked.source, datasets)
+    elif asked.source is not None:
+        scores = "every dataset's" if policy.reads == "all" else "no dataset's"
+        raise UserError(
+            f"policy {asked.policy!r} reads {scores} scores; leave --source {asked.source} out"
+        )
+    for option, value in (("--keep", asked.keep), ("--least", asked.least)):
+        if value is not None and not 0 < value <= 1:
+            raise UserError(f"{option} {value:g} is no fraction: give one above 0, at most 1")
+    _check_limit(len(ranking.layers), asked, policy)
+
+
+def _check_limit(layers: int, asked: Asked, policy: Policy) -> None:
+    given = {"keep": asked.keep, "layers": asked.layers, "parameters": asked.params}
+    limits = {field: value for field, value in given.items() if value is not None}
+    said = {f: f"--{'params' if f == 'parameters' else f} {v:g}" for f, v in limits.items()}
+    if len(limits) > 1:
+        raise UserError(f"{' and '.join(said.values())}: give one of them")
+    for field in limits:
+        if field not in policy.limits:
+            rule = "it is fixed"
+            if policy.settings == ("least",):
+                rule = "its size is an outcome, by --least"
+            elif policy.limits:
+                rule = "give --params"
+            raise UserError(
+                f"policy {asked.policy!r} takes no {said[field]}: {rule}; leave that out"
+            )
+    if policy.limits and "keep" not in policy.limits and not limits:
+        raise UserError(f"policy {asked.policy!r} needs --params, the most that may train")
+    if asked.least is not None and "least" not in policy.settings:
+        raise UserError(f"policy {asked.policy!r} takes no --least; leave that out")
+    if asked.layers is not None and not 0 < asked.layers <= layers:
+        raise UserError(f"--layers {asked.layers}: the ranking has {layers} layers; give 1 to that")
+    if asked.params is not None and asked.params < 1:
+        raise UserError(f"--params {asked.params}: give the most parameters that may train")
+
+
+def lora_settings(given: Mapping[str, float]) -> LoraSettings:
+    """`--r`, `--alpha`, `--dropout`."""
+    from pydantic import ValidationError
+
+    from ila_core.config import LoraSettings
+
+    try:
+        return LoraSettings.model_validate(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = str(first["loc"][0])
+        raise UserError(f"--{field} {given[field]:g}: {first['msg']}") from error
+
+
+def training_of(given: str) -> Training:
+    """`--method`."""
+    if given == "lora":
+        return "lora"
+    if given == "full":
+        return "full"
+    raise unknown_name("method (--method)", given, ("lora", "full"))
+
+
+def _own(ranking: Ranking) -> str:
+    """The base model that the ranking was made on: its hub id where there is one."""
+    return ranking.model.get("hub", ranking.base_model)
+
+
+def _base(ranking: Ranking, given: str | None, relation: str | None) -> str:
+    """What the files call the base model.
+
+    Raises:
+        UserError: `given` is a model that ILA knows, with other layers than the ranking's, or not
+            the model that was searched, and nobody says how the two are related.
+    """
+    from ila_core.config.load import load_model_config, shipped
+    from ila_core.search.ranking_fit import RELATIONS, differing
+
+    if relation is not None and relation not in RELATIONS:
+        raise unknown_name("relation", relation, RELATIONS)
+    if given in (None, ranking.base_model, _own(ranking)):
+        return _own(ranking)
+    address = str(given)
+    configs = [load_model_config(name) for name in shipped("models")]
+    known = next((c for c in configs if given in (c.name, c.source)), None)
+    if known is not None:
+        from ila_core.models.layers import find_layers
+
+        if names := differing(ranking, find_layers(known)):
+            raise UserError(
+                f"--base {given} has other layers than ranking {ranking.key} of "
+                f"{ranking.base_model}: {listed(names)}. Give a ranking of its own architecture"
+            )
+        address = known.name if known.local else known.source
+    if relation is None and address != _own(ranking):
+        raise UserError(
+            f"--base {given} is not the model that the ranking was made on, {_own(ranking)}: say "
+            f"how it stems from that, --relation {', '.join(RELATIONS)}"
+        )
+    return address
+
+
+def _write(out: Path, files: Mapping[str, str]) -> list[str]:
+    """All files or none; a folder with something in it is left alone."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"--out {out} is there already, and not empty: give a new folder")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    arriving = out.parent / f".{out.name}.{os.getpid()}"
+    try:
+        for name, text in files.items():
+            path = arriving / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        arriving.replace(out)
+    finally:
+        shutil.rmtree(arriving, ignore_errors=True)
+    return sorted(files)

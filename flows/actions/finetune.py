@@ -1,0 +1,314 @@
+"""`ila finetune` and `ila forecast`: one arm from any ranking, and what shares of layers cost."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from flows.actions.run import ProfilePlan, finished, plan_of
+from flows.plan.references import resolve
+from flows.plan.refresh import Refresh
+from ila_core.compare.results import Evaluation
+from ila_core.config import ArmConfig, Profile, RuntimeConfig
+from ila_core.config.load import load_profile
+from ila_core.data.prepared import longest
+from ila_core.errors import UserError, unknown_name
+from ila_core.search.ranking import Ranking, order
+from ila_core.search.ranking_fit import RELATIONS
+from ila_core.search.ranking_reference import ResolvedRanking
+from ila_core.selection.select import reads_keep, required_datasets
+from ila_core.train.forecast import Forecast, budget_table
+from tasks.cache.lookup import StepRun
+from tasks.cache.payloads import CIRCUMSTANCE, fetch
+from tasks.cache.step import Step
+from tasks.steps.finetune.selection import load, tokens_to_train
+from tasks.steps.payload import read_json
+
+FRACTIONS = (0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
+ARM = "given"
+"""The name of the one arm that `ila finetune` trains."""
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+_TIMES = {"s": 1, "min": 60, "h": 3600, "d": 86400}
+
+
+def arm_of(
+    *,
+    policy: str | None,
+    source: str | None,
+    method: str | None,
+    limits: Mapping[str, float | int | None],
+    fit: str | None,
+) -> ArmConfig:
+    """The arm that the options of a command describe; `per_cost` where it is to fit somewhere.
+
+    Raises:
+        UserError: options that contradict each other, or a limit that cannot be read.
+    """
+    from pydantic import ValidationError
+
+    given = {field: limit for field, limit in limits.items() if limit is not None}
+    if fit is not None:
+        given |= parse_fit(fit)
+    # A number that `finetune` replaces with what this machine was measured at.
+    speed = {"flops_per_second": 1.0} if "seconds" in given else {}
+    chosen = policy or ("per_cost" if fit else "ila")
+    fields = {"name": ARM, "policy": chosen, "source": source, "method": method}
+    try:
+        return ArmConfig.model_validate(fields | given | speed)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        message = first["msg"].removeprefix("Value error, ")
+        raise UserError(f"--{where}: {message}" if where else message) from error
+
+
+def parse_fit(given: str) -> dict[str, float | int]:
+    """`memory=24GiB`, `params=20M` or `time=2h` as a limit of an arm.
+
+    Raises:
+        UserError: anything else.
+    """
+    what, _, amount = given.partition("=")
+    known = {"memory": "memory", "params": "parameters", "time": "seconds"}
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", amount)
+    units = _TIMES if what == "time" else _UNITS
+    if what not in known or found is None or found[2] not in units:
+        raise UserError(
+            f"--fit {given!r} cannot be read; write memory=24GiB, params=20M or time=2h "
+            f"(units: {', '.join(u for u in _UNITS if u)}; {', '.join(_TIMES)})"
+        )
+    value = float(found[1]) * units[found[2]]
+    return {known[what]: value if what == "time" else round(value)}
+
+
+def run_finetune(
+    given: str,
+    overrides: Sequence[str],
+    arm: ArmConfig,
+    *,
+    ranking: str | None,
+    relation: str | None,
+    refresh: Refresh,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Train one arm under every fine-tuning seed, evaluate it, and say why these layers."""
+    from flows.views.finetune import show_finetune
+
+    if out is not None and out.exists() and any(out.iterdir()):
+        raise UserError(f"--out {out} is not empty; give a folder that does not exist yet")
+    profile = load_profile(given, overrides)
+    arm = _with_machine(profile, arm)
+    found = resolve(ranking) if ranking else None
+    profile = related(profile, found, relation)
+    document = found.ranking if found else None
+    if document is None:
+        required_datasets(arm, list(profile.search.schedules))
+    else:
+        arm = _of_ranking(document, arm)
+    profile = with_arm(profile, arm, searched=document is None)
+    planned = plan_of(profile, until="finetune", ranking=found)
+    runs = finished(planned, "finetune", refresh)
+    arms = planned.pipeline.arms
+    document = document or _own_ranking(arms.selections[ARM], runs)
+    results = []
+    for seed, step in arms.tuned[ARM].items():
+        run = runs[str(step.key)]
+        payload = fetch(run)  # reads all of it, to compare its digest
+        results.append(
+            {
+                "seed": seed,
+                "key": run.key,
+                "folder": str(_copied(payload, out, seed, len(arms.tuned[ARM]))),
+                **read_json(payload / "finetune.json"),
+                **read_json(payload / CIRCUMSTANCE),
+            }
+        )
+    evaluations = [
+        {"loss": Evaluation.load(fetch(runs[str(s.key)]) / "evaluation.json").value}
+        | s.given["names"]
+        for s in arms.evaluated
+        if s.given["benchmark"].name == "held_out_loss"
+    ]
+    selection = load(fetch(runs[str(arms.selections[ARM].key)]))
+    show_finetune(
+        profile,
+        selection,
+        document,
+        planned.pipeline.given,
+        results,
+        evaluations,
+        _forecast(planned, runs, arm, results[0]["runtime"]["micro_batch"]).parts(selection.train),
+        as_json=as_json,
+    )
+
+
+def run_forecast(
+    given: str,
+    overrides: Sequence[str],
+    arm: ArmConfig,
+    *,
+    ranking: str | None,
+    relation: str | None,
+    as_json: bool,
+) -> None:
+    """What each share of the layers is in parameters, memory and time; nothing is trained."""
+    from flows.views.finetune import show_forecast
+
+    found = resolve(ranking) if ranking else None
+    profile = with_arm(load_profile(given, overrides), arm, searched=found is None)
+    profile = related(profile, found, relation)
+    planned = plan_of(profile, until="search+finetune", ranking=found)
+    document = found.ranking if found else None
+    runs = {str(p.step.key): p.run for p in planned.steps if p.run is not None}
+    if document is None:
+        document = _cached_ranking(planned)
+    forecast = _forecast(planned, runs, arm, RuntimeConfig.from_env().micro_batch)
+    (source,) = required_datasets(arm, document.datasets)
+    ordered = order(document.scores(source), document.layers)
+    show_forecast(
+        profile,
+        arm,
+        source,
+        planned.pipeline.given,
+        budget_table(forecast, ordered, FRACTIONS),
+        forecast,
+        as_json=as_json,
+    )
+
+
+def with_arm(profile: Profile, arm: ArmConfig, *, searched: bool) -> Profile:
+    """The profile with this arm alone, validated anew.
+
+    Args:
+        profile: how it is trained, and on what.
+        arm: in place of the profile's own.
+        searched: whether the profile's own search gives the scores, so that `arm.source` is one of
+            its datasets; else a ranking does that was made elsewhere.
+    """
+    from pydantic import ValidationError
+
+    tree = profile.model_dump()
+    tree["finetune"]["arms"] = [arm.model_dump() | ({} if searched else {"source": None})]
+    tree["evaluate"]["against"] = arm.name
+    try:
+        found = Profile.model_validate(tree)
+    except ValidationError as error:
+        raise UserError(error.errors()[0]["msg"].removeprefix("Value error, ")) from error
+    return found.model_copy(update={"finetune": found.finetune.model_copy(update={"arms": (arm,)})})
+
+
+def related(profile: Profile, found: ResolvedRanking | None, relation: str | None) -> Profile:
+    """The profile, its model declared as `relation` of the one that the ranking was made on."""
+    if relation is None:
+        return profile
+    if found is None:
+        raise UserError("--relation says how the model is related to that of a --ranking: give one")
+    if relation not in RELATIONS:
+        raise unknown_name("relation", relation, RELATIONS)
+    declared = profile.model.related | {found.ranking.base_model: relation}
+    return profile.model_copy(
+        update={"model": profile.model.model_copy(update={"related": declared})}
+    )
+
+
+def _of_ranking(ranking: Ranking, arm: ArmConfig) -> ArmConfig:
+    """The arm, checked against the ranking; keeps what the ranking was made to keep."""
+    required_datasets(arm, ranking.datasets)
+    return arm.model_copy(update={"keep": ranking.keep}) if reads_keep(arm) else arm
+
+
+def _with_machine(profile: Profile, arm: ArmConfig) -> ArmConfig:
+    """The arm with what its limit depends on here: rows of a forward pass, measured speed."""
+    runtime = RuntimeConfig.from_env()
+    if arm.memory is not None:
+        return arm.model_copy(update={"micro_batch": runtime.micro_batch})
+    if arm.seconds is None:
+        return arm
+    planned = plan_of(profile, until="search+finetune")
+    runs = {str(p.step.key): p.run for p in planned.steps if p.run is not None}
+    speed = measured_speed(planned, runs)
+    if speed is None:
+        raise UserError(
+            "time cannot be forecast: no stage 1 of this profile has finished in this cache, so "
+            "how fast the model trains here is unknown; run `ila search` first, or give a limit in "
+            "memory or params"
+        )
+    # Two digits, so that the same machine chooses the same layers next time.
+    return arm.model_copy(update={"flops_per_second": float(f"{speed:.1e}")})
+
+
+def measured_speed(planned: ProfilePlan, runs: Mapping[str, StepRun]) -> float | None:
+    """Floating-point operations a second of the stage 1 that finished first, if one has."""
+    pipeline, search = planned.pipeline, planned.profile.search
+    for dataset, of_seed in pipeline.adapters.items():
+        for step in of_seed.values():
+            run, data = runs.get(str(step.key)), runs.get(str(pipeline.data[dataset].key))
+            if run is None or data is None:
+                continue
+            payload = fetch(run)
+            result, spent = read_json(payload / "stage1.json"), read_json(payload / CIRCUMSTANCE)
+            prepared = read_json(fetch(data) / "prepared.json")
+            tokens = prepared["tokens"]["train"]["all"] / prepared["rows"]["train"]
+            tokens *= result["steps"] * search.stage1.optimizer.batch_size
+            layers = pipeline.base.layers
+            lora = 6 * sum(search.stage1.lora.r * sum(x.shape) for x in layers)
+            return float(tokens * (4 * sum(x.weights for x in layers) + lora) / spent["seconds"])
+    return None
+
+
+def _forecast(
+    planned: ProfilePlan, runs: Mapping[str, StepRun], arm: ArmConfig, micro_batch: int
+) -> Forecast:
+    profile, pipeline = planned.profile, planned.pipeline
+    settings = profile.finetune.settings_of(arm)
+    data = runs.get(str(pipeline.data[profile.finetune.dataset].key))
+    forecast = Forecast.of(
+        profile.model,
+        pipeline.base.layers,
+        profile.finetune.method_of(arm),
+        settings,
+        batch_size=profile.finetune.optimizer.batch_size,
+        micro_batch=micro_batch,
+        length=longest(fetch(data), "train") if data else profile.data.max_length,
+    )
+    speed = measured_speed(planned, runs)
+    if speed is None or data is None:
+        return forecast
+    prepared = read_json(fetch(data) / "prepared.json")
+    return forecast.timed(tokens_to_train(prepared, profile.finetune, settings), speed)
+
+
+def _own_ranking(selection: Step, runs: Mapping[str, StepRun]) -> Ranking | None:
+    """The scores that a selection was made from; `None` where its policy reads none."""
+    from tasks.steps.search.ranking import gather
+
+    if not any("/" in name for name in selection.inputs):
+        return None
+    return gather(selection, {n: fetch(runs[str(s.key)]) for n, s in selection.inputs.items()})
+
+
+def _cached_ranking(planned: ProfilePlan) -> Ranking:
+    from tasks.cache.lookup import open_lookup
+
+    key = str(planned.pipeline.ranking.key)
+    lookup = open_lookup(RuntimeConfig.from_env(), planned.profile.model.name)
+    if not lookup.finished(key):
+        raise UserError(
+            f"the ranking of profile {planned.profile.name!r} is not in this cache; make it with "
+            "`ila search`, or give another with --ranking"
+        )
+    return resolve(f"key:{key}").ranking
+
+
+def _copied(payload: Path, out: Path | None, seed: int, n_seeds: int) -> Path:
+    """Where the trained part lies: in the cache, or in `out`, a folder per seed where several."""
+    (folder,) = [x for x in payload.iterdir() if x.is_dir()]
+    if out is None:
+        return folder
+    target = out / f"seed-{seed}" if n_seeds > 1 else out
+    shutil.copytree(folder, target, dirs_exist_ok=True)
+    return target

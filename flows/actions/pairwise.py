@@ -1,0 +1,105 @@
+"""`ila compare --pairwise`: a judge sees both models' answers, in both orders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import typer
+
+from flows.actions.compare import at_least_two, one_arm
+from flows.actions.evaluation_targets import find_target
+from flows.actions.run import finished, plan_of
+from flows.views.printing import print_json, print_table
+from ila_core.compare.arms import bonferroni
+from ila_core.compare.preference import Pair, Preferred, preferred
+from ila_core.compare.results import Evaluation
+from ila_core.errors import UserError
+from ila_core.evaluate.benchmarks import BENCHMARKS
+from ila_core.evaluate.judged import Judged
+from tasks.cache.payloads import fetch
+
+JUDGED = tuple(name for name, benchmark in BENCHMARKS.items() if isinstance(benchmark, Judged))
+
+
+def run_pairwise(
+    given: Sequence[str],
+    profile: str | None,
+    *,
+    benchmarks: Sequence[str],
+    limit: int | None,
+    overrides: Sequence[str],
+    as_json: bool,
+) -> None:
+    """Every model but the last beside the last; answers and verdicts that are missing are made."""
+    target = find_target(given, profile, benchmarks=benchmarks, limit=limit, overrides=overrides)
+    evaluate = target.profile.evaluate
+    asked = [name for name in evaluate.benchmarks if name in JUDGED]
+    strange = [name for name in benchmarks if name not in JUDGED]
+    if strange or not asked:
+        raise UserError(
+            f"--pairwise compares answers, which {', '.join(strange or evaluate.benchmarks)} "
+            f"has none of that a judge would read: give --benchmarks {' or '.join(JUDGED)}"
+        )
+    against = one_arm(given[-1], target.asked[-1])
+    at_least_two(target.arms)
+    others = [arm for arm in target.arms if arm != against]
+    until = "+".join(f"pairwise={arm}:{against}" for arm in others)
+    measured = target.measured_by(asked)
+    planned = plan_of(measured.profile, until=until)
+    runs = finished(planned, until)
+    pairs, keys = [], []
+    for step in planned.pipeline.targets(until):
+        names, run = step.given["names"], runs[str(step.key)]
+        result = Evaluation.load(fetch(run) / "evaluation.json")
+        a, b = _named(names["arm"], names["seed"]), _named(names["against"], names["against_seed"])
+        pairs.append(Pair(a, b, result))
+        keys.append(run.key)
+    _show(preferred(pairs, evaluate.confidence), keys, evaluate.confidence, evaluate.limit, as_json)
+
+
+def _named(arm: str, seed: int | None) -> str:
+    return arm if seed is None else f"{arm} seed {seed}"
+
+
+def _show(
+    found: Sequence[Preferred],
+    keys: Sequence[str],
+    confidence: float,
+    limit: int | None,
+    as_json: bool,
+) -> None:
+    each = bonferroni(confidence, len(found))
+    if as_json:
+        rows = [x.model_dump() | {"key": key} for x, key in zip(found, keys, strict=True)]
+        return print_json(
+            {"confidence": confidence, "each": each, "limit": limit, "preferred": rows}
+        )
+    header = ["benchmark", "a", "b", "wins", "ties", "losses", "share of wins", "low", "high"]
+    print_table(
+        [*header, "preferred", "beside it", "key"],
+        [
+            [
+                x.benchmark, x.a, x.b, str(x.wins), str(x.ties), str(x.losses),
+                f"{x.share:.4f}", f"{x.low:.4f}", f"{x.high:.4f}",
+                {"a": x.a, "b": x.b}.get(x.says, x.says), _beside(x), f"key:{key}",
+            ]
+            for x, key in zip(found, keys, strict=True)
+        ],
+    )  # fmt: skip
+    typer.echo(
+        "Each turn is judged in both orders, and is won only where both agree. Wins, ties and "
+        "losses are of questions; the share counts ties as half."
+    )
+    typer.echo(
+        f"low to high: {each:.2%} intervals over questions, so that all {len(found)} hold at once "
+        f"with {confidence:.0%} (Bonferroni)."
+    )
+    if limit is not None:
+        typer.echo(f"Limited to {limit} questions a benchmark: a look, no evaluation.")
+
+
+def _beside(x: Preferred) -> str:
+    said = [f"{n} {what}" for what, n in x.counts.items() if n]
+    if x.judged_again is not None:
+        said.append(f"judged again {x.judged_again[0]:.3f} to {x.judged_again[1]:.3f}")
+    return ", ".join(said)

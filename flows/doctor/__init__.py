@@ -1,0 +1,1 @@
+"""`ila doctor`: what is installed, reachable and usable."""

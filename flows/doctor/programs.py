@@ -1,0 +1,89 @@
+"""What is installed, reachable and usable here, and what to do about the rest."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import shutil
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, version
+
+from flows.doctor import servers
+from flows.doctor.check import Check
+from ila_core.config import RuntimeConfig
+from ila_core.errors import UserError
+
+_REQUIRED = ("torch", "transformers", "peft", "prefect", "mlflow")
+_OPTIONAL = {"bitsandbytes": "quant", "lm_eval": "eval"}
+
+
+def examine() -> list[Check]:
+    """All checks, each independent of the others' outcome."""
+    runtime = RuntimeConfig.from_env()
+    checks = [_python(), *map(_package, _REQUIRED), *map(_package, _OPTIONAL)]
+    here = (_device(runtime), _home(runtime), _checkpoints(runtime))
+    return [*checks, *here, *servers.mlflow(runtime), *servers.prefect(), servers.hub()]
+
+
+def _python() -> Check:
+    found = ".".join(map(str, sys.version_info[:3]))
+    return Check("python", "ok" if sys.version_info >= (3, 11) else "failed", found)
+
+
+def _package(name: str) -> Check:
+    try:
+        return Check(name, "ok", version(name))
+    except PackageNotFoundError:
+        if name in _OPTIONAL:
+            extra = _OPTIONAL[name]
+            return Check(name, "missing", "not installed", f"pip install 'ila[{extra}]'")
+        return Check(name, "failed", "not installed", "pip install ila, or `make demo`")
+
+
+def _device(runtime: RuntimeConfig) -> Check:
+    if importlib.util.find_spec("torch") is None:
+        return Check("device", "failed", "no torch")
+    from ila_core.models.loading import resolve_device
+
+    try:
+        return Check("device", "ok", resolve_device(runtime.device))
+    except UserError as error:
+        return Check("device", "failed", runtime.device, str(error))
+
+
+def _home(runtime: RuntimeConfig) -> Check:
+    try:
+        runtime.home.mkdir(parents=True, exist_ok=True)
+        free_gib = shutil.disk_usage(runtime.home).free / 2**30
+    except OSError as error:
+        return Check("ILA_HOME", "failed", str(runtime.home), str(error))
+    writable = os.access(runtime.home, os.W_OK)
+    found = f"{runtime.home}, {free_gib:.0f} GiB free"
+    return Check(
+        "ILA_HOME", "ok" if writable else "failed", found, "" if writable else "not writable"
+    )
+
+
+def _checkpoints(runtime: RuntimeConfig) -> Check:
+    """Those of finished steps are gone; nobody but a person knows which others are still wanted."""
+    files: dict[str, list[os.stat_result]] = {}
+    for file in runtime.checkpoints.glob("*/*/*"):
+        with contextlib.suppress(FileNotFoundError):  # a training at work replaces its checkpoints
+            files.setdefault(file.parents[1].name, []).append(file.stat())
+    if not files:
+        return Check("checkpoints", "ok", "none")
+    mib = sum(found.st_size for of_folder in files.values() for found in of_folder) / 2**20
+    days = {
+        name: (time.time() - max(found.st_mtime for found in of_folder)) / 86400
+        for name, of_folder in files.items()
+    }
+    shown = ", ".join(f"{name} ({days[name]:.0f} days old)" for name in sorted(days))
+    return Check(
+        "checkpoints",
+        "ok",
+        f"{len(files)} unfinished training{'s' * (len(files) > 1)}, {mib:.0f} MiB: {shown}",
+        "a name begins with its step's key, as `ila plan` prints it; the same command goes on from "
+        f"there, and of one that nobody will give again the folder in {runtime.checkpoints} can go",
+    )

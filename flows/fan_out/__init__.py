@@ -1,0 +1,1 @@
+"""Steps as a fan-out of child processes."""

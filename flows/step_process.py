@@ -1,0 +1,62 @@
+"""`python -m flows.step_process ERROR`: one step that its parent has claimed (`tasks.run.child`).
+
+One line of JSON on standard input says which; ERROR gets what went wrong, where it was foreseen.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+from ila_core.config import Profile, RuntimeConfig
+from ila_core.errors import CheckError
+from tasks.run.supervise import end_with_parent
+
+
+def main(error_file: Path) -> int:
+    """Compute the step and return the exit code."""
+    told = json.loads(sys.stdin.readline())
+    end_with_parent()
+    logging.basicConfig(format="%(message)s", stream=sys.stdout)
+    logging.getLogger("ila").setLevel(logging.INFO)
+    try:
+        _compute(told)
+    except Exception as error:
+        from flows.exit_codes import explain
+        from tasks.run.child import kind_of
+
+        explained = explain(error)
+        if explained is None:
+            raise
+        error_file.write_text(json.dumps({"kind": kind_of(error), "message": explained[1]}))
+        return 1
+    return 0
+
+
+def _compute(told: dict[str, Any]) -> None:
+    """Make the step again from the profile; its key proves that it is the one that was claimed."""
+    from flows.pipeline import ila_pipeline
+    from flows.plan.references import resolve
+    from ila_core.resolve import Lock
+    from tasks.cache.step import in_order
+    from tasks.cache.store import Store
+    from tasks.run.compute import Order, compute_step
+
+    runtime = RuntimeConfig.from_env()
+    profile = Profile.model_validate(told["profile"])
+    ranking = resolve(told["ranking"]) if told["ranking"] else None
+    pipeline = ila_pipeline(profile, Lock(runtime.home, online=True), ranking)
+    steps = {step.key: step for step in in_order(*pipeline.targets(told["until"]))}
+    if told["key"] not in steps:
+        raise CheckError("the data or the base model changed meanwhile; run the same command again")
+    store = Store(runtime, profile.model.name)
+    inputs = {name: Path(folder) for name, folder in told["inputs"].items()}
+    run = store.read(told["run"])
+    compute_step(Order(steps[told["key"]], run, inputs, runtime, bar=False), store)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

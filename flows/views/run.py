@@ -1,0 +1,184 @@
+"""What the commands print: tables for a person, one JSON object for a program."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from flows.actions.run import ProfilePlan
+from flows.views.printing import print_frame, print_json, print_table
+from ila_core.config import RuntimeConfig
+from ila_core.selection.select import lora_parameters
+from tasks.cache.lookup import StepRun
+from tasks.cache.payloads import fetch
+from tasks.cache.plan import Planned
+
+if TYPE_CHECKING:
+    from flows.actions.reproduce import Result
+    from flows.doctor.check import Check
+    from ila_core.config import SearchConfig
+    from ila_core.search.control import ControlResult
+
+
+def show_plan(planned: ProfilePlan, *, as_json: bool) -> None:
+    """Every step's state, key and reason; layers and trainable parameters below."""
+    layers = planned.pipeline.base.layers
+    r = planned.profile.search.stage1.lora.r
+    facts = {
+        "profile": planned.profile.name,
+        "base_model": planned.profile.model.name,
+        "layers": len(layers),
+        "lora_parameters_all_layers": lora_parameters(layers, r),
+        "steps": [
+            {"step": p.step.label, "state": p.state, "key": p.step.key, "reason": p.reason}
+            for p in planned.steps
+        ],
+    }
+    if as_json:
+        return print_json(facts)
+    rows = [[p.state, p.step.label, p.step.key or "UNKNOWN", p.reason] for p in planned.steps]
+    print_table(["state", "step", "key", "why"], rows)
+    counts = Counter(p.state for p in planned.steps)
+    typer.echo(
+        f"{planned.profile.model.name}: {len(layers)} layers, "
+        f"{facts['lora_parameters_all_layers']:,} trainable parameters with LoRA r {r} on all; "
+        + ", ".join(f"{n} {state}" for state, n in counts.items())
+    )
+
+
+def _was_cached(planned: Planned, run: StepRun) -> bool:
+    """Whether a step was there already, or came from somebody else who computed it meanwhile."""
+    if planned.run is not None:
+        return planned.run.run_id == run.run_id
+    from tasks.cache.store import owner
+
+    return run.tags["ila.owner"] != owner()
+
+
+def show_result(
+    planned: ProfilePlan, runs: Mapping[str, StepRun], until: str, seconds: float, *, as_json: bool
+) -> None:
+    """What a run came to, how much of it was cached, and where the report is."""
+    total = len(planned.steps)
+    cached = sum(_was_cached(p, runs[str(p.step.key)]) for p in planned.steps)
+    last = planned.pipeline.targets(until)[-1]
+    payload = fetch(runs[str(last.key)])
+    answer: dict[str, Any] = {
+        "profile": planned.profile.name,
+        "steps": {p.step.label: runs[str(p.step.key)].key for p in planned.steps},
+        "cached": cached,
+        "computed": total - cached,
+        "seconds": round(seconds, 2),
+        "ranking": f"key:{planned.pipeline.ranking.key}",
+    }
+    if until == "report":
+        page = publish_page(runs[str(last.key)], planned.profile.name)
+        summary = json.loads((payload / "report.json").read_bytes())
+        answer |= {"headline": summary["headline"], "report": str(page)}
+    if as_json:
+        return print_json(answer)
+    if cached == total:
+        typer.echo(f"all {cached} steps cached; nothing was computed ({seconds:.1f} s)")
+    else:
+        typer.echo(f"{answer['computed']} steps computed, {cached} cached ({seconds:.0f} s)")
+    for line in answer.get("headline", []):
+        typer.echo(f"  {line}")
+    typer.echo(f"ranking: key:{planned.pipeline.ranking.key}   (ila rankings show ...)")
+    if until == "report":
+        typer.echo(f"report:  {answer['report']}")
+
+
+def show_report(run: StepRun, *, out: Path | None, as_json: bool) -> None:
+    """Where the page is, copied to `out` when that is given."""
+    page = publish_page(run, json.loads(run.params["profile.name"]))
+    if out is not None:
+        shutil.copyfile(page, out)
+        page = out
+    if as_json:
+        return print_json({"key": run.key, "report": str(page)})
+    typer.echo(str(page))
+
+
+def publish_page(run: StepRun, profile: str) -> Path:
+    """Copy the report out of the cache to `ILA_HOME/reports/<profile>.html`, for a browser."""
+    page = RuntimeConfig.from_env().home / "reports" / f"{profile}.html"
+    page.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(fetch(run) / "report.html", page)
+    return page
+
+
+def show_control(
+    results: Mapping[str, ControlResult], search: SearchConfig, *, min_auc: float, as_json: bool
+) -> None:
+    """The AUC of every dataset, and what so many draws can say."""
+    settings = search.control
+    if as_json:
+        return print_json(
+            {
+                "scorer": search.scorer,
+                "min_auc": min_auc,
+                "passed": all(r.mean >= min_auc for r in results.values()),
+                "datasets": {name: r.model_dump(mode="json") for name, r in results.items()},
+            }
+        )
+    typer.echo(
+        f"noise of {settings.factor:g} standard deviations in {100 * settings.fraction:g} % of the "
+        f"layers, {len(settings.seeds)} draws; AUC of `{search.scorer}` finding them (chance 0.5)"
+    )
+    rows = []
+    for name, found in results.items():
+        interval = "-" if found.low is None else f"{found.low:.3f} to {found.high:.3f}"
+        if found.imperfect_at_most is not None:
+            interval = f"all 1; a draw below 1 has probability < {found.imperfect_at_most:.2f}"
+        each = ", ".join(f"{auc:.3f}" for auc in found.aucs.values())
+        verdict = "found" if found.mean >= min_auc else f"below {min_auc:g}"
+        rows.append([name, f"{found.mean:.3f}", interval, each, verdict])
+    print_table(["dataset", "AUC", "95 %", "by draw", ""], rows)
+
+
+def show_reproduction(
+    results: Mapping[str, Result], files: Mapping[str, Sequence[Path]], *, as_json: bool
+) -> None:
+    """Each table beside the paper's, and where each figure is."""
+    import pandas as pd
+
+    if as_json:
+        return print_json(
+            {
+                name: {
+                    "title": r.title,
+                    "tables": {what or "rows": rows for what, rows in r.tables.items()},
+                    "notes": r.notes,
+                    "files": list(map(str, files[name])),
+                }
+                for name, r in results.items()
+            }
+        )
+    for name, result in results.items():
+        typer.echo(result.title)
+        for what, rows in result.tables.items():
+            if what:
+                typer.echo(f"  {what}")
+            print_frame(pd.DataFrame(rows))
+        for note in result.notes:
+            typer.echo(f"  {note}")
+        for path in files[name]:
+            typer.echo(f"  {path}")
+
+
+def show_checks(checks: Sequence[Check], *, as_json: bool) -> None:
+    """The doctor's findings; exits with 1 when a check failed."""
+    if as_json:
+        print_json([vars(check) for check in checks])
+    else:
+        print_table(["", "what", "found", "advice"],
+               [[c.state, c.name, c.found, c.advice] for c in checks])  # fmt: skip
+    if any(check.state == "failed" for check in checks):
+        sys.exit(1)
