@@ -16,9 +16,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import forked
 import pytest
 from filelock import FileLock
+
+from tests.helpers import forked
 
 # One thread each: several processes on two cores otherwise spend their time waiting (docs/LOG.md).
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -132,9 +133,8 @@ def real_data() -> Path:
 @pytest.fixture(scope="session")
 def prefect_api(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> str:
     """The API of a Prefect server for all tests: one that a command starts costs it 30 s here."""
-    from served import Sqlite, free_port
-
     from flows.servers import process, programs
+    from tests.helpers.served import Sqlite, free_port
 
     folder = _shared(tmp_path_factory, worker_id) / PREFECT
     folder.mkdir(exist_ok=True)
@@ -184,8 +184,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory, worker_id: str, prefect_a
 
 @pytest.fixture(scope="session")
 def servers(request: pytest.FixtureRequest) -> Iterator[Any]:
-    """MLflow with accounts and a Prefect server (tests/orchestration/served.py), for all tests."""
-    from served import serving  # beside the tests that use it
+    """MLflow with accounts and a Prefect server (tests/helpers/served.py), for all tests."""
+    from tests.helpers.served import serving  # beside the tests that use it
 
     with serving(request.config.getoption("--servers-on")) as found:
         yield found
@@ -193,8 +193,8 @@ def servers(request: pytest.FixtureRequest) -> Iterator[Any]:
 
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Any], Any]]:
-    """Starts a `JudgeServer` with a script (tests/core/judge_server.py); closed after the test."""
-    from judge_server import JudgeServer  # beside the tests that use it
+    """Starts a `JudgeServer` (tests/helpers/judge_server.py); closed after the test."""
+    from tests.helpers.judge_server import JudgeServer  # beside the tests that use it
 
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)

@@ -1,6 +1,6 @@
 """Which layers a `LoraConfig` adapts: PEFT's own rule, for all trainers that hand their lists on.
 
-`tests/core/test_exporters.py` holds it against the PEFT that is installed.
+`tests/ila_core/export/test_formats.py` holds it against the PEFT that is installed.
 """
 
 from __future__ import annotations

@@ -1,0 +1,317 @@
+"""Prepared rows: what is in the loss, what is dropped, and which split a row is in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ila_core.config import DataConfig, DatasetConfig
+from ila_core.data import Conversation, Message, load_dataset
+from ila_core.data.batches import IGNORED
+from ila_core.data.chat_template import Renderer
+from ila_core.data.prepared import Prepared, Row, longest
+from ila_core.data.tokenize import prepare, split_of
+from ila_core.errors import CheckError, UserError
+
+ROOT = Path(__file__).parents[3]
+
+MARKED = (
+    "{{ bos_token }}{% for m in messages %}"
+    "{% if m.role == 'assistant' %}"
+    "{% generation %}{{ m.content + eos_token }}{% endgeneration %}{{ '\n' }}"
+    "{% else %}{{ '<' + m.role + '>\n' + m.content + '\n<assistant>\n' }}{% endif %}"
+    "{% endfor %}"
+)
+# White space after the end token, and a generation prompt, as in ChatML.
+UNMARKED = (
+    "{{ bos_token }}{% for m in messages %}"
+    "{{ '<' + m.role + '>\n' + m.content }}"
+    "{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}{{ '\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<assistant>\n' }}{% endif %}"
+)
+NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+SILENT_SYSTEM = UNMARKED.replace("in messages", "in messages if m.role != 'system'")
+FORGETFUL = (
+    "{% for m in messages %}{{ m.role + ': ' }}"
+    "{{ m.content if loop.last else m.content[:3] }}{{ eos_token }}{% endfor %}"
+)
+DATA = DataConfig(max_length=200, held_out_fraction=0.2, gate_fraction=0.2)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    """Byte-level, so that a token never hides where the text is cut."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: i for i, token in enumerate(["<s>", "</s>", "<pad>", *alphabet])}
+    raw = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=raw, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
+    )
+
+
+def talk(*texts: str, system: str | None = None) -> Conversation:
+    lead = [] if system is None else [Message("system", system)]
+    turns = [Message(("user", "assistant")[i % 2], t) for i, t in enumerate(texts)]  # type: ignore[arg-type]
+    return Conversation((*lead, *turns))
+
+
+def many(n: int, prefix: str = "q") -> list[Conversation]:
+    return [talk(f"{prefix} {i}", f"answer {i}") for i in range(n)]
+
+
+def prepared(
+    conversations: list[Conversation], tokenizer: Any, template: str = MARKED, **changed: Any
+) -> Prepared:
+    """The rows of interest among enough others to fill every split."""
+    data = DATA.model_copy(update=changed)
+    return prepare([*conversations, *many(60)], tokenizer, template, data, dataset="mine")
+
+
+def learned(row: Row, tokenizer: Any) -> str:
+    return str(tokenizer.decode([label for label in row.labels if label != IGNORED]))
+
+
+def find(result: Prepared, text: str, tokenizer: Any) -> Row:
+    rows = [row for split in result.splits.values() for row in split]
+    return next(row for row in rows if text in tokenizer.decode(row.input_ids))
+
+
+@pytest.mark.parametrize("template", [MARKED, UNMARKED], ids=["marked", "unmarked"])
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ("What?", "That."),
+        ("One\n", " two ", "three", "four\n\nfive", "six", "seven"),
+        ("na\u00efve caf\u00e9", "\u65e5\u672c\u8a9e \U0001f642"),
+        ("same", "same", "same", "same"),
+    ],
+)
+@pytest.mark.parametrize("system", [None, "Be kind."])
+def test_the_loss_is_every_answer_with_its_end_token(
+    template: str, texts: tuple[str, ...], system: str | None, tokenizer: Any
+) -> None:
+    result = prepared([talk(*texts, system=system)], tokenizer, template)
+    row = find(result, f"{texts[-1]}</s>", tokenizer)
+    assert learned(row, tokenizer) == "".join(f"{answer}</s>" for answer in texts[1::2])
+    assert all(b in (a, IGNORED) for a, b in zip(row.input_ids, row.labels, strict=True))
+    text = tokenizer.decode(row.input_ids)
+    assert (system or "") in text and all(t in text for t in texts)
+
+
+def test_the_mask_is_the_one_that_transformers_gives(tokenizer: Any) -> None:
+    messages = [
+        {"role": role, "content": content}
+        for role, content in [("user", "a"), ("assistant", "bc"), ("user", "d"), ("assistant", "e")]
+    ]
+    theirs = tokenizer.apply_chat_template(
+        messages, chat_template=MARKED, return_assistant_tokens_mask=True, return_dict=True
+    )
+    row = find(prepared([talk("a", "bc", "d", "e")], tokenizer), "bc</s>", tokenizer)
+    assert row.input_ids == theirs["input_ids"]
+    assert [int(label != IGNORED) for label in row.labels] == theirs["assistant_masks"]
+
+
+def test_an_end_token_left_outside_the_marks_is_learned_too(tokenizer: Any) -> None:
+    template = MARKED.replace(
+        "{{ m.content + eos_token }}{% endgeneration %}",
+        "{{ m.content }}{% endgeneration %}{{ eos_token }}",
+    )
+    inside, outside = (prepared([talk("a", "b")], tokenizer, t) for t in (MARKED, template))
+    assert template != MARKED and inside.digest == outside.digest
+
+
+def test_white_space_after_an_open_end_is_learned(tokenizer: Any) -> None:
+    template = UNMARKED.replace("{{ eos_token }}", "")
+    row = find(prepared([talk("hello", "world")], tokenizer, template), "world", tokenizer)
+    assert learned(row, tokenizer) == "world\n"
+
+
+def test_rows_that_cannot_be_used_are_counted_by_reason(tokenizer: Any) -> None:
+    unusable = [
+        talk("question", " \n"),
+        talk("question", "answer", "question", ""),
+        talk("question"),
+        talk("question", "answer", "question"),
+        Conversation((Message("assistant", "answer"),)),
+        Conversation(()),
+        Conversation((Message("user", "a"), Message("user", "b"), Message("assistant", "c"))),
+        Conversation((Message("user", "a"), Message("system", "b"), Message("assistant", "c"))),
+        talk("question " * 100, "answer"),
+    ]
+    result = prepared(unusable, tokenizer)
+    assert result.dropped == {
+        "empty answer": 2,
+        "ends on a user turn": 2,
+        "no user turn": 2,
+        "nothing left after truncation": 1,
+        "roles do not alternate": 2,
+    }
+    assert result.statistics()["rows"] == {s: len(r) for s, r in result.splits.items()}
+    assert sum(map(len, result.splits.values())) == 60
+
+
+def test_long_rows_are_cut_at_the_end_and_counted(tokenizer: Any) -> None:
+    result = prepared([talk("hello", "long " * 100)], tokenizer)
+    row = find(result, "long long", tokenizer)
+    assert len(row.input_ids) == len(row.labels) == DATA.max_length
+    assert tokenizer.decode(row.input_ids).startswith("<s><user>\nhello")
+    assert result.truncated == 1 and "</s>" not in learned(row, tokenizer)
+
+
+def test_duplicates_share_a_split_and_are_counted(tokenizer: Any) -> None:
+    result = prepared(many(60)[:5] * 2, tokenizer)
+    assert result.duplicates == 10
+    for rows in result.splits.values():
+        others = [r for split in result.splits.values() if split is not rows for r in split]
+        assert not {tuple(r.input_ids) for r in rows} & {tuple(r.input_ids) for r in others}
+
+
+def test_different_texts_that_become_the_same_tokens_never_share_splits(tokenizer: Any) -> None:
+    tails = [talk("question", "long " * 100 + str(i)) for i in range(50)]
+    result = prepared(tails, tokenizer)
+    homes = {s for s, rows in result.splits.items() if any(len(r.input_ids) == 200 for r in rows)}
+    assert len(homes) == 1
+    assert result.dropped["same tokens as a row of another split"] > 0
+
+
+def test_a_row_added_or_removed_moves_no_other(tokenizer: Any) -> None:
+    def homes(conversations: list[Conversation]) -> dict[tuple[int, ...], str]:
+        result = prepare(conversations, tokenizer, MARKED, DATA, dataset="mine")
+        return {tuple(r.input_ids): s for s, rows in result.splits.items() for r in rows}
+
+    base, more = many(80), [talk("new", "row"), *many(80)[::-1][:70]]
+    before, after = homes(base), homes(more)
+    assert all(before[row] == split for row, split in after.items() if row in before)
+    assert len(before.keys() & after.keys()) == 70
+
+
+def test_splits_keep_their_fractions_and_follow_the_seed() -> None:
+    identities = [f"{i:064x}" for i in range(4000)]
+    drawn = [split_of(identity, DATA) for identity in identities]
+    assert 0.17 < drawn.count("held_out") / 4000 < 0.23
+    assert 0.17 < drawn.count("gate") / 4000 < 0.23
+    other = DATA.model_copy(update={"split_seed": 1})
+    assert drawn != [split_of(identity, other) for identity in identities]
+
+
+def test_rows_keep_the_order_of_the_dataset(tokenizer: Any) -> None:
+    result = prepare(many(60), tokenizer, MARKED, DATA, dataset="mine")
+    for rows in result.splits.values():
+        numbers = [int(learned(row, tokenizer).removesuffix("</s>").split()[1]) for row in rows]
+        assert numbers == sorted(numbers)
+
+
+def test_an_empty_split_is_an_error_that_says_what_to_change(tokenizer: Any) -> None:
+    with pytest.raises(UserError, match=r"mine: its (train|held_out|gate) split is empty, with 1"):
+        prepare(many(1), tokenizer, MARKED, DATA, dataset="mine")
+    everything_away = DATA.model_copy(update={"held_out_fraction": 0.6, "gate_fraction": 0.6})
+    with pytest.raises(UserError, match=r"train split is empty.* lower the held-out"):
+        prepare(many(60), tokenizer, MARKED, everything_away, dataset="mine")
+    with pytest.raises(UserError, match="dropped: 2 ends on a user turn"):
+        prepare([talk("a"), talk("b")], tokenizer, MARKED, DATA, dataset="mine")
+    without_gates = DATA.model_copy(update={"gate_fraction": 0})
+    assert not prepare(many(60), tokenizer, MARKED, without_gates, dataset="mine").splits["gate"]
+
+
+@pytest.mark.parametrize("template", [NO_SYSTEM + UNMARKED, SILENT_SYSTEM, NO_SYSTEM + MARKED])
+def test_a_system_message_without_a_place_goes_before_the_first_user_turn(
+    template: str, tokenizer: Any
+) -> None:
+    result = prepared([talk("hello", "world", system="Be kind.")], tokenizer, template)
+    row = find(result, "world", tokenizer)
+    assert "<user>\nBe kind.\n\nhello\n" in tokenizer.decode(row.input_ids)
+    assert result.system_merged == result.statistics()["system_merged"] == 1
+    assert prepared([talk("hello", "world", system="Hm.")], tokenizer).system_merged == 0
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        (None, "there is no chat template"),
+        ("{% for m in messages %}", "does not render"),
+        (MARKED + "{{ strftime_now('%d %b %Y') }}", "writes today's date"),
+        ("{{ nothing.there }}", "does not render"),
+        (FORGETFUL, "renders earlier turns differently"),
+        ("{% for m in messages %}{{ m.content }}{% generation %}{% endgeneration %}{% endfor %}",
+         "leaves the assistant's answer out"),
+    ],
+)  # fmt: skip
+def test_a_template_that_cannot_be_used_says_why(
+    template: str | None, message: str, tokenizer: Any
+) -> None:
+    with pytest.raises(UserError, match=message):
+        prepare([talk("a", "bcdef", "g", "hijkl")], tokenizer, template, DATA, dataset="mine")
+
+
+def test_the_tokenizers_own_template_is_the_default(tokenizer: Any) -> None:
+    tokenizer.chat_template = UNMARKED
+    try:
+        rendered = Renderer(tokenizer, None).render(talk("a", "b"))
+    finally:
+        tokenizer.chat_template = None
+    assert rendered.text == "<s><user>\na\n<assistant>\nb</s>\n"
+    assert [rendered.text[a:b] for a, b in rendered.spans] == ["b</s>"]
+
+
+def test_saved_rows_come_back_and_damage_is_seen(tokenizer: Any, tmp_path: Path) -> None:
+    result = prepared([talk("hello", "world", system="Be kind.")], tokenizer, gate_fraction=0)
+    result.save(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["prepared.json", "prepared.safetensors"]
+    assert Prepared.load(tmp_path) == result
+    assert Prepared.load(tmp_path).digest == result.digest
+    assert longest(tmp_path, "train") == len(result.splits["train"][0].input_ids)
+    path = tmp_path / "prepared.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x7f")
+    with pytest.raises(CheckError, match="is damaged"):
+        Prepared.load(tmp_path)
+
+
+def test_the_digest_sees_labels_and_splits(tokenizer: Any) -> None:
+    one = prepare(many(60), tokenizer, MARKED, DATA, dataset="mine")
+    same = prepare(many(60), tokenizer, MARKED, DATA, dataset="another name")
+    alike = prepare(many(60), tokenizer, UNMARKED, DATA, dataset="mine")
+    assert one.digest == same.digest == alike.digest
+    others = [
+        prepare(many(61), tokenizer, MARKED, DATA, dataset="mine"),
+        prepare(many(60)[::-1], tokenizer, MARKED, DATA, dataset="mine"),
+        prepared([], tokenizer, split_seed=1),
+    ]
+    assert len({one.digest, *(other.digest for other in others)}) == 4
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize(
+    ("loader", "name"),
+    [("lima", "lima/train.jsonl"), ("alpaca_gpt4", "alpaca_gpt4/alpaca_gpt4_1000.json")],
+)
+def test_real_rows_are_learned_exactly(real_data: Path, loader: str, name: str) -> None:
+    from transformers import AutoTokenizer
+
+    real = AutoTokenizer.from_pretrained(real_data / "models" / "stories3M", local_files_only=True)
+    data = DatasetConfig(name=loader, loader=loader, path=str(real_data / name))
+    conversations = load_dataset(data, None)
+    whole = DATA.model_copy(update={"max_length": 100_000})
+    marked = prepare(conversations, real, MARKED, whole, dataset=loader)
+    unmarked = prepare(conversations, real, UNMARKED, whole, dataset=loader)
+    assert marked.dropped == ({"ends on a user turn": 1} if loader == "lima" else {})
+    answers = sorted(
+        _squeezed("".join(m.content + "</s>" for m in c.turns if m.role == "assistant"))
+        for c in conversations
+        if c.turns[-1].role == "assistant"
+    )
+    for result in (marked, unmarked):
+        rows = [row for split in result.splits.values() for row in split]
+        assert sorted(_squeezed(learned(row, real)) for row in rows) == answers
+
+
+def _squeezed(text: str) -> str:
+    """Without white space: this tokenizer's decoder adds and removes spaces at the edges."""
+    return "".join(text.split())
