@@ -1,198 +1,139 @@
-"""Stage 1 and stage 2 at the paper's size on one GPU: ms per iteration, utilisation, peak memory.
+"""What only a GPU can tell, the most important first, in at most eight minutes.
 
-    python benchmarks/gpu.py [--quick | --tiny] [--device cuda] [--json]
+    PYTHONPATH=. python benchmarks/gpu.py --out gpu.json             # a 7B shape; needs CUDA
+    PYTHONPATH=. python benchmarks/gpu.py --rehearse --out cpu.json  # tiny, on a CPU
 
-A Llama of 7B shape with random weights made on the device, bfloat16, and the same with a 4-bit
-base; batches of 32 conversations of equal length through `ila_core.train.loop`, as in a real search. The
-paper reports 6671 and 5343 ms on an A100 at batch 32; it does not give its lengths. Where there is
-no CUDA it says so and ends well.
+    stages        ms per iteration of stage 1 and stage 2 at batch 32, beside the paper's 6671 and
+                  5343 (an A100; lengths not given), model FLOPs utilisation, peak memory
+    arithmetic    one step of stage 1 by our LoRA arithmetic and by PEFT's own, each with and
+                  without activation checkpointing, interleaved
+    table7        Table 7's four memories at 2 x 1,024 tokens, beside the forecast; PEFT's own too
+    kernels       which kernels one forward and backward of stage 1 spends its time in
+    search        the demo's search by `ila_core` alone: whole, and killed and resumed
+
+Runs where there is no more than torch, transformers, PEFT, accelerate, pydantic and `ila_core`;
+4-bit rows need bitsandbytes and are left out by name without it. Each row is written to `--out` as
+soon as it is measured. A row for which the time (`--seconds`) does not last is left out by name; a
+row that fails is written with its error, the others go on, and the exit code is 1.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
+import platform
 import sys
-import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from transformers import AutoModelForCausalLM, LlamaConfig, TrainerCallback
 
-from ila_core.config import LoraSettings, OptimizerSettings, Schedule
-from ila_core.data.prepared import Row
-from ila_core.search.gates import Gates
-from ila_core.train.loop import Circumstance, train
-from ila_core.train.methods.lora import Lora, lora_layers
+from benchmarks.gpu_parts.bench import Bench, Size, timed
+from benchmarks.gpu_parts.memory import table7
+from benchmarks.gpu_parts.search import search
+from benchmarks.gpu_parts.speed import arithmetic, kernels, stages
+from benchmarks.record import Tolerance, machine
 
-# hidden, intermediate, blocks, heads, vocabulary; conversations per step and pass; tokens in each
-SIZES = {
-    "7B": ((4096, 11008, 32, 32, 32000), (32, 4), 512),
-    "quick": ((2048, 5504, 16, 16, 32000), (32, 8), 256),
-    "tiny": ((64, 128, 2, 4, 128), (4, 2), 16),
+TOLERANCE: Tolerance = {
+    "conditions.*": (0.05, 0.0),
+    "*seconds": (0.5, 0.0),
+    "*mib": (0.02, 0.0),
+    "*gib": (0.02, 0.0),
+    "*over*": (0.1, 0.0),
+    "*": (0.2, 0.0),
 }
-PAPER_MS = {"stage1": 6671, "stage2": 5343}
-# Dense bfloat16, from the vendor's data sheets; SXM variants.
-PEAK_TFLOPS = {"A100": 312, "H100": 989, "H200": 989}
+
+SIZES = {
+    "7B": Size(
+        hidden=4096,
+        intermediate=11008,
+        blocks=32,
+        heads=32,
+        vocabulary=32000,
+        batch=32,
+        micro_batch=8,
+        length=512,
+        table7=(2, 1024),
+        iterations=8,
+        search_steps=40,
+        dtype=torch.bfloat16,
+    ),
+    "tiny": Size(
+        hidden=64,
+        intermediate=128,
+        blocks=4,
+        heads=4,
+        vocabulary=128,
+        batch=4,
+        micro_batch=2,
+        length=16,
+        table7=(2, 32),
+        iterations=2,
+        search_steps=8,
+        dtype=torch.float32,
+    ),
+}
 
 
-class Clock(TrainerCallback):  # type: ignore[misc]
-    """Seconds of every step; the loss that was fetched in it has waited for the device."""
+def conditions(bench: Bench, chosen: str) -> dict[str, Any]:
+    def installed(name: str) -> str | None:
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            return None
 
-    def __init__(self) -> None:
-        self.seconds: list[float] = []
-
-    def on_train_begin(self, *_: Any, **__: Any) -> None:
-        self._last = time.perf_counter()
-
-    def on_step_end(self, *_: Any, **__: Any) -> None:
-        now = time.perf_counter()
-        self.seconds.append(now - self._last)
-        self._last = now
-
-
-def random_model(size: str, device: str, four_bit: bool) -> Any:
-    """An adapted Llama whose B is not zero, as after stage 1."""
-    (hidden, intermediate, blocks, heads, vocabulary), _, _ = SIZES[size]
-    config = LlamaConfig(
-        hidden_size=hidden,
-        intermediate_size=intermediate,
-        num_hidden_layers=blocks,
-        num_attention_heads=heads,
-        num_key_value_heads=heads,
-        vocab_size=vocabulary,
-        tie_word_embeddings=False,
-    )
-    torch.manual_seed(0)
-    with torch.device(device):
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    linears = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear)}
-    if four_bit:
-        for name, linear in linears.items():
-            if name != "lm_head":
-                model.set_submodule(name, quantised(linear, device))
-        model.is_loaded_in_4bit = True
-    adapted = Lora().attach(model, list(linears), LoraSettings(r=32, alpha=64, dropout=0.0), seed=0)
-    for layer in lora_layers(adapted).values():
-        nn.init.normal_(layer.lora_B["default"].weight, std=0.01)
-    return adapted
+    libraries = ("torch", "transformers", "peft", "accelerate", "pydantic", "bitsandbytes")
+    shape = {k: str(v) if k == "dtype" else v for k, v in vars(bench.size).items()}
+    found = {
+        "size": chosen,
+        **shape,
+        "device": torch.cuda.get_device_name(bench.device) if bench.cuda else platform.machine(),
+        "python": platform.python_version(),
+        **{name: installed(name) for name in libraries},
+    }
+    if bench.cuda:
+        found["matmul_tflops"] = matmul_tflops(bench.device)
+    return found
 
 
-def quantised(linear: nn.Linear, device: str) -> nn.Linear:
-    """The same layer in NF4."""
-    import bitsandbytes
+def matmul_tflops(device: str) -> float:
+    """The rate that a large product of bfloat16 matrices reaches: what can be had at most."""
+    n = 8192
+    a, b = (torch.randn(n, n, device=device, dtype=torch.bfloat16) for _ in range(2))
+    for _ in range(3):
+        a @ b
 
-    packed = bitsandbytes.nn.Linear4bit(
-        linear.in_features,
-        linear.out_features,
-        bias=False,
-        compute_dtype=torch.bfloat16,
-        quant_type="nf4",
-        device="meta",
-    )
-    packed.weight = bitsandbytes.nn.Params4bit(linear.weight.detach(), requires_grad=False)
-    # A forward in eval mode would turn the weight into a format without a gradient; CPU only.
-    packed.support_avx512bf16_for_cpu = False
-    return packed.to(device)  # type: ignore[no-any-return]
+    def products() -> None:
+        for _ in range(10):
+            a @ b
 
-
-def measure(size: str, device: str, *, four_bit: bool, iterations: int) -> dict[str, Any]:
-    """Both stages of one model; the first two steps of each are not counted."""
-    _, (batch, micro_batch), length = SIZES[size]
-    model = random_model(size, device, four_bit)
-    vocabulary = model.config.vocab_size
-    ids = torch.randint(vocabulary, (batch, length)).tolist()
-    rows = [Row(row, row) for row in ids]
-
-    def run(**given: Any) -> dict[str, Any]:
-        clock = Clock()
-        result = train(
-            model,
-            rows,
-            schedule=Schedule(lr=1e-4, steps=iterations + 2),
-            optimizer=OptimizerSettings(
-                batch_size=batch, weight_decay=0.0, warmup_ratio=0.0, max_grad_norm=0.0
-            ),
-            seed=0,
-            callbacks=[clock],
-            circumstance=Circumstance(micro_batch=micro_batch),
-            **given,
-        )
-        seconds = statistics.median(clock.seconds[2:])
-        return {
-            "ms_per_iteration": 1000 * seconds,
-            "ms_range": [1000 * min(clock.seconds[2:]), 1000 * max(clock.seconds[2:])],
-            "model_flops_utilisation": utilisation(model, batch * length / seconds, device),
-            "peak_memory_gib": (result.peak_memory_bytes or 0) / 2**30,
-        }
-
-    result = {"stage1": run()}
-    with Gates(model):
-        result["stage2"] = run(make_optimizer=lambda scores: torch.optim.SGD(scores, lr=1.0))
-    times = [result[stage]["ms_per_iteration"] for stage in ("stage1", "stage2")]
-    return {**result, "stage2_over_stage1_time": times[1] / times[0]}
-
-
-def utilisation(model: Any, tokens_per_s: float, device: str) -> float | None:
-    """Share of the peak that the frozen weights' forward and input gradients take.
-
-    4 FLOPs per weight and token; adapters and attention are left out, so it errs on the low side.
-    """
-    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else ""
-    peak = next((tflops for kind, tflops in PEAK_TFLOPS.items() if kind in name), None)
-    if peak is None:
-        return None
-    weights = sum(
-        layer.base_layer.in_features * layer.base_layer.out_features
-        for layer in lora_layers(model).values()
-    )
-    return 4 * weights * tokens_per_s / (peak * 1e12)
+    spent, _ = timed(products, device)
+    return 10 * 2 * n**3 / spent / 1e12
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--iterations", type=int, default=10)
-    size = parser.add_mutually_exclusive_group()
-    size.add_argument("--quick", action="store_true", help="a shape of about 0.9B")
-    size.add_argument("--tiny", action="store_true", help="a shape that any machine can run")
-    parser.add_argument("--json", action="store_true")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rehearse", action="store_true", help="tiny, on a CPU")
+    parser.add_argument("--seconds", type=float, default=450, help="time for all rows")
+    parser.add_argument("--out", type=Path, help="where each row goes as soon as it is measured")
     args = parser.parse_args()
-    if args.device.startswith("cuda") and not torch.cuda.is_available():
-        print("skipped: there is no CUDA device here", file=sys.stderr if args.json else sys.stdout)
-        if args.json:
-            print(json.dumps({"skipped": "no CUDA device"}))
-        return
-    chosen = "quick" if args.quick else "tiny" if args.tiny else "7B"
-    cuda = args.device.startswith("cuda")
-    result: dict[str, Any] = {
-        "size": chosen,
-        "batch": SIZES[chosen][1][0],
-        "micro_batch": SIZES[chosen][1][1],
-        "length": SIZES[chosen][2],
-        "device": torch.cuda.get_device_name(args.device) if cuda else args.device,
-        "torch": torch.__version__,
-        "paper_ms": PAPER_MS,
-    }
-    for name, four_bit in (("bfloat16", False), ("4bit", True)):
-        result[name] = measure(chosen, args.device, four_bit=four_bit, iterations=args.iterations)
-    if args.json:
-        print(json.dumps(result, indent=1))
-        return
-    print(f"{chosen} on {result['device']}, batch {result['batch']} x {result['length']} tokens")
-    for name in ("bfloat16", "4bit"):
-        for stage in ("stage1", "stage2"):
-            row = result[name][stage]
-            mfu = row["model_flops_utilisation"]
-            theirs = f" (paper {PAPER_MS[stage]})" if chosen == "7B" else ""
-            print(
-                f"{name:9} {stage} {row['ms_per_iteration']:8.0f} ms{theirs}  "
-                f"utilisation {'unknown' if mfu is None else format(mfu, '.2f')}  "
-                f"peak {row['peak_memory_gib']:.1f} GiB"
-            )
-        print(f"{name:9} stage 2 / stage 1: {result[name]['stage2_over_stage1_time']:.3f}")
+    if not args.rehearse and not torch.cuda.is_available():
+        sys.exit("there is no CUDA device here; --rehearse measures everything at tiny size")
+    chosen, device = ("tiny", "cpu") if args.rehearse else ("7B", "cuda")
+    bench = Bench(SIZES[chosen], device, args.seconds, args.out)
+    bench.note("machine", machine())
+    bench.note("tolerance", TOLERANCE)
+    bench.note("conditions", conditions(bench, chosen))
+    print(json.dumps(bench.results["conditions"], indent=1), flush=True)
+    stages(bench, four_bit=False)
+    arithmetic(bench)
+    table7(bench)
+    stages(bench, four_bit=True)
+    kernels(bench)
+    search(bench)
+    if bench.failed:
+        sys.exit(f"{len(bench.failed)} rows failed: {', '.join(bench.failed)}")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import argparse
 import json
 from typing import Any
 
+from record import Tolerance, recorded
 from torch import nn
 from transformers import TrainerCallback, TrainerState
 
@@ -28,6 +29,7 @@ from ila_core.train.methods import METHODS
 PLACES = (0.02, 0.1, 0.25, 0.5, 0.75, 0.98)
 """Fractions of the schedule."""
 GAMMA, GATE_LR, ROWS = 0.5, 5.0, 48
+TOLERANCE: Tolerance = {"*.step": (0.0, 0.0), "*.of": (0.0, 0.0), "*": (0.05, 0.0)}
 
 
 class Pairs(TrainerCallback):  # type: ignore[misc]
@@ -89,7 +91,8 @@ def main() -> None:
             }
         )
     if given.json:
-        print(json.dumps({"profile": name, "dataset": dataset, "pairs": found}, indent=1))
+        result = {"profile": name, "dataset": dataset, "pairs": found}
+        print(json.dumps(recorded(result, TOLERANCE), indent=1))
         return
     import pandas as pd
 

@@ -1,6 +1,6 @@
 """The story without Prefect (`ILA_PREFECT=off`): the same steps in a plain loop, in this process.
 
-Each step is what the body of its Prefect task is (`tasks.run.execute.look_up`). What Prefect adds is
+Each step is what the body of its Prefect task is (`look_up`). What Prefect adds is
 left out: its UI, steps side by side, and a server that counts GPUs.
 """
 

@@ -119,8 +119,8 @@ class Ila:
 def _in_this_process(
     arguments: Sequence[str], environment: Mapping[str, str]
 ) -> tuple[int, str, str]:
-    """What `flows.cli.app.main` does in a process of its own, less the traceback of a bug of ours."""
-    from flows.cli import app
+    """What `ila` does in a process of its own, less the traceback of a bug of ours."""
+    from flows.cli.app import app
     from flows.exit_codes import explain
 
     with pytest.MonkeyPatch.context() as patch:

@@ -11,7 +11,9 @@ import pytest
 from tests.helpers.small import Small
 
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["mlflow.store.tracking.sqlalchemy_store", "peft", "small"])
+PROCESSES.set_forkserver_preload(
+    ["mlflow.store.tracking.sqlalchemy_store", "peft", "tests.helpers.small"]
+)
 
 
 def run(home: Path, template: Path | None, parent: Connection) -> None:

@@ -87,7 +87,7 @@ class Turns:
 
 
 class Records:
-    """MLflow's records of runs, as its client and `tasks.cache.lookup.Lookup`; each call is one turn."""
+    """MLflow's records of runs, as its client and as `Lookup`; each call is one turn."""
 
     def __init__(self, turns, clock):
         self.turns, self._clock, self.runs = turns, clock, {}

@@ -1,0 +1,1 @@
+"""The parts of benchmarks/gpu.py: each measures its rows by `Bench.row`."""
