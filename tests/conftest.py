@@ -19,6 +19,8 @@ import pytest
 from filelock import FileLock
 from typer.testing import CliRunner
 
+from tests.helpers.flaky import name_flaky, rerun_once
+
 # One thread each: several processes on two cores otherwise spend their time waiting (docs/LOG.md).
 os.environ["OMP_NUM_THREADS"] = "1"
 
@@ -72,9 +74,13 @@ class Ila:
         told = {**self.environment, **environment}
         if told.get("ILA_PREFECT") == "off":
             return _in_this_process(arguments, told)
+        return self.in_a_process(*arguments, **environment)
+
+    def in_a_process(self, *arguments: str, **environment: str) -> tuple[int, str, str]:
+        """The same of a process of its own, as a person starts it."""
         done = subprocess.run(
-            [sys.executable, "-m", "flows.cli.app", *arguments], cwd=ROOT, env=told,
-            capture_output=True, text=True, check=False,
+            [sys.executable, "-m", "flows.cli.app", *arguments], cwd=ROOT,
+            env={**self.environment, **environment}, capture_output=True, text=True, check=False,
         )  # fmt: skip
         return done.returncode, done.stdout, done.stderr
 
@@ -162,6 +168,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The browser's tests last: other tests of the same servers count what has been computed."""
     items.sort(key=lambda item: item.get_closest_marker("browser") is not None)
+    rerun_once(items)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    name_flaky(terminalreporter)
 
 
 @pytest.fixture(scope="session")
@@ -225,7 +236,9 @@ def ila(tmp_path: Path) -> Ila:
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Ila:
     """`ila` with an ILA_HOME in which `smoke` has run to its end. Do not change what is in it."""
-    return _with_a_run(Ila(_shared(tmp_path_factory, worker_id) / "finished"))
+    of_all_phases = os.environ.get("ILA_TESTS_SHARED")  # .ci/run
+    folder = Path(of_all_phases) if of_all_phases else _shared(tmp_path_factory, worker_id)
+    return _with_a_run(Ila(folder / "finished"))
 
 
 @pytest.fixture(scope="session")

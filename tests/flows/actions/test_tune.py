@@ -171,6 +171,7 @@ def test_no_jobs_are_refused(ila):
     assert "'--jobs'" in ila("tune", "smoke", "--jobs", "0", expect=2)
 
 
+@pytest.mark.slow
 def test_a_trial_of_other_data_says_so(tmp_path):
     profile = load_profile("smoke").model_dump_json()
     assert json.loads(profile)["name"] == "smoke"

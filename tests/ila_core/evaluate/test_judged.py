@@ -23,6 +23,8 @@ from tests.helpers.judged import ANSWERS, VERDICTS, Serve, graded, judge_at, one
 from tests.helpers.spoken import QUESTIONS
 
 
+@pytest.mark.slow
+@pytest.mark.never_rerun
 def test_a_crash_before_the_last_verdict_costs_one_request(serve: Serve, tmp_path: Path) -> None:
     server = serve(lambda number, _: fail(400, "bug") if number == VERDICTS - 1 else rate(5))
     with pytest.raises(UserError, match="what was judged is kept"):
@@ -58,6 +60,8 @@ print(grade(questions, answers, judge, store, benchmark="vicuna", generation={})
 """
 
 
+@pytest.mark.slow
+@pytest.mark.never_rerun
 def test_a_kill_after_79_questions_costs_one_request(serve: Serve, tmp_path: Path) -> None:
     waiting = threading.Event()
 

@@ -23,6 +23,7 @@ def test_micro_batch_is_circumstance(micro_batch):
     assert other.losses == pytest.approx(whole.losses, abs=2e-5)
 
 
+@pytest.mark.slow
 def test_equal_circumstance_is_bit_identical_and_learns():
     assert run().losses == run().losses
     assert run(seed=1).losses != run().losses

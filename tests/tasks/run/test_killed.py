@@ -45,6 +45,7 @@ def after(small, home):
     return before, list(small.computed)
 
 
+@pytest.mark.slow
 def test_a_first_run_goes_on_from_wherever_it_was_killed(small, tmp_path):
     places = copies(small, tmp_path, small.run)
     assert len(places) == 8 * len(LABELS)
@@ -81,6 +82,7 @@ def test_a_step_that_fails_leaves_the_rest_wherever_it_was_killed(small, tmp_pat
         assert small.results() == OLD, home.name
 
 
+@pytest.mark.slow
 def test_what_a_kill_leaves_behind_is_garbage_and_nothing_else_is(small, tmp_path):
     small.wanted = ("left",)
     small.run()
