@@ -32,7 +32,7 @@ NEVER_READ = {
     "evaluate.hellaswag.revision": "of the hub's questions; here they are a file",
     "evaluate.adapters": "trained elsewhere (test_evaluate)",
     **{
-        f"evaluate.judge.{field}": "of a judge at an endpoint (test_openai_judge)"
+        f"evaluate.judge.{field}": "of a judge at an endpoint (test_openai_judge.py)"
         for field in ("attempts", "local", "max_tokens", "prompts", "repeats", "temperature")
     },
     **{
