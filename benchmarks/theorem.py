@@ -14,10 +14,10 @@ import json
 from typing import Any
 
 from record import Tolerance, recorded
+from theorem_terms import Snapshot, check_theorem, snapshot
 from torch import nn
 from transformers import TrainerCallback, TrainerState
 
-from benchmarks.theorem_terms import Snapshot, check_theorem, snapshot
 from ila_core.config.load import load_profile
 from ila_core.data import load_dataset
 from ila_core.data.batches import planned_steps

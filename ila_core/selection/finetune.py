@@ -27,7 +27,7 @@ from ila_core.train.contract import (
     owner_of,
 )
 from ila_core.train.held_out import HeldOutWatch, Watched
-from ila_core.train.loop import Circumstance, TrainResult, train
+from ila_core.train.loop import TrainResult, TrainRuntime, train
 from ila_core.train.methods import METHODS
 from ila_core.train.optimizer import adamw
 
@@ -64,7 +64,7 @@ def finetune(
     folder: Path,
     watch: HeldOutWatch | None = None,
     base_name: str | None = None,
-    circumstance: Circumstance | None = None,
+    runtime: TrainRuntime | None = None,
 ) -> FinetuneResult:
     """Train the selected layers for the whole schedule and save them under `folder`.
 
@@ -85,7 +85,7 @@ def finetune(
         seed=seed,
         folder=folder / METHODS[method].folder,
         base_name=base_name,
-        circumstance=circumstance,
+        runtime=runtime,
     )
     return FinetuneResult(
         method=method,
@@ -116,7 +116,7 @@ def train_selected(
     seed: int,
     folder: Path,
     base_name: str | None,
-    circumstance: Circumstance | None,
+    runtime: TrainRuntime | None,
 ) -> tuple[TrainResult, Verification, Mapping[str, int] | None]:
     """Attach, train, verify, save, detach: nothing is saved unless the contract held.
 
@@ -148,7 +148,7 @@ def train_selected(
             callbacks=[contract, *ready.callbacks, *callbacks],
             penalty=ready.penalty,
             autocast=ready.autocast,
-            circumstance=circumstance,
+            runtime=runtime,
         )
         verification = contract.fulfilled()
         left = ready.ranks() if ready.ranks else None

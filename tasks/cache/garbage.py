@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from ila_core.config import RuntimeConfig
 from tasks.cache.lookup import StepRun, experiment_name, upstream_digest
 from tasks.cache.payloads import PAYLOAD, payload_digest
-from tasks.tracking.client import answering, open_client, step_run
+from tasks.tracking.client import open_client, step_run, translate_mlflow_errors
 from tasks.tracking.registry import Registry
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def find_garbage(runtime: RuntimeConfig, *, older_than_days: float) -> list[Garb
         older_than_days: what ended since then is left alone: somebody may want to look at it.
     """
     client = open_client(runtime.tracking_uri)
-    with answering(runtime.tracking_uri):
+    with translate_mlflow_errors(runtime.tracking_uri):
         runs = list(_step_runs(client))
     published = {version.run_id for version in Registry(runtime).versions()}
     now = time.time()
@@ -58,7 +58,7 @@ def find_garbage(runtime: RuntimeConfig, *, older_than_days: float) -> list[Garb
         (run, why, (now - (run.end_time or run.start_time) / 1000) / 86400)
         for run, why in _unneeded(runs, published)
     ]
-    with answering(runtime.tracking_uri):
+    with translate_mlflow_errors(runtime.tracking_uri):
         found = [
             Garbage(_label(run), run.run_id, why, days, _stored_bytes(client, run), run)
             for run, why, days in unneeded
@@ -79,7 +79,7 @@ def remove(garbage: Sequence[Garbage], runtime: RuntimeConfig) -> Iterator[Garba
         if thing.run is None:
             shutil.rmtree(thing.where)
         else:
-            with answering(runtime.tracking_uri):
+            with translate_mlflow_errors(runtime.tracking_uri):
                 stored = get_artifact_repository(
                     thing.run.artifact_uri, tracking_uri=runtime.tracking_uri
                 )

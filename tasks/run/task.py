@@ -12,7 +12,7 @@ from prefect.states import Completed
 
 from tasks.cache.lookup import StepRun
 from tasks.run.execute import Handle, look_up
-from tasks.tracking.client import answering
+from tasks.tracking.client import translate_mlflow_errors
 from tasks.ui.tables import publish_tables
 
 
@@ -32,6 +32,6 @@ def submit(handle: Handle, inputs: dict[str, PrefectFuture[StepRun]]) -> Prefect
 def cached_step(handle: Handle, upstream: dict[str, StepRun]) -> StepRun | State[StepRun]:
     """The step's finished MLflow run. MLflow being down fails the task before any work."""
     run, mine = look_up(handle, upstream)
-    with answering(handle.runtime.tracking_uri):
+    with translate_mlflow_errors(handle.runtime.tracking_uri):
         publish_tables(handle.step, run, upstream, handle.store.fetch)
     return run if mine else Completed(name="Cached", data=run)

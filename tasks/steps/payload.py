@@ -11,12 +11,12 @@ from pydantic import BaseModel
 from tasks.cache.step import Context
 
 MEASURED = {"seconds", "peak_memory_bytes", "peak_allocated_bytes"}
-"""Fields that differ from run to run: circumstance, so that equal results are equal files."""
+"""Fields that differ from run to run: measurements, so that equal results are equal files."""
 
 
 def write_result(path: Path, result: BaseModel, context: Context, **more: Any) -> None:
-    """`result` and `more` as JSON, less what was measured, which goes to the circumstance."""
-    context.circumstance.update(result.model_dump(mode="json", include=MEASURED))
+    """`result` and `more` as JSON, less what was measured, which goes to the measurements."""
+    context.measurements.update(result.model_dump(mode="json", include=MEASURED))
     write_json(path, result.model_dump(mode="json", exclude=MEASURED) | more)
 
 

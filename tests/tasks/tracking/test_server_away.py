@@ -15,7 +15,7 @@ import pytest
 from flows.servers.process import start, stop_all, wait
 from flows.servers.programs import ADMIN, mlflow, prefect
 from flows.servers.secrets import write_private
-from tasks.cache.payloads import CIRCUMSTANCE
+from tasks.cache.payloads import MEASUREMENTS
 from tests.conftest import Ila, kill, wait_until
 from tests.helpers.served import PASSWORD, Sqlite, login
 from tests.helpers.small import LABELS, Small
@@ -71,7 +71,7 @@ def test_a_server_that_goes_away_costs_nothing_that_was_computed(away, small):
     with pytest.raises(ConnectionError, match=r"What left computed is kept in .*uncommitted"):
         small.run()
     (kept,) = (small.home / "uncommitted").iterdir()
-    first = json.loads((kept / CIRCUMSTANCE).read_text())
+    first = json.loads((kept / MEASUREMENTS).read_text())
 
     away.start()
     at("last")  # goes right after it took what came before
@@ -87,7 +87,7 @@ def test_a_server_that_goes_away_costs_nothing_that_was_computed(away, small):
     assert (
         before.items() <= away.finished().items() == {x: r.run_id for x, r in runs.items()}.items()
     )
-    (taken,) = away.folder.glob(f"artifacts/*/{before['left']}/artifacts/payload/{CIRCUMSTANCE}")
+    (taken,) = away.folder.glob(f"artifacts/*/{before['left']}/artifacts/payload/{MEASUREMENTS}")
     assert json.loads(taken.read_text()) == first
     # The server may have gone right after it took a result, which then is known to be its.
     shutil.copytree(taken.parent, small.home / "uncommitted" / "left")
