@@ -14,9 +14,9 @@ from flows.plan.paper_tables import TABLES
 from flows.plan.refresh import Refresh
 from ila_core.config import RuntimeConfig
 from ila_core.errors import unknown_name
+from ila_core.models.layers import Layer
 from ila_core.report.paper import published
 from ila_core.search.agreement import Agreement, compare
-from ila_core.search.ranking import Layer
 from tasks.cache.lookup import StepRun
 from tasks.cache.payloads import fetch
 from tasks.cache.step import Step

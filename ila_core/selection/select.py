@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from ila_core.config import ArmConfig, Frozen, MethodSettings
 from ila_core.errors import UserError, unknown_name
-from ila_core.search.ranking import Layer, Ranking
+from ila_core.models.layers import Layer
+from ila_core.search.ranking import Ranking
 from ila_core.selection.policies import POLICIES, Details, Fractions, Request
 
 if TYPE_CHECKING:

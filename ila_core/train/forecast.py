@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from ila_core.config import FullMethod, MethodSettings, ModelConfig
-from ila_core.search.ranking import Layer
+from ila_core.models.layers import Layer
 
 VERSION = 2
 """Raised when the same selection would get another forecast: in the keys of what it decides."""
