@@ -15,7 +15,7 @@ from ila_core.config import ArmConfig, FinetuneConfig
 from ila_core.data.prepared import longest
 from ila_core.report.comparison import ArmResult, Difference, compare_arms
 from ila_core.report.paper import published_tables
-from ila_core.selection.select import Selection
+from ila_core.selection.selection import Selection
 from ila_core.train.forecast import Forecast
 from tasks.cache.lookup import StepRun
 from tasks.cache.payloads import CIRCUMSTANCE, fetch

@@ -18,7 +18,7 @@ from ila_core.search.certainty import unsure_layers
 from ila_core.search.mask_curve import MaskCurves
 from ila_core.search.ranking import Ranking, kept_count, order
 from ila_core.search.scorers import IN_NATS
-from ila_core.selection.select import Selection
+from ila_core.selection.selection import Selection
 
 if TYPE_CHECKING:
     import pandas as pd

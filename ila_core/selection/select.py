@@ -11,32 +11,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from ila_core.config import ArmConfig, Frozen, MethodSettings
+from ila_core.config import ArmConfig, MethodSettings
 from ila_core.errors import UserError, unknown_name
 from ila_core.models.layers import Layer
 from ila_core.search.ranking import Ranking
-from ila_core.selection.policies import POLICIES, Details, Fractions, Request
+from ila_core.selection.policies import POLICIES, Fractions, Request
+from ila_core.selection.selection import Selection
 
 if TYPE_CHECKING:
     from ila_core.train.forecast import Forecast
-
-
-class Selection(Frozen):
-    """The layers to train, and all others frozen; both in layer order."""
-
-    policy: str
-    source: str | None
-    """Dataset whose scores decided, for policies that read one."""
-    train: tuple[str, ...]
-    frozen: tuple[str, ...]
-    trainable_parameters: int
-    """In these layers, under the arm's method."""
-    ranks: dict[str, int] | None = None
-    """LoRA's rank by layer, where a policy set it; `None` is the method's everywhere."""
-    rates: dict[str, float] | None = None
-    """Factor on the learning rate by layer, where a policy set it."""
-    details: Details
-    """What the policy has to say about its choice, e.g. how far from equal parameters it is."""
 
 
 def select(

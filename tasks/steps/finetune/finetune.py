@@ -46,7 +46,7 @@ def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) ->
     from ila_core.data.batches import planned_steps
     from ila_core.data.prepared import Prepared
     from ila_core.selection.finetune import finetune as train_arm
-    from ila_core.train.held_out import HeldOutWatch
+    from ila_core.train.held_out_watch import HeldOutWatch
 
     given = step.given
     base: Base = given["base"]

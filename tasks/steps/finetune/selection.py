@@ -18,8 +18,9 @@ from ila_core.keys import digest_of
 from ila_core.search.ranking import Ranking
 from ila_core.search.ranking_reference import ResolvedRanking
 from ila_core.selection.policies import POLICIES
-from ila_core.selection.select import Selection, reads_keep, required_datasets
+from ila_core.selection.select import reads_keep, required_datasets
 from ila_core.selection.select import select as apply_policy
+from ila_core.selection.selection import Selection
 from ila_core.train.forecast import VERSION as FORECAST_VERSION
 from ila_core.train.forecast import Forecast
 from tasks.cache.step import Context, Step
