@@ -25,10 +25,9 @@ from ila_core.data.prepared import Prepared
 from ila_core.search.agreement import Agreement, compare
 from ila_core.search.mask_curve import MaskCurves
 from ila_core.search.scorers import ILA
-from tasks.cache.lookup import StepRun
-from tasks.cache.payloads import fetch
+from tasks.cache.payloads import fetch, read_json
 from tasks.cache.step import Step
-from tasks.steps.payload import read_json
+from tasks.cache.step_run import StepRun
 
 QUICK, LONG = "demo", "stories3m-real"
 QUICK_SCHEDULE = [

@@ -20,8 +20,7 @@ from flows.actions.run import finished, plan_profile
 from ila_core.search.agreement import agreements, compare
 from ila_core.search.mask_curve import MaskCurves
 from ila_core.search.ranking import Ranking
-from tasks.cache.payloads import fetch
-from tasks.steps.payload import read_json
+from tasks.cache.payloads import fetch, read_json
 
 BASE = (
     "search.scorer=ila",

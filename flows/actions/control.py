@@ -7,8 +7,7 @@ from collections.abc import Sequence
 
 from flows.actions.run import finished, plan_profile
 from flows.plan.refresh import Refresh
-from tasks.cache.payloads import fetch
-from tasks.steps.payload import read_json
+from tasks.cache.payloads import fetch, read_json
 
 CONFIDENCE, RESAMPLES = 0.95, 10_000
 

@@ -12,8 +12,8 @@ from flows.views.judge_forecast import asks_an_endpoint
 from ila_core.compare.results import Evaluation
 from ila_core.config import RuntimeConfig
 from ila_core.errors import CheckError, UserError
-from tasks.cache.lookup import StepRun
 from tasks.cache.payloads import fetch
+from tasks.cache.step_run import StepRun
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,7 @@ from ila_core.config.load import load_profile, shipped
 from ila_core.errors import UserError, unknown_name
 from ila_core.evaluate.benchmarks import BENCHMARKS
 from ila_core.evaluate.judged import Judged
-from tasks.cache.payloads import fetch
-from tasks.steps.payload import read_json
+from tasks.cache.payloads import fetch, read_json
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,12 @@ from ila_core.errors import UserError, unknown_name
 from ila_core.search.ranking import Ranking, order
 from ila_core.search.ranking_fit import RELATIONS
 from ila_core.search.ranking_reference import ResolvedRanking
-from ila_core.selection.select import reads_keep, required_datasets
-from ila_core.train.forecast import Forecast, budget_table
-from tasks.cache.lookup import StepRun
-from tasks.cache.payloads import CIRCUMSTANCE, fetch
+from ila_core.selection.select import budget_table, reads_keep, required_datasets
+from ila_core.train.forecast import Forecast
+from tasks.cache.payloads import CIRCUMSTANCE, fetch, read_json
 from tasks.cache.step import Step
+from tasks.cache.step_run import StepRun
 from tasks.steps.finetune.selection import load, tokens_to_train
-from tasks.steps.payload import read_json
 
 FRACTIONS = (0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
 ARM = "given"

@@ -20,8 +20,10 @@ from ila_core.search.ranking_reference import (
     parse,
 )
 from tasks.cache.lineage import Lineage, controls, licences, lineage, seconds
-from tasks.cache.lookup import StepRun, open_lookup, sqlite_path
+from tasks.cache.lookup import open_lookup
 from tasks.cache.payloads import fetch
+from tasks.cache.step_run import StepRun
+from tasks.tracking.client import sqlite_path
 
 if TYPE_CHECKING:
     from tasks.tracking.ranking_version import Version

@@ -17,10 +17,9 @@ from ila_core.errors import unknown_name
 from ila_core.models.layers import Layer
 from ila_core.report.paper import published
 from ila_core.search.agreement import Agreement, compare
-from tasks.cache.lookup import StepRun
-from tasks.cache.payloads import fetch
+from tasks.cache.payloads import fetch, read_json
 from tasks.cache.step import Step
-from tasks.steps.payload import read_json
+from tasks.cache.step_run import StepRun
 
 if TYPE_CHECKING:
     from ila_core.report.figures import Drawing

@@ -17,11 +17,10 @@ from ila_core.report.comparison import ArmResult, Difference, compare_arms
 from ila_core.report.paper import published_tables
 from ila_core.selection.selection import Selection
 from ila_core.train.forecast import Forecast
-from tasks.cache.lookup import StepRun
-from tasks.cache.payloads import CIRCUMSTANCE, fetch
+from tasks.cache.payloads import CIRCUMSTANCE, fetch, read_json
 from tasks.cache.step import Step
+from tasks.cache.step_run import StepRun
 from tasks.steps.finetune.selection import load
-from tasks.steps.payload import read_json
 
 Rows = list[dict[str, Any]]
 

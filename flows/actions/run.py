@@ -17,9 +17,10 @@ from ila_core.config import Profile, RuntimeConfig
 from ila_core.config.load import load_profile
 from ila_core.resolve import Lock
 from ila_core.search.ranking_reference import ResolvedRanking
-from tasks.cache.lookup import StepRun, open_lookup
+from tasks.cache.lookup import open_lookup
 from tasks.cache.plan import Planned, plan
 from tasks.cache.step import in_order
+from tasks.cache.step_run import StepRun
 
 _STDERR = logging.StreamHandler()
 """One for all runs of a program: a logger takes the same handler once."""

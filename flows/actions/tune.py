@@ -11,10 +11,10 @@ from ila_core.compare.results import Evaluation
 from ila_core.config import Profile, RuntimeConfig, TuneConfig
 from ila_core.errors import CheckError, UserError, unknown_name
 from ila_core.selection.tune import TrialResult, choose, trial_result
-from tasks.cache.lookup import StepRun, hits, open_lookup
-from tasks.cache.payloads import CIRCUMSTANCE, fetch
+from tasks.cache.lookup import hits, open_lookup
+from tasks.cache.payloads import CIRCUMSTANCE, fetch, read_json
 from tasks.cache.step import in_order
-from tasks.steps.payload import read_json
+from tasks.cache.step_run import StepRun
 
 
 def run_tune(given: str, overrides: Sequence[str], *, jobs: int, as_json: bool) -> None:

@@ -16,9 +16,9 @@ from flows.actions.run import ProfilePlan
 from flows.views.printing import print_frame, print_json, print_table
 from ila_core.config import RuntimeConfig
 from ila_core.selection.select import lora_parameters
-from tasks.cache.lookup import StepRun
 from tasks.cache.payloads import fetch
 from tasks.cache.plan import Planned
+from tasks.cache.step_run import StepRun
 
 if TYPE_CHECKING:
     from flows.actions.reproduce import Result

@@ -149,3 +149,9 @@ def kept_count(fraction: float, n_layers: int) -> int:
 def least(scores: Mapping[str, float], layers: Sequence[Layer], fraction: float) -> frozenset[str]:
     """Names of the K = N - kept(1 - fraction) layers with the lowest scores."""
     return frozenset(order(scores, layers)[kept_count(1 - fraction, len(layers)) :])
+
+
+def digest_read(ranking: Ranking, datasets: Sequence[str]) -> str:
+    """Of what a policy that reads the scores of `datasets` may learn from a ranking."""
+    columns = [[x.name, {d: ranking.scores(d)[x.name] for d in datasets}] for x in ranking.layers]
+    return digest_of([columns, {d: ranking.start(d) for d in datasets}])

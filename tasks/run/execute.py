@@ -15,9 +15,9 @@ from prefect.states import Completed
 
 from ila_core.config import RuntimeConfig
 from ila_core.errors import CheckError, UserError, first_line
-from tasks.cache.lookup import StepRun, upstream_digest
 from tasks.cache.plan import who
 from tasks.cache.step import Step
+from tasks.cache.step_run import StepRun, upstream_digest
 from tasks.cache.store import Store
 from tasks.run.child import Apart, compute_apart
 from tasks.run.compute import Order, compute_step

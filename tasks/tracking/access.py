@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from tasks.cache.lookup import experiment_name
-from tasks.tracking.client import answering, open_client
+from tasks.tracking.client import answering, experiment_name, open_client
 from tasks.tracking.ranking_version import PREFIX
 
 _CURRENT = "/api/2.0/mlflow/users/current"

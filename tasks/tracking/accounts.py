@@ -6,8 +6,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 
-from tasks.cache.lookup import experiment_name
-from tasks.tracking.client import answering, open_client
+from tasks.tracking.client import answering, experiment_name, open_client
 from tasks.tracking.ranking_version import PREFIX
 
 _WORKSPACE = "default"  # where MLflow keeps roles while it has no workspaces

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from ila_core.config import FinetuneConfig, MethodSettings
 from ila_core.train.methods import METHODS
+from tasks.cache.payloads import write_result
 from tasks.cache.step import Context, Step
 from tasks.steps.base import Base
 from tasks.steps.finetune.selection import load as load_selection
-from tasks.steps.payload import write_result
 
 
 def finetune(base: Base, selection: Step, data: Step, settings: FinetuneConfig, seed: int) -> Step:

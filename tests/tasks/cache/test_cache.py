@@ -14,7 +14,7 @@ import yaml
 from ila_core.config import RuntimeConfig
 from ila_core.config.load import shipped
 from ila_core.errors import UserError
-from tasks.cache.lookup import sqlite_path
+from tasks.tracking.client import sqlite_path
 from tests.conftest import ROOT, STEPS, Ila, kill, wait_until
 from tests.helpers.forked import HANG
 
