@@ -19,7 +19,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from flows.actions.run import ProfilePlan, finished, plan_profile
+from flows.actions.run import finished
+from flows.results.profile_plan import ProfilePlan, plan_profile
 from ila_core.data.batches import plan_batches
 from ila_core.data.prepared import Prepared
 from ila_core.search.agreement import Agreement, compare

@@ -16,7 +16,8 @@ import json
 from statistics import fmean
 from typing import Any
 
-from flows.actions.run import finished, plan_profile
+from flows.actions.run import finished
+from flows.results.profile_plan import plan_profile
 from ila_core.search.agreement import agreements, compare
 from ila_core.search.mask_curve import MaskCurves
 from ila_core.search.ranking import Ranking

@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from flows.actions.run import finished, plan_profile
+from flows.actions.run import finished
 from flows.plan.refresh import Refresh
+from flows.results.profile_plan import plan_profile
 from tasks.cache.payloads import fetch, read_json
 
 CONFIDENCE, RESAMPLES = 0.95, 10_000

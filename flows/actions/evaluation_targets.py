@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from flows.actions.run import plan_of
 from flows.plan.finished import find_finetuning
+from flows.results.profile_plan import plan_of
 from ila_core.config import BASE, AdapterSettings, Profile
 from ila_core.config.load import load_profile, shipped
 from ila_core.errors import UserError, unknown_name

@@ -7,9 +7,10 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from flows.actions.run import ProfilePlan, finished, plan_of
+from flows.actions.run import finished
 from flows.plan.references import resolve
 from flows.plan.refresh import Refresh
+from flows.results.profile_plan import ProfilePlan, plan_of
 from ila_core.compare.results import Evaluation
 from ila_core.config import ArmConfig, Profile, RuntimeConfig
 from ila_core.config.load import load_profile

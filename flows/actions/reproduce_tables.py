@@ -7,9 +7,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from flows.actions.run import ProfilePlan
 from flows.plan.arms import Arms
 from flows.plan.paper_tables import TABLES, Part, finetuning_on, stand_in
+from flows.results.profile_plan import ProfilePlan
 from ila_core.compare.results import Evaluation
 from ila_core.config import ArmConfig, FinetuneConfig
 from ila_core.data.prepared import longest

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
-from flows.actions.run import ProfilePlan, finished, plan_profile, prefect_ready
+from flows.actions.run import finished, prefect_ready
 from flows.plan.tuning_grid import Trial
+from flows.results.profile_plan import ProfilePlan, plan_profile
 from ila_core.compare.results import Evaluation
 from ila_core.config import Profile, RuntimeConfig, TuneConfig
 from ila_core.errors import CheckError, UserError, unknown_name

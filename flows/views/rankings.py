@@ -17,7 +17,7 @@ from ila_core.selection.select import reason
 from tasks.cache.step_run import StepRun
 
 if TYPE_CHECKING:
-    from flows.actions.publish import Publication, Trace
+    from flows.results.publication import Publication, Trace
     from tasks.tracking.ranking_version import Version
 
 

@@ -14,6 +14,7 @@ from ila_core.config import (
     SearchConfig,
 )
 from ila_core.data.prepared import longest
+from ila_core.search.ranking import digest_read
 from ila_core.search.ranking_reference import ResolvedRanking
 from ila_core.selection.policies import POLICIES
 from ila_core.selection.select import reads_keep, required_datasets
