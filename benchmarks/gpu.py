@@ -33,6 +33,16 @@ from benchmarks.gpu_parts.bench import Bench, Size, timed
 from benchmarks.gpu_parts.memory import table7
 from benchmarks.gpu_parts.search import search
 from benchmarks.gpu_parts.speed import arithmetic, kernels, stages
+from benchmarks.record import Tolerance, machine
+
+TOLERANCE: Tolerance = {
+    "conditions.*": (0.05, 0.0),
+    "*seconds": (0.5, 0.0),
+    "*mib": (0.02, 0.0),
+    "*gib": (0.02, 0.0),
+    "*over*": (0.1, 0.0),
+    "*": (0.2, 0.0),
+}
 
 SIZES = {
     "7B": Size(
@@ -112,6 +122,8 @@ def main() -> None:
         sys.exit("there is no CUDA device here; --rehearse measures everything at tiny size")
     chosen, device = ("tiny", "cpu") if args.rehearse else ("7B", "cuda")
     bench = Bench(SIZES[chosen], device, args.seconds, args.out)
+    bench.note("machine", machine())
+    bench.note("tolerance", TOLERANCE)
     bench.note("conditions", conditions(bench, chosen))
     print(json.dumps(bench.results["conditions"], indent=1), flush=True)
     stages(bench, four_bit=False)

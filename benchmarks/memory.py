@@ -39,8 +39,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gate_cost import SHAPE, conditions
+from gate_cost import SHAPE
 from living import Watch
+from record import Tolerance, recorded
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
 from transformers.utils.logging import disable_progress_bar
@@ -53,6 +54,13 @@ from ila_core.train.methods.lora import Lora
 
 ROWS, LENGTH, STEPS, SHARE = 2, 1024, 3, 0.3
 SETTINGS = LoraSettings(r=32, alpha=64, dropout=0.1)
+TOLERANCE: Tolerance = {
+    "*step_seconds": (0.5, 0.0),
+    "*resident*": (0.1, 0.0),
+    "*libraries_mib": (0.1, 0.0),
+    "account_mib.*": (0.02, 1.0),
+    "*": (0.02, 0.0),
+}
 GOALS = {"lora30_over_lora100": 0.70, "qlora30_over_qlora100": 0.60}
 CPU = torch.device("cpu")
 # Freed memory goes back to the system, and what is mapped is what is alive.
@@ -281,7 +289,6 @@ def measure(selections: int, instruments: tuple[str, ...]) -> dict[str, Any]:
         "arms": table,
         "by_selection": {name: x["allocated_mib"] for name, x in arms.items()},
         "account_mib": accounts,
-        "conditions": conditions(),
     }
 
 
@@ -312,7 +319,7 @@ def main() -> None:
     else:
         result = measure(args.selections, ("allocated", "resident"))
     if args.json:
-        print(json.dumps(result, indent=1))
+        print(json.dumps(recorded(result, TOLERANCE), indent=1))
     else:
         show(result)
 

@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from record import Tolerance, recorded
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerState
 
@@ -45,6 +46,7 @@ from ila_core.train.methods import METHODS
 PLACES = (0.02, 0.1, 0.25, 0.5, 0.75, 0.98)
 """Fractions of the schedule."""
 GAMMA, GATE_LR, ROWS = 0.5, 5.0, 48
+TOLERANCE: Tolerance = {"*.step": (0.0, 0.0), "*.of": (0.0, 0.0), "*": (0.05, 0.0)}
 
 
 @dataclass(frozen=True)
@@ -223,7 +225,8 @@ def main() -> None:
             }
         )
     if given.json:
-        print(json.dumps({"profile": name, "dataset": dataset, "pairs": found}, indent=1))
+        result = {"profile": name, "dataset": dataset, "pairs": found}
+        print(json.dumps(recorded(result, TOLERANCE), indent=1))
         return
     import pandas as pd
 

@@ -8,15 +8,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from ila_core.config import (
-    MethodSettings,
-    OptimizerSettings,
-)
+from ila_core.config import MethodSettings, OptimizerSettings
 from ila_core.data.batches import Row
 from ila_core.selection.selection import Selection
-from ila_core.train.contract import (
-    Verification,
-)
+from ila_core.train.contract import Verification
 from ila_core.train.held_out_watch import HeldOutWatch, Watched
 from ila_core.train.loop import Circumstance
 from ila_core.train.methods import METHODS
