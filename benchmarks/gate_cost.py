@@ -33,7 +33,7 @@ from ila_core.search.gates import Gates
 from ila_core.train.lora_function import fused_lora
 from ila_core.train.loss import TokenLoss
 from ila_core.train.methods.lora import Lora, lora_layers
-from ila_core.train.recompute import keeping_less
+from ila_core.train.recompute import recomputing_activations
 
 SHAPE = {
     "hidden_size": 512,
@@ -81,7 +81,7 @@ def _is_tensor(leaf: Any) -> bool:
 @contextmanager
 def as_trained(model: Any) -> Iterator[None]:
     """The arithmetic of stage 1 within `ila_core.train.loop.train`."""
-    with fused_lora(model), keeping_less(model):
+    with fused_lora(model), recomputing_activations(model):
         yield
 
 

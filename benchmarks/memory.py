@@ -48,7 +48,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from ila_core.config import LoraSettings, ModelConfig, OptimizerSettings, Schedule
 from ila_core.models.loading import load_base
-from ila_core.train.loop import Circumstance, train
+from ila_core.train.loop import TrainRuntime, train
 from ila_core.train.memory import measured
 from ila_core.train.methods.lora import Lora
 
@@ -123,7 +123,7 @@ def ours(model: Any, names: list[str], length: int, callbacks: list[Any]) -> Non
         ),
         seed=0,
         callbacks=callbacks,
-        circumstance=Circumstance(micro_batch=ROWS),
+        runtime=TrainRuntime(micro_batch=ROWS),
     )
 
 

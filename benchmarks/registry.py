@@ -49,7 +49,7 @@ from ila_core.models.layers import fingerprint
 from ila_core.resolve import Lock
 from ila_core.search.ranking import DOCUMENT, LayerScores, Ranking
 from ila_core.search.ranking_reference import Published
-from tasks.cache.payloads import CIRCUMSTANCE, PAYLOAD, payload_digest
+from tasks.cache.payloads import MEASUREMENTS, PAYLOAD, payload_digest
 from tasks.cache.step import Step, in_order
 from tasks.cache.step_run import StepRun, upstream_digest
 from tasks.tracking.ranking_version import PREFIX
@@ -170,7 +170,7 @@ def _kept(ranking: Ranking, folder: Path) -> Run:
     payload = folder / run.run_id / "artifacts" / PAYLOAD
     payload.mkdir(parents=True)
     ranking.save(payload / DOCUMENT)
-    (payload / CIRCUMSTANCE).write_text('{"seconds": 1}')
+    (payload / MEASUREMENTS).write_text('{"seconds": 1}')
     run.tags["ila.digest"] = payload_digest(payload)
     return run
 

@@ -38,7 +38,7 @@ from ila_core.data import load_dataset
 from ila_core.data.batches import IGNORED, Row, plan_batches
 from ila_core.data.tokenize import prepare
 from ila_core.models.loading import load_base, load_tokenizer
-from ila_core.train.loop import Circumstance, train
+from ila_core.train.loop import TrainRuntime, train
 from ila_core.train.methods.lora import Lora
 
 TOLERANCE: Tolerance = {"*tokens_per_s.*": (0.5, 0.0), "*": (0.1, 0.0)}
@@ -66,7 +66,7 @@ def ours(model: Any, rows: Sequence[Row], profile: Profile, seed: int) -> float:
         optimizer=optimizer,
         seed=seed,
         callbacks=[clock],
-        circumstance=Circumstance(micro_batch=MICRO_BATCH),
+        runtime=TrainRuntime(micro_batch=MICRO_BATCH),
     )
     plan = plan_batches(len(rows), optimizer.batch_size, STEPS, seed)
     return sum(len(rows[i].input_ids) for step in plan for i in step) / clock.seconds

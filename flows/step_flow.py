@@ -20,11 +20,11 @@ from tasks.cache.lookup import hits
 from tasks.cache.step import Step, in_order
 from tasks.cache.step_run import StepRun
 from tasks.cache.store import Store
-from tasks.run.child import Apart
+from tasks.run.child import SubprocessSpec
 from tasks.run.execute import Handle, submit
 from tasks.run.gpu_slots import check_limit
 from tasks.run.supervise import Devices, interruption
-from tasks.tracking.client import answering
+from tasks.tracking.client import translate_mlflow_errors
 from tasks.ui.origin import Origin
 from tasks.ui.page import Summary
 
@@ -72,9 +72,9 @@ def _pipeline(
     pipeline = ila_pipeline(profile, Lock(runtime.home, online=True), found)
     origin = Origin.here()
     store = Store(runtime, profile.model.name, origin.tags)
-    apart = _apart(profile, until, found, runtime.jobs) if runtime.jobs else None
+    subprocess = _subprocess_spec(profile, until, found, runtime.jobs) if runtime.jobs else None
     handles = [
-        Handle(step, store, runtime, apart=apart, refresh=refresh.get(str(step.key)))
+        Handle(step, store, runtime, subprocess=subprocess, refresh=refresh.get(str(step.key)))
         for step in in_order(*pipeline.targets(until))
     ]
     steps = [handle.step for handle in handles]
@@ -84,7 +84,7 @@ def _pipeline(
         interruption.set()
         if isinstance(error, CheckError | UserError):  # somebody will look for what there is
             try:
-                with answering(runtime.tracking_uri):
+                with translate_mlflow_errors(runtime.tracking_uri):
                     kept = hits(steps, store.lookup)
                     Summary(profile.name, until, steps, kept, store, origin).publish()
             except (
@@ -97,13 +97,15 @@ def _pipeline(
     return runs
 
 
-def _apart(profile: Profile, until: str, found: ResolvedRanking | None, jobs: int) -> Apart:
-    told = {
+def _subprocess_spec(
+    profile: Profile, until: str, found: ResolvedRanking | None, jobs: int
+) -> SubprocessSpec:
+    request = {
         "profile": profile.model_dump(mode="json"),
         "until": until,
         "ranking": found.pinned if found else None,
     }
-    return Apart((sys.executable, "-m", "flows.step_process"), told, Devices(jobs))
+    return SubprocessSpec((sys.executable, "-m", "flows.step_process"), request, Devices(jobs))
 
 
 def _run_all(handles: Sequence[Handle], at_once: int) -> dict[str, StepRun]:
@@ -142,9 +144,9 @@ def _run_all(handles: Sequence[Handle], at_once: int) -> dict[str, StepRun]:
     if failures and (len(failures) == 1 or _away(failures)):
         raise failures[0]
     if failures:
-        told = "".join(f"\n- {first_line(failure)}" for failure in failures)
+        listed = "".join(f"\n- {first_line(failure)}" for failure in failures)
         raise CheckError(
-            f"{len(failures)} steps failed:{told}\n{len(todo)} that need them were not begun; "
+            f"{len(failures)} steps failed:{listed}\n{len(todo)} that need them were not begun; "
             f"{len(finished)} are finished and kept, and the same command computes what is missing"
         )
     return {key: future.result() for key, future in finished.items()}

@@ -18,12 +18,12 @@ from tasks.run.supervise import end_with_parent
 
 def main(error_file: Path) -> int:
     """Compute the step and return the exit code."""
-    told = json.loads(sys.stdin.readline())
+    request = json.loads(sys.stdin.readline())
     end_with_parent()
     logging.basicConfig(format="%(message)s", stream=sys.stdout)
     logging.getLogger("ila").setLevel(logging.INFO)
     try:
-        _compute(told)
+        _compute(request)
     except Exception as error:
         from flows.exit_codes import explain
         from tasks.run.child import kind_of
@@ -36,26 +36,26 @@ def main(error_file: Path) -> int:
     return 0
 
 
-def _compute(told: dict[str, Any]) -> None:
+def _compute(request: dict[str, Any]) -> None:
     """Make the step again from the profile; its key proves that it is the one that was claimed."""
     from flows.pipeline import ila_pipeline
     from flows.plan.references import resolve
     from ila_core.resolve import Lock
     from tasks.cache.step import in_order
     from tasks.cache.store import Store
-    from tasks.run.compute import Order, compute_step
+    from tasks.run.compute import StepJob, compute_step
 
     runtime = RuntimeConfig.from_env()
-    profile = Profile.model_validate(told["profile"])
-    ranking = resolve(told["ranking"]) if told["ranking"] else None
+    profile = Profile.model_validate(request["profile"])
+    ranking = resolve(request["ranking"]) if request["ranking"] else None
     pipeline = ila_pipeline(profile, Lock(runtime.home, online=True), ranking)
-    steps = {step.key: step for step in in_order(*pipeline.targets(told["until"]))}
-    if told["key"] not in steps:
+    steps = {step.key: step for step in in_order(*pipeline.targets(request["until"]))}
+    if request["key"] not in steps:
         raise CheckError("the data or the base model changed meanwhile; run the same command again")
     store = Store(runtime, profile.model.name)
-    inputs = {name: Path(folder) for name, folder in told["inputs"].items()}
-    run = store.read(told["run"])
-    compute_step(Order(steps[told["key"]], run, inputs, runtime, bar=False), store)
+    inputs = {name: Path(folder) for name, folder in request["inputs"].items()}
+    run = store.read(request["run"])
+    compute_step(StepJob(steps[request["key"]], run, inputs, runtime, bar=False), store)
 
 
 if __name__ == "__main__":

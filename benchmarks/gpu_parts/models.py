@@ -15,7 +15,7 @@ from ila_core.config import OptimizerSettings, Schedule
 from ila_core.config.finetune import LoraMethod
 from ila_core.data.batches import collate
 from ila_core.data.prepared import Row
-from ila_core.train.loop import Circumstance, train
+from ila_core.train.loop import TrainRuntime, train
 from ila_core.train.methods.lora import Lora, lora_layers
 
 LORA = LoraMethod(r=32, alpha=64, dropout=0.0, lr=1e-4, steps=3)
@@ -113,7 +113,7 @@ def train_steps(
         ),
         seed=0,
         callbacks=[times],
-        circumstance=Circumstance(micro_batch=micro_batch),
+        runtime=TrainRuntime(micro_batch=micro_batch),
         **given,
     )
     return times.seconds[2:], result.peak_memory_bytes

@@ -24,7 +24,7 @@ from ila_core.models.layers import layers_of
 from ila_core.search.gates import learn_gates
 from ila_core.search.stage1 import learn_adapter
 from ila_core.train.checkpoints import CheckpointFolder
-from ila_core.train.loop import Circumstance
+from ila_core.train.loop import TrainRuntime
 
 DEMO = Path(__file__).parents[2] / "ila_core" / "demo"
 BASE, DATA = DEMO / "base", DEMO / "data" / "terse.jsonl"
@@ -64,8 +64,8 @@ def search_once(
     stability = {"epsilon": 1e-9, "window": 2, "patience": 2, "floor": 0.5, "ceiling": 1.0}
     lora = {"r": 8, "alpha": 16, "dropout": 0.0}
 
-    def here(stage: str) -> Circumstance:
-        return Circumstance(
+    def here(stage: str) -> TrainRuntime:
+        return TrainRuntime(
             checkpoints=CheckpointFolder(folder / stage, seconds=0),
             on_metrics=lambda step, _: report(stage, step),
         )
@@ -81,7 +81,7 @@ def search_once(
         Schedule(lr=2e-3, steps=steps),
         seed=0,
         adapter_folder=adapter,
-        circumstance=here("stage1"),
+        runtime=here("stage1"),
     )
     gates = Stage2Settings(
         rows="train",
@@ -94,7 +94,7 @@ def search_once(
         schedule="constant",
         max_grad_norm=0.0,
     )
-    return learn_gates(model, adapter, rows, gates, seed=0, circumstance=here("stage2")).scores
+    return learn_gates(model, adapter, rows, gates, seed=0, runtime=here("stage2")).scores
 
 
 def search(bench: Bench) -> None:

@@ -18,7 +18,7 @@ from ila_core.search.gates import Gates
 from ila_core.train.lora_function import fused_lora
 from ila_core.train.loss import TokenLoss
 from ila_core.train.methods.lora import lora_layers
-from ila_core.train.recompute import keeping_less
+from ila_core.train.recompute import recomputing_activations
 
 PAPER_MS = {"stage1": 6671, "stage2": 5343}
 # Dense bfloat16, from the vendor's data sheets; SXM variants.
@@ -97,7 +97,7 @@ def arithmetic(bench: Bench) -> None:
             with ExitStack() as blocks:
                 if ours:
                     blocks.enter_context(fused_lora(model))
-                    blocks.enter_context(keeping_less(model))
+                    blocks.enter_context(recomputing_activations(model))
                 for batch in batches:
                     token_loss.backward(batch, size.batch * size.length)
             base.gradient_checkpointing_disable()
@@ -154,7 +154,7 @@ def kernels(bench: Bench) -> None:
         token_loss = TokenLoss(model)
 
         def passes() -> None:
-            with fused_lora(model), keeping_less(model):
+            with fused_lora(model), recomputing_activations(model):
                 token_loss.backward(batch, size.micro_batch * size.length)
 
         passes()

@@ -21,7 +21,7 @@ from ila_core.search.ranking_fit import RELATIONS
 from ila_core.search.ranking_reference import ResolvedRanking
 from ila_core.selection.select import budget_table, reads_keep, required_datasets
 from ila_core.train.forecast import Forecast
-from tasks.cache.payloads import CIRCUMSTANCE, fetch, read_json
+from tasks.cache.payloads import MEASUREMENTS, fetch, read_json
 from tasks.cache.step import Step
 from tasks.cache.step_run import StepRun
 from tasks.steps.finetune.selection import load, tokens_to_train
@@ -124,7 +124,7 @@ def run_finetune(
                 "key": run.key,
                 "folder": str(_copied(payload, out, seed, len(arms.tuned[ARM]))),
                 **read_json(payload / "finetune.json"),
-                **read_json(payload / CIRCUMSTANCE),
+                **read_json(payload / MEASUREMENTS),
             }
         )
     evaluations = [
@@ -250,7 +250,7 @@ def measured_speed(planned: ProfilePlan, runs: Mapping[str, StepRun]) -> float |
             if run is None or data is None:
                 continue
             payload = fetch(run)
-            result, spent = read_json(payload / "stage1.json"), read_json(payload / CIRCUMSTANCE)
+            result, spent = read_json(payload / "stage1.json"), read_json(payload / MEASUREMENTS)
             prepared = read_json(fetch(data) / "prepared.json")
             tokens = prepared["tokens"]["train"]["all"] / prepared["rows"]["train"]
             tokens *= result["steps"] * search.stage1.optimizer.batch_size

@@ -17,7 +17,7 @@ from ila_core.report.comparison import ArmResult, Difference, compare_arms
 from ila_core.report.paper import published_tables
 from ila_core.selection.selection import Selection
 from ila_core.train.forecast import Forecast
-from tasks.cache.payloads import CIRCUMSTANCE, fetch, read_json
+from tasks.cache.payloads import MEASUREMENTS, fetch, read_json
 from tasks.cache.step import Step
 from tasks.cache.step_run import StepRun
 from tasks.steps.finetune.selection import load
@@ -152,7 +152,7 @@ class ArmTable:
                 return Forecast.of(base.config, base.layers, method, how, **shape).memory(train)  # noqa: B023
 
             tuned = self._arms[part.dataset].tuned[name].values()
-            spent = [read_json(self._payload(s) / CIRCUMSTANCE) for s in tuned]
+            spent = [read_json(self._payload(s) / MEASUREMENTS) for s in tuned]
             peaks = [c["peak_allocated_bytes"] for c in spent]
             found = None if None in peaks else fmean(peaks)  # a device that counts nothing
             here = spent[0]["runtime"]["micro_batch"]
@@ -197,7 +197,7 @@ class ArmTable:
         finetunes = [
             {
                 **read_json(self._payload(s) / "finetune.json"),
-                **read_json(self._payload(s) / CIRCUMSTANCE),
+                **read_json(self._payload(s) / MEASUREMENTS),
                 **s.given["names"],
             }
             for of_seed in arms.tuned.values()

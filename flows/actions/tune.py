@@ -13,7 +13,7 @@ from ila_core.config import Profile, RuntimeConfig, TuneConfig
 from ila_core.errors import CheckError, UserError, unknown_name
 from ila_core.selection.tune import TrialResult, choose, trial_result
 from tasks.cache.lookup import hits, open_lookup
-from tasks.cache.payloads import CIRCUMSTANCE, fetch, read_json
+from tasks.cache.payloads import MEASUREMENTS, fetch, read_json
 from tasks.cache.step import in_order
 from tasks.cache.step_run import StepRun
 
@@ -112,5 +112,5 @@ def _result(trial: Trial, runs: Mapping[str, StepRun]) -> TrialResult:
     for seed, step in trial.evaluated.items() if runs else ():
         evaluations[seed] = Evaluation.load(fetch(runs[str(step.key)]) / "evaluation.json").value
         tuned = fetch(runs[str(trial.tuned[seed].key)])
-        finetunes.append(read_json(tuned / "finetune.json") | read_json(tuned / CIRCUMSTANCE))
+        finetunes.append(read_json(tuned / "finetune.json") | read_json(tuned / MEASUREMENTS))
     return trial_result(trial.arm, trial.method, trial.settings, evaluations, finetunes)

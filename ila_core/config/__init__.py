@@ -1,7 +1,7 @@
 """What a run is (`Profile`, frozen, hashed) and where it happens (`RuntimeConfig`, never hashed).
 
-Identity and circumstance are two types on purpose: no key function accepts a `RuntimeConfig`, so a
-device or a path cannot change a key. Every field is required unless its default is a real
+Identity and runtime settings are two types on purpose: no key function accepts a `RuntimeConfig`,
+so a device or a path cannot change a key. Every field is required unless its default is a real
 default; a run profile is complete by itself and inherits from nothing.
 """
 

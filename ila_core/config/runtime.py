@@ -51,7 +51,8 @@ class RuntimeConfig(BaseModel):
     tracking_uri: str
     device: str = "auto"
     micro_batch: int = Field(default=8, ge=1)
-    """Conversations per forward pass while training."""
+    """Most packed rows per forward pass while training. A row holds one or several conversations
+    and is at most as long as the step's longest one."""
     eval_batch: int = Field(default=32, ge=1)
     checkpoint_seconds: float = Field(default=60.0, ge=0)
     """Least time between two checkpoints of a training; 0 writes one after every step."""

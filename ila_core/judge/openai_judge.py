@@ -42,7 +42,7 @@ class OpenAiJudge:
     Args:
         settings: identity.
         prompts: what it is asked.
-        limits: circumstance.
+        limits: runtime settings, which are no part of a verdict.
         budget: what all that is asked may take, where several judges share one; by default one of
             its own, by `limits`.
         environment: holds the key and the base URL (`ila_core.judge.openai_endpoint`); read

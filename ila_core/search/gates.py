@@ -23,10 +23,10 @@ from transformers import TrainerCallback, TrainerState
 from ila_core.config import OptimizerSettings, Schedule, Stage2Settings
 from ila_core.data.batches import Row
 from ila_core.errors import CheckError, listed
-from ila_core.train.loop import Circumstance, train
+from ila_core.train.loop import TrainRuntime, train
 from ila_core.train.lora_function import gated
 from ila_core.train.methods.lora import load_adapter, lora_layers
-from ila_core.train.recompute import keeping_less, replaced_forward
+from ila_core.train.recompute import recomputing_activations, replaced_forward
 
 HISTORY_POINTS = 20
 _SCORE = "ila_score"
@@ -87,7 +87,7 @@ class Gates:
                 for name, layer in self._layers.items()
             )
         )
-        self._arithmetic.enter_context(keeping_less(self._model))
+        self._arithmetic.enter_context(recomputing_activations(self._model))
         return self
 
     def __exit__(
@@ -127,7 +127,7 @@ def learn_gates(
     settings: Stage2Settings,
     *,
     seed: int,
-    circumstance: Circumstance | None = None,
+    runtime: TrainRuntime | None = None,
 ) -> GateResult:
     """Learn the scores of a stage-1 adapter; `base` is left as it was.
 
@@ -154,7 +154,7 @@ def learn_gates(
                 seed=seed,
                 make_optimizer=lambda scores: _optimizer(settings, scores),
                 callbacks=[watch],
-                circumstance=circumstance,
+                runtime=runtime,
             )
             watch.check()
             scores = gates.scores

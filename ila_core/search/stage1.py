@@ -14,7 +14,7 @@ from ila_core.config import Schedule, Stage1Settings
 from ila_core.data.batches import Row, planned_steps
 from ila_core.search.ranking_stop import Probe, RankingStop
 from ila_core.train.contract import Verification
-from ila_core.train.loop import Circumstance
+from ila_core.train.loop import TrainRuntime
 from ila_core.train.methods.lora import save_adapter
 from ila_core.train.selected import train_selected
 
@@ -51,7 +51,7 @@ def learn_adapter(
     adapter_folder: Path,
     ranking_stop: RankingStop | None = None,
     base_name: str | None = None,
-    circumstance: Circumstance | None = None,
+    runtime: TrainRuntime | None = None,
 ) -> Stage1Result:
     """Train an adapter on `layers` and save it to `adapter_folder`; `base` is left as it was.
 
@@ -60,7 +60,7 @@ def learn_adapter(
     Args:
         ranking_stop: ends the training as well; `None` leaves that to the loss.
     """
-    kept = circumstance.checkpoints if circumstance else None
+    kept = runtime.checkpoints if runtime else None
     planned = planned_steps(schedule, len(rows), settings.optimizer.batch_size)
     # The first step of the warm-up has a learning rate of 0 and leaves B = 0.
     trained_at = 2 if settings.optimizer.warmup_ratio else 1
@@ -82,7 +82,7 @@ def learn_adapter(
         seed=seed,
         folder=adapter_folder,
         base_name=base_name,
-        circumstance=circumstance,
+        runtime=runtime,
     )
     if kept and milestones.folder.exists():
         shutil.copytree(milestones.folder, adapter_folder.parent / "milestones")

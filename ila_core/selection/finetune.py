@@ -13,7 +13,7 @@ from ila_core.data.batches import Row
 from ila_core.selection.selection import Selection
 from ila_core.train.contract import Verification
 from ila_core.train.held_out_watch import HeldOutWatch, Watched
-from ila_core.train.loop import Circumstance
+from ila_core.train.loop import TrainRuntime
 from ila_core.train.methods import METHODS
 from ila_core.train.selected import train_selected
 
@@ -50,7 +50,7 @@ def finetune(
     folder: Path,
     watch: HeldOutWatch | None = None,
     base_name: str | None = None,
-    circumstance: Circumstance | None = None,
+    runtime: TrainRuntime | None = None,
 ) -> FinetuneResult:
     """Train the selected layers for the whole schedule and save them under `folder`.
 
@@ -71,7 +71,7 @@ def finetune(
         seed=seed,
         folder=folder / METHODS[method].folder,
         base_name=base_name,
-        circumstance=circumstance,
+        runtime=runtime,
     )
     return FinetuneResult(
         method=method,

@@ -157,7 +157,7 @@ def _counted(
     from ila_core.train.lora_function import fused_lora
     from ila_core.train.loss import positions_per_chunk
     from ila_core.train.methods import METHODS
-    from ila_core.train.recompute import keeping_less
+    from ila_core.train.recompute import recomputing_activations
 
     dtype = getattr(torch, config.dtype)
     names = [layer.name for layer in layers]
@@ -204,7 +204,11 @@ def _counted(
         ready.model.train()
         ids = torch.zeros(rows, length, dtype=torch.long)
         mask = torch.ones(rows, 1, length, length, dtype=torch.bool)
-        with fused_lora(ready.model), keeping_less(ready.model), saved_tensors_hooks(pack, _same):
+        with (
+            fused_lora(ready.model),
+            recomputing_activations(ready.model),
+            saved_tensors_hooks(pack, _same),
+        ):
             hidden = causal.base_model(input_ids=ids, attention_mask=mask, use_cache=False)[0]
         extra = sum(
             p.numel()

@@ -1,8 +1,8 @@
 """The one set-up of `transformers.Trainer` behind stage 1, stage 2 and every fine-tuning method.
 
 What the optimizer sees in a step depends on the rows, the batch size and the seed alone. How those
-conversations are packed into micro-batches is circumstance: the loss is the token mean over the
-whole step, so the layout moves it by rounding only (and by other dropout masks).
+conversations are packed into micro-batches is a runtime setting: the loss is the token mean over
+the whole step, so the layout moves it by rounding only (and by other dropout masks).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ from ila_core.train.lora_function import fused_lora
 from ila_core.train.loss import TokenLoss
 from ila_core.train.memory import Allocations, measured
 from ila_core.train.optimizer import MakeOptimizer, adamw
-from ila_core.train.recompute import keeping_less
+from ila_core.train.recompute import recomputing_activations
 from ila_core.train.stability import ceiling_steps, is_stable
 
 # Plain `constant` of transformers leaves out the warm-up without a word.
@@ -61,11 +61,12 @@ _TRAINED, _CALLBACKS, _TENSORS = "trained.safetensors", "callbacks.json", "callb
 
 
 @dataclass(frozen=True)
-class Circumstance:
-    """How a training is laid out and watched; none of it is part of a key."""
+class TrainRuntime:
+    """Runtime settings of a training: how it is laid out and watched. None is part of a key."""
 
     micro_batch: int = 8
-    """Most rows per forward pass, each as long as the step's longest conversation."""
+    """Most packed rows per forward pass, none longer than the step's longest conversation (the
+    same as `RuntimeConfig.micro_batch`)."""
     on_metrics: Callable[[int, dict[str, float]], None] | None = None
     """Called after every step with `loss`, `lr` and `progress`, a fraction of the steps at most."""
     label: str = "train"
@@ -107,7 +108,7 @@ def train(
     callbacks: Sequence[TrainerCallback] = (),
     penalty: Callable[[], Tensor] | None = None,
     autocast: torch.dtype | None = None,
-    circumstance: Circumstance | None = None,
+    runtime: TrainRuntime | None = None,
 ) -> TrainResult:
     """Train whatever in `model` requires a gradient, in place.
 
@@ -123,13 +124,13 @@ def train(
             One that remembers anything is `Resumable`.
         penalty: added to the loss once a step, 0-d; the losses reported are without it.
         autocast: what a step computes in, where that is not the weights' dtype.
-        circumstance: micro-batch, progress, checkpoints.
+        runtime: micro-batch, progress, checkpoints; changes no result beyond rounding.
 
     Raises:
         UserError: fewer rows than a batch, or a row without loss.
         Diverged: a loss that is not finite.
     """
-    here = circumstance or Circumstance()
+    here = runtime or TrainRuntime()
     planned = planned_steps(schedule, len(rows), optimizer.batch_size)
     check_rows(rows, optimizer.batch_size)
     batches = plan_batches(len(rows), optimizer.batch_size, planned, seed)
@@ -138,9 +139,9 @@ def train(
     settings = [seed, schedule.model_dump(), optimizer.model_dump()]
     identity = digest_of([settings, rows_digest(rows), _shapes(model)])
     with (
-        _kept(model),
+        _mode_restored(model),
         fused_lora(model),
-        keeping_less(model),
+        recomputing_activations(model),
         # Its cache of cast weights would outlive the optimizer's steps.
         torch.autocast(device.type, autocast, autocast is not None, cache_enabled=False),
         seeded(seed),
@@ -204,8 +205,8 @@ def train(
 
 
 @contextmanager
-def _kept(model: Any) -> Iterator[None]:
-    """Trainer switches `use_cache` off and train mode on; a model given back has them as before."""
+def _mode_restored(model: Any) -> Iterator[None]:
+    """Restore `use_cache` and the train mode, which Trainer changes, when the block ends."""
     base = getattr(model, "get_base_model", lambda: model)()
     training, use_cache = base.training, base.config.use_cache
     try:
@@ -219,7 +220,7 @@ def _kept(model: Any) -> Iterator[None]:
 def _checkpoints(
     folder: CheckpointFolder | None, identity: str
 ) -> Iterator[tuple[Path, Path | None]]:
-    """The folder that Trainer insists on, and the checkpoint in it to go on from."""
+    """Yield Trainer's output folder, and the checkpoint in it to resume from or None."""
     if folder is None:
         with tempfile.TemporaryDirectory() as unused:
             yield Path(unused), None
@@ -272,7 +273,8 @@ class _Trainer(Trainer):  # type: ignore[misc]
         return self.step_loss
 
     def _counting(self) -> AbstractContextManager[None]:
-        """Of the step that holds most; not the first, which has no optimizer state yet."""
+        """Count allocations in the largest step. The first step is left out: it has no optimizer
+        state yet."""
         if not self._count_allocations or not self.optimizer.state:
             return nullcontext()
         done = self.state.global_step
@@ -328,14 +330,14 @@ class _Trainer(Trainer):  # type: ignore[misc]
 
 
 class _Journal(TrainerCallback):  # type: ignore[misc]
-    """Takes down every step's loss, reports it, and decides when to save and when to stop."""
+    """Records and reports the loss of every step, and decides when to save and when to stop."""
 
     def __init__(
         self,
         trainer: _Trainer,
         batches: list[list[int]],
         stability: StabilitySettings | None,
-        here: Circumstance,
+        here: TrainRuntime,
     ) -> None:
         from tqdm import tqdm
 

@@ -1,8 +1,10 @@
-"""The arithmetic of a training step: a LoRA layer is one autograd node, gated or not.
+"""A LoRA layer as one `torch.autograd.Function`, with a gate (stage 2) or without.
 
-`fused_lora` does so with the layers of stage 1 and of fine-tuning, whose A and B train (of AdaLoRA
-the singular values too), and `gated` with those of stage 2, where what trains is one number per
-layer.
+`fused_lora` replaces the forward of LoRA layers whose A and B train (stage 1 and fine-tuning, with
+AdaLoRA's singular values). `gated` is the forward of stage 2, where one number per layer trains.
+
+On one H100 at 7B shape a step of stage 1, with `recompute`, takes 0.79 of the time and 0.53 of the
+memory of PEFT's own modules (benchmarks/results/gpu_h100.json).
 """
 
 from __future__ import annotations
@@ -17,19 +19,19 @@ from torch import Tensor, nn
 
 from ila_core.train.methods.lora import lora_layers
 from ila_core.train.recompute import (
-    keep,
-    kept,
     packed_bits,
     replaced_forward,
+    save_for_backward,
+    saved_tensors,
     unpacked_bits,
 )
 
 
 @contextmanager
 def fused_lora(model: Any) -> Iterator[None]:
-    """The LoRA and AdaLoRA layers of `model`, if it has any, compute by `adapted` in the block.
+    """Let the LoRA and AdaLoRA layers of `model` compute by `adapted` within the block.
 
-    Others (gated, DoRA, several adapters at once) keep the arithmetic they have.
+    Other layers (gated, DoRA, several active adapters) keep their own forward.
     """
     layers = lora_layers(model).values() if hasattr(model, "get_base_model") else ()
     chosen = (x for x in layers if is_plain(x) or _has_values(x))
@@ -38,7 +40,7 @@ def fused_lora(model: Any) -> Iterator[None]:
 
 
 def is_plain(layer: Any) -> bool:
-    """Whether a LoRA layer is `base(x) + beta * B A dropout(x)` and nothing else."""
+    """Whether a LoRA layer computes `base(x) + beta * B A dropout(x)` and nothing else."""
     if not _is_alone(layer):
         return False
     both = layer.lora_A["default"], layer.lora_B["default"]
@@ -46,7 +48,7 @@ def is_plain(layer: Any) -> bool:
 
 
 def _has_values(layer: Any) -> bool:
-    """Whether it is AdaLoRA's `base(x) + beta * B (E . A) dropout(x)`, E the singular values."""
+    """Whether a layer computes AdaLoRA's `base(x) + beta * B (E . A) dropout(x)`, E (r, 1)."""
     from peft.tuners.adalora import SVDLinear
 
     return isinstance(layer, SVDLinear) and _is_alone(layer)
@@ -59,7 +61,7 @@ def _is_alone(layer: Any) -> bool:
 
 
 def adapted(layer: Any, x: Tensor) -> Tensor:
-    """`base(x) + beta * B A dropout(x)`, differentiable in `x`, A and B (and in AdaLoRA's E).
+    """Compute `base(x) + beta * B A dropout(x)` (Eq. 4), differentiable in x, A, B (AdaLoRA: E).
 
     Args:
         layer: a LoRA or AdaLoRA layer of PEFT with the adapter `default`.
@@ -82,7 +84,7 @@ def adapted(layer: Any, x: Tensor) -> Tensor:
 
 
 def gated(layer: Any, score: Tensor, x: Tensor) -> Tensor:
-    """`base(x) + sigmoid(score) * beta * B A x`, differentiable in `x` and `score`.
+    """Compute `base(x) + sigmoid(score) * beta * B A x` (Eq. 5), differentiable in x and score.
 
     Args:
         layer: as for `adapted`; its weights are frozen.
@@ -104,11 +106,19 @@ def _lora(layer: Any, scale: Tensor, a: Tensor, b: Tensor, x: Tensor, dropout: f
 
 
 class _Lora(torch.autograd.Function):
-    """u = A x and what its gradients need is all that is kept: x only where A trains.
+    """y = W x + scale * B A dropout(x), with its gradients by hand.
 
-    addmm adds the branch to the base's output and to its input gradient while it multiplies, where
-    PEFT's modules make a scaled copy and a sum of full width, each way; and layers that share their
-    input keep it once, with a mask of one bit a number each where there is dropout.
+    Shapes: x (..., d_in), flattened to (tokens, d_in); W (d_out, d_in); A (r, d_in); B (d_out, r);
+    u = x A^T (tokens, r); y and its gradient g (tokens, d_out); scale (1,).
+
+        g_x = g W + scale (g B) A        (tokens, d_in)
+        g_A = (scale g B)^T x            (r, d_in)
+        g_B = g^T (scale u)              (d_out, r)
+        g_scale = sum of (g B) * u       (1,)
+
+    Saved for the backward pass: u, and x only where A or W trains; layers that share their input
+    save it once. `addmm` adds the low-rank branch while it multiplies, where PEFT's modules make a
+    scaled copy and a sum of full width in each direction.
     """
 
     @staticmethod
@@ -122,7 +132,18 @@ class _Lora(torch.autograd.Function):
         b: Tensor,
         dropout: float,
     ) -> Tensor:
-        """`start`: the bias where `weight` is given, else the base layer's output."""
+        """Return y (..., d_out).
+
+        Args:
+            ctx: autograd's.
+            x: (..., d_in).
+            start: the bias (d_out,) or None where `weight` is given, else W x (..., d_out).
+            scale: (1,).
+            weight: W, or None where the base layer multiplies by itself (4-bit).
+            a: (r, d_in).
+            b: (d_out, r).
+            dropout: probability; the mask is saved at one bit an element.
+        """
         flat = inner = x.reshape(-1, x.shape[-1])
         mask = None
         if dropout:
@@ -141,13 +162,13 @@ class _Lora(torch.autograd.Function):
         _, _, _, needs_weight, needs_a, *_ = ctx.needs_input_grad
         given = x if needs_weight or needs_a else None
         mask = None if mask is None else packed_bits(mask)
-        keep(ctx, u, scale, weight, a, b, given, mask)
+        save_for_backward(ctx, u, scale, weight, a, b, given, mask)
         ctx.rescale = 1 / (1 - dropout)
         return out.view(*x.shape[:-1], b.shape[0])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        u, scale, weight, a, b, x, mask = kept(ctx)
+        u, scale, weight, a, b, x, mask = saved_tensors(ctx)
         mask = None if mask is None else unpacked_bits(mask)
         needs_x, needs_start, needs_scale, needs_weight, needs_a, needs_b, _ = ctx.needs_input_grad
         (g,) = gradients

@@ -1,12 +1,13 @@
-"""What a forward pass keeps for its backward: nothing that a few elementwise operations make again.
+"""Selective activation recomputation: cheap elementwise results are not saved for backward.
 
-    with keeping_less(model):
-        loss = ...  # norms keep their input, SwiGLU the outputs of gate_proj and up_proj
+    with recomputing_activations(model):
+        loss = ...  # a norm saves its input, SwiGLU the outputs of gate_proj and up_proj
 
-A node of `made_again` keeps its inputs alone, and whatever else would keep its output (`keep`, of
-a LoRA layer whose A trains) keeps the node instead: in the backward the output is made once more,
-for all of them. Values are those of the modules' own arithmetic to the bit, and gradients too, but
-for the order in which the paths through a norm and the one around it are added.
+The autograd node of `recomputed` saves its inputs only. Another node that would save its output
+(`save_for_backward`: a LoRA layer whose A trains) saves a reference to the node instead, and the
+backward pass computes the output once more, for all of them. Values equal those of the modules' own
+arithmetic to the bit. Gradients do too, except that the path through a norm and the residual path
+may be added in another order.
 """
 
 from __future__ import annotations
@@ -23,15 +24,15 @@ from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge, saved_tensors_hooks
 from transformers.activations import GELUActivation, GELUTanh, SiLUActivation
 
-# Those whose own backward keeps their input, which then serves both.
+# Activations whose own backward saves their input: the input then serves both.
 _ACTIVATIONS = (nn.SiLU, nn.GELU, SiLUActivation, GELUActivation, GELUTanh)
 
 
 @contextmanager
-def keeping_less(model: nn.Module) -> Iterator[None]:
-    """Norms without trained parameters, gated MLPs and activations of `model` keep less.
+def recomputing_activations(model: nn.Module) -> Iterator[None]:
+    """Recompute norms without trained parameters, gated MLPs and activations of `model`.
 
-    Below the lowest layer that trains nothing requires a gradient, and nothing is kept at all.
+    Below the lowest layer that trains nothing requires a gradient, and nothing is saved at all.
     """
     own = [m for m in model.modules() if "forward" not in vars(m)]
     norms = [(m, partial(_norm, m)) for m in own if _is_norm(m)]
@@ -46,7 +47,7 @@ def keeping_less(model: nn.Module) -> Iterator[None]:
 def replaced_forward(
     forwards: Iterable[tuple[nn.Module, Callable[[Tensor], Tensor]]],
 ) -> Iterator[None]:
-    """Each module computes by the function beside it; blocks may stand within one another."""
+    """Replace the forward of each module by the function beside it; such blocks may be nested."""
     before = []
     try:
         for module, forward in forwards:
@@ -60,19 +61,19 @@ def replaced_forward(
                 module.forward = own
 
 
-def made_again(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """`function(*inputs)`, of which the inputs are kept and nothing else.
+def recomputed(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """Compute `function(*inputs)` and save the inputs alone for the backward pass.
 
     Args:
-        function: cheap, always the same, and differentiable in nothing but `inputs`.
-        inputs: what it is given.
+        function: cheap, deterministic, and differentiable in nothing but `inputs`.
+        inputs: its arguments.
     """
     if not (torch.is_grad_enabled() and any(x.requires_grad for x in inputs)):
         return function(*inputs)
-    return cast(Tensor, _MadeAgain.apply(function, *inputs))  # type: ignore[no-untyped-call]
+    return cast(Tensor, _Recomputed.apply(function, *inputs))  # type: ignore[no-untyped-call]
 
 
-class _MadeAgain(torch.autograd.Function):
+class _Recomputed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
         ctx.function, ctx.made = function, None
@@ -81,14 +82,14 @@ class _MadeAgain(torch.autograd.Function):
         if torch.amp.is_autocast_available(device):  # not on the meta device
             now = torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
             ctx.autocast = partial(torch.autocast, device, *now, cache_enabled=False)
-        keep(ctx, *inputs)
+        save_for_backward(ctx, *inputs)
         return function(*inputs)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         inputs, output = _make(ctx)
         edge = get_gradient_edge(output)
-        del output  # its numbers have served; only the graph is needed from here on
+        del output  # only its graph is needed from here on
         ctx.made = None
         needed = [x for x in inputs if x.requires_grad]
         found = iter(torch.autograd.grad([edge], needed, gradients))
@@ -96,22 +97,25 @@ class _MadeAgain(torch.autograd.Function):
 
 
 def _make(node: Any) -> tuple[list[Tensor], Tensor]:
-    """Inputs and output, with the graph between them; the same until the node's backward."""
+    """Recompute a node's output. Returns its inputs, and the output with the graph between them.
+
+    A second call before the node's backward returns the same tensors.
+    """
     if node.made is None:
-        pairs = zip(kept(node), node.needs_input_grad[1:], strict=True)
+        pairs = zip(saved_tensors(node), node.needs_input_grad[1:], strict=True)
         inputs = [x.detach().requires_grad_(needed) for x, needed in pairs]
         with torch.enable_grad(), node.autocast():
             node.made = inputs, node.function(*inputs)
     return cast(tuple[list[Tensor], Tensor], node.made)
 
 
-def keep(ctx: Any, *tensors: Tensor | None) -> None:
-    """`ctx.save_for_backward`, but of what `made_again` made only the node that made it.
+def save_for_backward(ctx: Any, *tensors: Tensor | None) -> None:
+    """Call `ctx.save_for_backward`, but save the node instead of a tensor that `recomputed` made.
 
-    Nodes hang on each other in the graph anyway, and what each keeps is kept by
+    The graph holds that node anyway. What a node saves goes through autograd's own
     `save_for_backward`, so that gradient checkpointing sees it.
     """
-    made = _MadeAgain._backward_cls
+    made = _Recomputed._backward_cls
     ctx.makers = [
         x.grad_fn if x is not None and isinstance(x.grad_fn, made) else None for x in tensors
     ]
@@ -119,8 +123,8 @@ def keep(ctx: Any, *tensors: Tensor | None) -> None:
     ctx.save_for_backward(*(x if maker is None else None for x, maker in pairs))
 
 
-def kept(ctx: Any) -> list[Any]:
-    """What was given to `keep`."""
+def saved_tensors(ctx: Any) -> list[Any]:
+    """Return the tensors given to `save_for_backward`; recompute those that were not saved."""
     pairs = zip(ctx.saved_tensors, ctx.makers, strict=True)
     return [x if maker is None else _make(maker)[1].detach() for x, maker in pairs]
 
@@ -132,7 +136,7 @@ def _is_norm(module: nn.Module) -> bool:
 def _norm(module: nn.Module, x: Tensor) -> Tensor:
     forward = partial(type(module).forward, module)
     trains = any(p.requires_grad for p in module.parameters())
-    return cast(Tensor, forward(x)) if trains else made_again(forward, x)
+    return cast(Tensor, forward(x)) if trains else recomputed(forward, x)
 
 
 def _is_gated_unit(module: nn.Module) -> bool:
@@ -142,7 +146,7 @@ def _is_gated_unit(module: nn.Module) -> bool:
 
 
 def _computes_gated(kind: type[nn.Module]) -> bool:
-    """Whether `kind` computes down(act(gate(x)) * up(x)), seen with numbers in place of layers."""
+    """Whether `kind` computes down(act(gate(x)) * up(x)): tried with functions for its layers."""
     numbers = SimpleNamespace(
         gate_proj=lambda x: 2 * x + 1,
         up_proj=lambda x: x - 3,
@@ -163,11 +167,11 @@ def _gated_unit(mlp: Any, x: Tensor) -> Tensor:
     def product(gate: Tensor, up: Tensor) -> Tensor:
         return cast(Tensor, act(gate) * up)
 
-    return cast(Tensor, mlp.down_proj(made_again(product, mlp.gate_proj(x), mlp.up_proj(x))))
+    return cast(Tensor, mlp.down_proj(recomputed(product, mlp.gate_proj(x), mlp.up_proj(x))))
 
 
 def packed_bits(mask: Tensor) -> Tensor:
-    """A boolean mask, eight numbers of its last dimension in a byte if they are a multiple of 8."""
+    """Pack a boolean mask (..., n) into bytes (..., n / 8); unchanged if 8 does not divide n."""
     if mask.shape[-1] % 8:
         return mask
     # Eight bytes of 0 or 1 as one number; the product gathers them in its highest byte.
@@ -175,6 +179,7 @@ def packed_bits(mask: Tensor) -> Tensor:
 
 
 def unpacked_bits(mask: Tensor) -> Tensor:
+    """Undo `packed_bits`: a boolean mask (..., n)."""
     if mask.dtype == torch.bool:
         return mask
     # 0.6 ms a million numbers on a CPU by this table, 1.8 by shifting (and 13 to draw them again).
@@ -183,17 +188,17 @@ def unpacked_bits(mask: Tensor) -> Tensor:
 
 @lru_cache
 def _byte_table(device: torch.device) -> Tensor:
-    """The eight bytes of 0 or 1 of every byte, as one number."""
+    """For each of the 256 bytes, its eight bits as eight bytes of 0 or 1 in one int64: (256,)."""
     numbers, bits = torch.arange(256, device=device), torch.arange(8, device=device)
     return (numbers[:, None] >> bits & 1).bool().view(torch.int64).flatten()
 
 
 @contextmanager
 def _recomputed(activations: list[nn.Module]) -> Iterator[None]:
-    """Their outputs that a forward within the block would keep for backward are made again.
+    """Recompute the outputs of `activations` that any node would save, in place of saving them.
 
-    Whatever it is that keeps them, which costs hooks on all that is saved. Under gradient
-    checkpointing, which has such hooks of its own, it changes nothing.
+    This costs hooks on every saved tensor. Under gradient checkpointing, which has such hooks of
+    its own, it changes nothing.
     """
     activations = [module for module in activations if not getattr(module, "inplace", False)]
     if not activations:

@@ -24,7 +24,7 @@ from ila_core.train.contract import (
     base_parameters,
     owner_of,
 )
-from ila_core.train.loop import Circumstance, TrainResult, train
+from ila_core.train.loop import TrainResult, TrainRuntime, train
 from ila_core.train.methods import METHODS
 from ila_core.train.optimizer import adamw
 
@@ -45,7 +45,7 @@ def train_selected(
     seed: int,
     folder: Path,
     base_name: str | None,
-    circumstance: Circumstance | None,
+    runtime: TrainRuntime | None,
 ) -> tuple[TrainResult, Verification, Mapping[str, int] | None]:
     """Attach, train, verify, save, detach: nothing is saved unless the contract held.
 
@@ -77,7 +77,7 @@ def train_selected(
             callbacks=[contract, *ready.callbacks, *callbacks],
             penalty=ready.penalty,
             autocast=ready.autocast,
-            circumstance=circumstance,
+            runtime=runtime,
         )
         verification = contract.fulfilled()
         left = ready.ranks() if ready.ranks else None

@@ -20,7 +20,7 @@ from ila_core.config import RuntimeConfig
 from tasks.cache.mlflow_lookup import step_run
 from tasks.cache.payloads import PAYLOAD, payload_digest
 from tasks.cache.step_run import StepRun, upstream_digest
-from tasks.tracking.client import answering, experiment_name, open_client
+from tasks.tracking.client import experiment_name, open_client, translate_mlflow_errors
 from tasks.tracking.registry import Registry
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def find_garbage(runtime: RuntimeConfig, *, older_than_days: float) -> list[Garb
         older_than_days: what ended since then is left alone: somebody may want to look at it.
     """
     client = open_client(runtime.tracking_uri)
-    with answering(runtime.tracking_uri):
+    with translate_mlflow_errors(runtime.tracking_uri):
         runs = list(_step_runs(client))
     published = {version.run_id for version in Registry(runtime).versions()}
     now = time.time()
@@ -59,7 +59,7 @@ def find_garbage(runtime: RuntimeConfig, *, older_than_days: float) -> list[Garb
         (run, why, (now - (run.end_time or run.start_time) / 1000) / 86400)
         for run, why in _unneeded(runs, published)
     ]
-    with answering(runtime.tracking_uri):
+    with translate_mlflow_errors(runtime.tracking_uri):
         found = [
             Garbage(_label(run), run.run_id, why, days, _stored_bytes(client, run), run)
             for run, why, days in unneeded
@@ -80,7 +80,7 @@ def remove(garbage: Sequence[Garbage], runtime: RuntimeConfig) -> Iterator[Garba
         if thing.run is None:
             shutil.rmtree(thing.where)
         else:
-            with answering(runtime.tracking_uri):
+            with translate_mlflow_errors(runtime.tracking_uri):
                 stored = get_artifact_repository(
                     thing.run.artifact_uri, tracking_uri=runtime.tracking_uri
                 )

@@ -15,7 +15,7 @@ from typing import Any
 from ila_core.keys import canonical
 from ila_core.search.ranking import Ranking, digest_read
 from tasks.cache.lookup import Lookup
-from tasks.cache.payloads import circumstance, fetch, read_json
+from tasks.cache.payloads import fetch, measurements, read_json
 from tasks.cache.step_run import StepRun
 
 
@@ -39,7 +39,7 @@ def lineage(ranking: Ranking, lookup: Lookup) -> Lineage:
 
 def seconds(found: Lineage) -> float | None:
     """What the search took in all its steps; `None` where this MLflow does not hold them."""
-    spent = [circumstance(run).get("seconds") for run in found.made_by]
+    spent = [measurements(run).get("seconds") for run in found.made_by]
     known = [float(s) for s in spent if s is not None]
     return sum(known) if found.of_kind("stage1") or found.of_kind("score") else None
 

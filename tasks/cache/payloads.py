@@ -22,16 +22,17 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 PAYLOAD = "payload"
-CIRCUMSTANCE = "circumstance.json"
-"""Seconds, memory, machine: kept with the payload, but no part of its digest, so that the same
-result computed twice has one digest."""
+MEASUREMENTS = "circumstance.json"
+"""Seconds, memory, machine: stored with the payload, but no part of its digest, so that the same
+result computed twice has one digest. The file keeps its first name, which all stored results have.
+"""
 MEASURED = {"seconds", "peak_memory_bytes", "peak_allocated_bytes"}
-"""Fields that differ from run to run: circumstance, so that equal results are equal files."""
+"""Fields that differ from run to run: measurements, so that equal results are equal files."""
 
 
 def payload_digest(folder: Path) -> str:
-    """SHA-256 over a payload's file names and contents, all but its circumstance."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != CIRCUMSTANCE)
+    """SHA-256 over a payload's file names and contents, all but its measurements."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MEASUREMENTS)
     return digest_of({p.relative_to(folder).as_posix(): file_digest(p) for p in files})
 
 
@@ -68,20 +69,20 @@ def fetch(run: StepRun, home: Path | None = None, client: MlflowClient | None = 
     return folder
 
 
-def circumstance(run: StepRun, client: MlflowClient | None = None) -> dict[str, Any]:
+def measurements(run: StepRun, client: MlflowClient | None = None) -> dict[str, Any]:
     """What was measured while `run` was computed, without the rest of its payload.
 
     No digest covers it: it is shown, and nothing is made from it.
     """
     folder = _in_place(run.artifact_uri)
     if folder is not None:
-        file = folder / CIRCUMSTANCE
+        file = folder / MEASUREMENTS
         return dict(json.loads(file.read_bytes())) if file.exists() else {}
     from tasks.tracking.client import open_client
 
     client = client or open_client(RuntimeConfig.from_env().tracking_uri)
     with tempfile.TemporaryDirectory() as arriving:
-        got = client.download_artifacts(run.run_id, f"{PAYLOAD}/{CIRCUMSTANCE}", arriving)
+        got = client.download_artifacts(run.run_id, f"{PAYLOAD}/{MEASUREMENTS}", arriving)
         return dict(json.loads(Path(got).read_bytes()))
 
 
@@ -109,8 +110,8 @@ def _download(run: StepRun, folder: Path, client: MlflowClient | None) -> None:
 
 
 def write_result(path: Path, result: BaseModel, context: Context, **more: Any) -> None:
-    """`result` and `more` as JSON, less what was measured, which goes to the circumstance."""
-    context.circumstance.update(result.model_dump(mode="json", include=MEASURED))
+    """`result` and `more` as JSON, less what was measured, which goes to the measurements."""
+    context.measurements.update(result.model_dump(mode="json", include=MEASURED))
     write_json(path, result.model_dump(mode="json", exclude=MEASURED) | more)
 
 

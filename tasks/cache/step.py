@@ -19,7 +19,7 @@ from ila_core.keys import canonical, key_of
 from ila_core.resolve import Unknown
 
 if TYPE_CHECKING:
-    from ila_core.train.loop import Circumstance
+    from ila_core.train.loop import TrainRuntime
 
 
 @dataclass(frozen=True)
@@ -30,15 +30,15 @@ class Context:
     on_metrics: Callable[[int, dict[str, float]], None]
     checkpoints: Path
     """This step's own folder: kept while it is unfinished, so that it goes on after a kill."""
-    circumstance: dict[str, Any] = field(default_factory=dict)
+    measurements: dict[str, Any] = field(default_factory=dict)
     """Filled by the computation with what it measured (seconds, memory); never hashed."""
 
-    def training(self, label: str) -> Circumstance:
+    def training(self, label: str) -> TrainRuntime:
         """How the training of a step called `label` is laid out and watched."""
         from ila_core.train.checkpoints import CheckpointFolder
-        from ila_core.train.loop import Circumstance
+        from ila_core.train.loop import TrainRuntime
 
-        return Circumstance(
+        return TrainRuntime(
             micro_batch=self.runtime.micro_batch,
             on_metrics=self.on_metrics,
             label=label,

@@ -140,7 +140,7 @@ class Store:
         return step_run(run)
 
     @contextmanager
-    def beating(self, run: StepRun) -> Iterator[None]:
+    def heartbeat(self, run: StepRun) -> Iterator[None]:
         """Keep the claim alive; a failure inside marks the run FAILED and goes on up."""
         from mlflow.exceptions import MlflowException
 

@@ -14,7 +14,7 @@ from typing import Any
 from ila_core.errors import CheckError, Diverged, UserError
 from tasks.cache.step_run import StepRun
 from tasks.cache.store import Store
-from tasks.run.compute import Order
+from tasks.run.compute import StepJob
 from tasks.run.metrics import Bar, Pace
 from tasks.run.supervise import Devices, run_child
 
@@ -26,17 +26,17 @@ _LOOK_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
-class Apart:
+class SubprocessSpec:
     """How steps are computed in processes of their own.
 
     Args:
         command: of such a process; the file for its error is added to it.
-        told: what it must know to make a step again: data that has a JSON form.
+        request: what it must know to make a step again: data that has a JSON form.
         devices: one for each.
     """
 
     command: tuple[str, ...]
-    told: Mapping[str, Any]
+    request: Mapping[str, Any]
     devices: Devices
 
 
@@ -45,35 +45,35 @@ def kind_of(error: Exception) -> str:
     return next((kind.__name__ for kind in _KINDS if isinstance(error, kind)), CheckError.__name__)
 
 
-def compute_apart(order: Order, store: Store, apart: Apart) -> StepRun:
+def compute_in_subprocess(job: StepJob, store: Store, spec: SubprocessSpec) -> StepRun:
     """Compute the step in a child, passing on its log lines and its progress.
 
     Raises:
         UserError, CheckError, Diverged, ConnectionError, PermissionError: as the child did.
         CheckError: the child died, or failed in a way nobody foresaw; its output is kept.
-        Interrupted: the run was told to end.
+        Interrupted: the run was asked to end.
     """
-    bar = Bar(order.step.title, shown=order.bar)
+    bar = Bar(job.step.title, shown=job.bar)
     pace = Pace(_LOOK_SECONDS)
 
     def look() -> None:
         if pace.due():
-            with pace.sparing(f"{order.step.title}: no progress is shown"):
-                if (progress := store.read(order.run.run_id).progress) is not None:
+            with pace.tolerate_outage(f"{job.step.title}: no progress is shown"):
+                if (progress := store.read(job.run.run_id).progress) is not None:
                     bar.show(progress)
 
-    step, run = order.step, order.run
-    inputs = {name: str(folder) for name, folder in order.inputs.items()}
-    told = {**apart.told, "key": step.key, "run": run.run_id, "inputs": inputs}
-    output = order.runtime.home / "logs" / f"{step.title}.log"
-    with tempfile.TemporaryDirectory() as folder, apart.devices.one() as environment:
+    step, run = job.step, job.run
+    inputs = {name: str(folder) for name, folder in job.inputs.items()}
+    request = {**spec.request, "key": step.key, "run": run.run_id, "inputs": inputs}
+    output = job.runtime.home / "logs" / f"{step.title}.log"
+    with tempfile.TemporaryDirectory() as folder, spec.devices.one() as environment:
         error_file = Path(folder) / "error.json"
         code = run_child(
-            [*apart.command, str(error_file)],
-            f"{json.dumps(told)}\n",
+            [*spec.command, str(error_file)],
+            f"{json.dumps(request)}\n",
             output,
             environment,
-            heard=lambda line: log.info("  %s", line),
+            on_line=lambda line: log.info("  %s", line),
             meanwhile=look,
         )
         if error_file.exists():

@@ -13,17 +13,17 @@ from pathlib import Path
 
 from ila_core.config import RuntimeConfig
 from ila_core.provenance import provenance
-from tasks.cache.payloads import CIRCUMSTANCE
+from tasks.cache.payloads import MEASUREMENTS
 from tasks.cache.step import Context, Step
 from tasks.cache.step_run import StepRun
 from tasks.cache.store import Store
 from tasks.run.metrics import Journal
 from tasks.run.supervise import stop_if_interrupted
-from tasks.tracking.client import answering
+from tasks.tracking.client import translate_mlflow_errors
 
 
 @dataclass(frozen=True)
-class Order:
+class StepJob:
     """All that is needed to compute a claimed step."""
 
     step: Step
@@ -36,7 +36,7 @@ class Order:
     """Whether to show a progress bar in the Prefect UI."""
 
 
-def compute_step(order: Order, store: Store) -> StepRun:
+def compute_step(job: StepJob, store: Store) -> StepRun:
     """Compute the step, or commit what an earlier try had computed already.
 
     Raises:
@@ -45,9 +45,9 @@ def compute_step(order: Order, store: Store) -> StepRun:
     """
     from tasks.steps.table import STEPS
 
-    step, run, runtime = order.step, order.run, order.runtime
+    step, run, runtime = job.step, job.run, job.runtime
     _quieten_libraries()
-    journal = Journal(store.client, run.run_id, step.title, bar=order.bar)
+    journal = Journal(store.client, run.run_id, step.title, bar=job.bar)
     # By what went in as well: an input that was refreshed has the key of the one before.
     name = f"{step.key}-{run.upstream[:12]}"
     checkpoints, kept = runtime.checkpoints / name, runtime.home / "uncommitted" / name
@@ -64,19 +64,19 @@ def compute_step(order: Order, store: Store) -> StepRun:
             out = Path(folder) / "payload"
             out.mkdir()
             start = time.perf_counter()
-            STEPS[step.name](step, order.inputs, out, context)
-            circumstance = {
+            STEPS[step.name](step, job.inputs, out, context)
+            measurements = {
                 "seconds": time.perf_counter() - start,
                 "runtime": runtime.model_dump(mode="json", exclude={"tracking_uri", "home"}),
                 "provenance": provenance(),
-                **context.circumstance,
+                **context.measurements,
             }
-            (out / CIRCUMSTANCE).write_text(json.dumps(circumstance, indent=1, sort_keys=True))
+            (out / MEASUREMENTS).write_text(json.dumps(measurements, indent=1, sort_keys=True))
             kept.parent.mkdir(exist_ok=True)
             out.rename(kept)
         shutil.rmtree(checkpoints, ignore_errors=True)
     try:
-        with answering(runtime.tracking_uri):
+        with translate_mlflow_errors(runtime.tracking_uri):
             journal.close()
             done = store.commit(run, kept)
     except (ConnectionError, PermissionError) as error:

@@ -19,12 +19,12 @@ from tasks.cache.plan import who
 from tasks.cache.step import Step
 from tasks.cache.step_run import StepRun, upstream_digest
 from tasks.cache.store import Store
-from tasks.run.child import Apart, compute_apart
-from tasks.run.compute import Order, compute_step
+from tasks.run.child import SubprocessSpec, compute_in_subprocess
+from tasks.run.compute import StepJob, compute_step
 from tasks.run.gpu_slots import slot
 from tasks.run.metrics import Bar
 from tasks.run.supervise import stop_if_interrupted
-from tasks.tracking.client import answering
+from tasks.tracking.client import translate_mlflow_errors
 from tasks.ui.tables import publish_tables
 
 log = logging.getLogger("ila")
@@ -39,7 +39,7 @@ class Handle:
         step: what to look up or compute.
         store: where to.
         runtime: where and how it is computed.
-        apart: how it is computed in a process of its own; `None` computes it in this one.
+        subprocess: how it is computed in a process of its own; `None` computes it in this one.
         refresh: why it is computed although it is cached, which its result then supersedes;
             `None` where it is not.
         in_flow: whether there is a Prefect task to show a progress bar in.
@@ -51,12 +51,12 @@ class Handle:
         store: Store,
         runtime: RuntimeConfig,
         *,
-        apart: Apart | None = None,
+        subprocess: SubprocessSpec | None = None,
         refresh: str | None = None,
         in_flow: bool = True,
     ) -> None:
         self.step, self.store, self.runtime = step, store, runtime
-        self.apart, self.refresh, self.in_flow = apart, refresh, in_flow
+        self.subprocess, self.refresh, self.in_flow = subprocess, refresh, in_flow
 
 
 def submit(handle: Handle, inputs: dict[str, PrefectFuture[StepRun]]) -> PrefectFuture[Any]:
@@ -84,7 +84,7 @@ def run_here(steps: Sequence[Step], store: Store, runtime: RuntimeConfig) -> Non
 def cached_step(handle: Handle, upstream: dict[str, StepRun]) -> StepRun | State[StepRun]:
     """The step's finished MLflow run. MLflow being down fails the task before any work."""
     run, mine = _looked_up(handle, upstream)
-    with answering(handle.runtime.tracking_uri):
+    with translate_mlflow_errors(handle.runtime.tracking_uri):
         publish_tables(handle.step, run, upstream, handle.store.fetch)
     return run if mine else Completed(name="Cached", data=run)
 
@@ -94,7 +94,7 @@ def _looked_up(handle: Handle, upstream: dict[str, StepRun]) -> tuple[StepRun, b
     step, store = handle.step, handle.store
     stop_if_interrupted()
     waiting = Waiting(step, bar=handle.in_flow)
-    with answering(handle.runtime.tracking_uri):
+    with translate_mlflow_errors(handle.runtime.tracking_uri):
         old = [] if handle.refresh is None else store.finished(step)
         run, mine = store.claim(step, upstream_digest(upstream), waiting, instead_of=old)
         waiting.over()
@@ -145,13 +145,13 @@ def _computed(handle: Handle, run: StepRun, upstream: dict[str, StepRun]) -> Ste
     start = time.perf_counter()
     try:
         # The slot after the claim: whoever waits for somebody else's result holds none.
-        with store.beating(run), slot(runtime.gpu_limit, step.label):
+        with store.heartbeat(run), slot(runtime.gpu_limit, step.label):
             inputs = {name: store.fetch(upstream[name]) for name in upstream}
-            order = Order(step, run, inputs, runtime, bar=handle.in_flow)
-            if handle.apart is None:
-                done = compute_step(order, store)
+            job = StepJob(step, run, inputs, runtime, bar=handle.in_flow)
+            if handle.subprocess is None:
+                done = compute_step(job, store)
             else:
-                done = compute_apart(order, store, handle.apart)
+                done = compute_in_subprocess(job, store, handle.subprocess)
     except Exception as error:
         log.error("%-32s failed    %s", step.label, first_line(error))
         if isinstance(error, UserError | CheckError):  # which of the steps is half of the answer

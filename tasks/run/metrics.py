@@ -22,7 +22,7 @@ _PAUSE_SECONDS = 30.0
 
 
 @contextmanager
-def sparing(what: str) -> Iterator[None]:
+def tolerate_outage(what: str) -> Iterator[None]:
     """Hours of training are not lost to a server's bad minute: at the end it must answer."""
     from httpx import HTTPError
     from mlflow.exceptions import MlflowException
@@ -49,10 +49,10 @@ class Pace:
         return time.monotonic() >= self._next
 
     @contextmanager
-    def sparing(self, what: str) -> Iterator[None]:
+    def tolerate_outage(self, what: str) -> Iterator[None]:
         """`sparing`; while the server is away, tries take a tenth of the time at most."""
         began, answered = time.monotonic(), False
-        with sparing(what):
+        with tolerate_outage(what):
             yield
             answered = True
         now = time.monotonic()
@@ -87,7 +87,7 @@ class Bar:
     def fill(self) -> None:
         """Full, if it was ever shown: a result is kept and committed without it."""
         if self._artifact is not None:
-            with sparing(f"{self._label}: its bar stays as it is"):
+            with tolerate_outage(f"{self._label}: its bar stays as it is"):
                 self.show(1.0)
 
 
@@ -113,7 +113,7 @@ class Journal:
         """Record `metrics` at `step`; the one called `progress` is a fraction, for the bar."""
         self._pending.append((int(time.time() * 1000), step, metrics))
         if self._pace.due():
-            with self._pace.sparing(f"{self._label}: progress is kept back"):
+            with self._pace.tolerate_outage(f"{self._label}: progress is kept back"):
                 self._flush()
                 if "progress" in metrics:
                     self._bar.show(metrics["progress"])

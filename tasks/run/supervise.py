@@ -68,7 +68,7 @@ def run_child(
     said: str,
     output: Path,
     environment: Mapping[str, str],
-    heard: Callable[[str], None] | None = None,
+    on_line: Callable[[str], None] | None = None,
     meanwhile: Callable[[], None] | None = None,
 ) -> int:
     """The exit code of a process that lives no longer than this one.
@@ -82,7 +82,7 @@ def run_child(
         said: what it is told.
         output: the file that it writes to.
         environment: its own.
-        heard: told of each line that it writes.
+        on_line: called with each line that it writes.
         meanwhile: called now and then.
 
     Raises:
@@ -99,7 +99,7 @@ def run_child(
             start_new_session=True,  # a Ctrl-C is ours to pass on, and the group is the child's own
         )
         assert child.stdin is not None
-        lines = _Lines(heard)
+        lines = _Lines(on_line)
         try:
             with suppress(BrokenPipeError):  # it ended already: its exit code says more
                 child.stdin.write(said.encode())
@@ -136,13 +136,13 @@ def end_with_parent() -> None:
 class _Lines:
     """Whole lines out of the pieces in which a file grows."""
 
-    def __init__(self, heard: Callable[[str], None] | None) -> None:
-        self._heard, self._rest = heard, b""
+    def __init__(self, on_line: Callable[[str], None] | None) -> None:
+        self._on_line, self._rest = on_line, b""
 
     def take(self, piece: bytes) -> None:
-        if self._heard is None or not piece:
+        if self._on_line is None or not piece:
             return
         *whole, self._rest = (self._rest + piece).split(b"\n")
         for line in whole:
             if text := line.decode(errors="replace").rpartition("\r")[2].rstrip():
-                self._heard(text)
+                self._on_line(text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from tasks.tracking.client import answering, experiment_name, open_client
+from tasks.tracking.client import experiment_name, open_client, translate_mlflow_errors
 from tasks.tracking.ranking_version import PREFIX
 
 _CURRENT = "/api/2.0/mlflow/users/current"
@@ -34,7 +34,7 @@ def access(uri: str) -> Access:
         ConnectionError: it does not answer, or not to this account.
     """
     client = open_client(uri)
-    with answering(uri):
+    with translate_mlflow_errors(uri):
         experiments = client.search_experiments(filter_string=f"name LIKE '{experiment_name('%')}'")
         names = {e.experiment_id: e.name for e in experiments}
         models = [m.name for m in client.search_registered_models(f"name LIKE '{PREFIX}%'", 1000)]

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 
-from tasks.tracking.client import answering, experiment_name, open_client
+from tasks.tracking.client import experiment_name, open_client, translate_mlflow_errors
 from tasks.tracking.ranking_version import PREFIX
 
 _WORKSPACE = "default"  # where MLflow keeps roles while it has no workspaces
@@ -56,7 +56,7 @@ class Accounts:
         self._uri = uri
         self._client = open_client(uri)
         self._accounts = AuthServiceClient(uri)
-        with answering(uri):
+        with translate_mlflow_errors(uri):
             self._roles = self._made()
 
     def reserve(self, base_models: Sequence[str]) -> None:
@@ -64,7 +64,7 @@ class Accounts:
 
         A name that exists is the publisher's; one that does not is of whoever makes it first.
         """
-        with answering(self._uri):
+        with translate_mlflow_errors(self._uri):
             named = {
                 *(("experiment", self._experiment(experiment_name(m))) for m in base_models),
                 *(("registered_model", self._name(ranking_name(m))) for m in base_models),
@@ -82,7 +82,7 @@ class Accounts:
         Returns:
             Whether it was made.
         """
-        with answering(self._uri):
+        with translate_mlflow_errors(self._uri):
             if made := not _is_there(self._accounts.get_user, user):
                 self._accounts.create_user(user, password)
             held = {r.name: r.id for r in self._accounts.list_user_roles(user)}

@@ -32,7 +32,7 @@ def open_client(uri: str) -> MlflowClient:
     from mlflow import MlflowClient
 
     try:
-        with answering(uri), _alone(uri):
+        with translate_mlflow_errors(uri), _alone(uri):
             client = MlflowClient(tracking_uri=uri, registry_uri=uri)
             client.search_experiments(max_results=1)
     except ImportError as error:
@@ -43,7 +43,7 @@ def open_client(uri: str) -> MlflowClient:
 
 
 @contextmanager
-def answering(uri: str) -> Iterator[None]:
+def translate_mlflow_errors(uri: str) -> Iterator[None]:
     """What MLflow refuses or cannot do inside the block becomes one message.
 
     Raises:

@@ -23,7 +23,7 @@ from ila_core.search.ranking_reference import Published, check_alias, check_name
 from tasks.cache.mlflow_lookup import step_run
 from tasks.cache.payloads import PAYLOAD, fetch
 from tasks.cache.step_run import StepRun
-from tasks.tracking.client import answering, open_client
+from tasks.tracking.client import open_client, translate_mlflow_errors
 from tasks.tracking.ranking_version import PREFIX, Version, is_retired, read_version
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Registry:
         check_name(name)
         if len(card) > MOST_CARD:
             card = f"{card[: MOST_CARD - 80]}\n\n... the rest: `ila rankings show key:{run.key}`\n"
-        with answering(self._uri):
+        with translate_mlflow_errors(self._uri):
             self._make_model(name, ranking)
             mine = None
             if not (same := self._with_digest(name, ranking.digest)):
@@ -89,7 +89,7 @@ class Registry:
         from mlflow.exceptions import MlflowException
 
         check_alias(alias)
-        with answering(self._uri):
+        with translate_mlflow_errors(self._uri):
             before = self._model(name).aliases.get(alias)
             try:
                 self._client.set_registered_model_alias(PREFIX + name, alias, str(number))
@@ -114,7 +114,7 @@ class Registry:
         """
         from mlflow.exceptions import MlflowException
 
-        with answering(self._uri):
+        with translate_mlflow_errors(self._uri):
             try:
                 if wanted.alias is not None:
                     found = read_version(
@@ -132,7 +132,7 @@ class Registry:
 
     def run(self, version: Version) -> StepRun:
         """The step whose payload a version is."""
-        with answering(self._uri):
+        with translate_mlflow_errors(self._uri):
             return step_run(self._client.get_run(version.run_id))
 
     def read(self, version: Version) -> Ranking:
@@ -152,7 +152,7 @@ class Registry:
         kept.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=kept.parent) as arriving:
             try:
-                with answering(self._uri):
+                with translate_mlflow_errors(self._uri):
                     payload = self._payload(self.run(version))
                     _check_size(payload, version.run_id)
                     got = payload.download_artifacts(DOCUMENT, arriving)
@@ -165,7 +165,7 @@ class Registry:
     def versions(self, name: str | None = None) -> list[Version]:
         """Every version of a name, or of all of them, in order; retired ones included."""
         wanted = f"name = '{PREFIX}{name}'" if name else f"name LIKE '{PREFIX}%'"
-        with answering(self._uri):
+        with translate_mlflow_errors(self._uri):
             aliases = {m.name: m.aliases for m in self._models(wanted)}
             found: list[Version] = []
             page = None
@@ -187,14 +187,14 @@ class Registry:
                 f"alias first (`ila rankings publish REF --name {version.name} --alias "
                 f"{version.aliases[0]}`), or take it away with --drop-alias"
             )
-        with answering(self._uri):
+        with translate_mlflow_errors(self._uri):
             self._client.set_model_version_tag(
                 PREFIX + version.name, str(version.number), "ila.retired", reason
             )
 
     def drop(self, version: Version) -> Version:
         """The version without its aliases."""
-        with answering(self._uri):
+        with translate_mlflow_errors(self._uri):
             for alias in version.aliases:
                 self._client.delete_registered_model_alias(PREFIX + version.name, alias)
             return self._version(version.name, version.number)
@@ -209,7 +209,7 @@ class Registry:
             CheckError: it is damaged, and quarantined.
         """
         try:
-            with answering(self._uri):
+            with translate_mlflow_errors(self._uri):
                 _check_size(self._payload(run), run.run_id)
             ranking = Ranking.load(fetch(run, self._home, self._client) / DOCUMENT)
             ranking.check()

@@ -9,7 +9,7 @@ from typing import Any
 from ila_core.compare.results import Evaluation
 from ila_core.config import Profile
 from ila_core.search.ranking import Ranking
-from tasks.cache.payloads import CIRCUMSTANCE, read_json, write_json
+from tasks.cache.payloads import MEASUREMENTS, read_json, write_json
 from tasks.cache.step import Context, Step, in_order
 from tasks.steps.finetune.selection import load as load_selection
 
@@ -99,7 +99,7 @@ def _results(kind: str, step: Step, inputs: dict[str, Path]) -> list[dict[str, A
     return [
         {
             **read_json(inputs[name] / f"{kind}.json"),
-            **read_json(inputs[name] / CIRCUMSTANCE),
+            **read_json(inputs[name] / MEASUREMENTS),
             **part.given["names"],
         }
         for name, part in step.inputs.items()
@@ -124,7 +124,7 @@ def _provenance(inputs: dict[str, Path]) -> dict[str, Any]:
     """Where this page and the results it shows were computed."""
     from ila_core.provenance import provenance
 
-    places = [read_json(folder / CIRCUMSTANCE)["provenance"] for folder in inputs.values()]
+    places = [read_json(folder / MEASUREMENTS)["provenance"] for folder in inputs.values()]
     here = provenance()
     others = [place for i, place in enumerate(places) if place != here and place not in places[:i]]
     return {"this page": here} | {f"also computed on {i}": p for i, p in enumerate(others, 1)}

@@ -72,7 +72,7 @@ def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) ->
             eval_batch=context.runtime.eval_batch,
         ),
         base_name=base.address,
-        circumstance=replace(context.training(step.label), count_allocations=True),
+        runtime=replace(context.training(step.label), count_allocations=True),
     )
     write_result(out / "finetune.json", result, context)
 

@@ -110,7 +110,7 @@ def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) ->
     given = step.given
     arm: ArmConfig = given["arm"]
     if "ranking" in given:
-        context.circumstance["ranking"] = given["names"]
+        context.measurements["ranking"] = given["names"]
     selection = apply_policy(
         arm,
         given["ranking"] if "ranking" in given else gather(step, inputs),

@@ -70,7 +70,7 @@ def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) ->
                 splits[search.stage2.rows],
                 search.stage2,
                 seed=given["seed"],
-                circumstance=context.training(step.label),
+                runtime=context.training(step.label),
             ).scores
     else:
         material = Material(

@@ -97,7 +97,7 @@ def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) ->
     device = torch.device(resolve_device(context.runtime.device))
     with measured(device) as spent:
         result = scorer.score(material)
-    context.circumstance["seconds"] = spent.seconds
-    context.circumstance["peak_memory_bytes"] = spent.peak_memory_bytes
+    context.measurements["seconds"] = spent.seconds
+    context.measurements["peak_memory_bytes"] = spent.peak_memory_bytes
     end = stage1_end(inputs["adapter"]) if "adapter" in inputs else {}
     write_json(out / "score.json", result.model_dump(mode="json") | end)

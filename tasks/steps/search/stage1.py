@@ -83,7 +83,7 @@ def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) ->
         adapter_folder=out / "adapter",
         ranking_stop=stop,
         base_name=base.address,
-        circumstance=context.training(step.label),
+        runtime=context.training(step.label),
     )
     write_result(out / "stage1.json", result, context)
 

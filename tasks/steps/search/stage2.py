@@ -52,6 +52,6 @@ def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) ->
         Prepared.load(inputs["data"]).splits[settings.rows],
         settings,
         seed=given["seed"],
-        circumstance=context.training(step.label),
+        runtime=context.training(step.label),
     )
     write_result(out / "stage2.json", result, context, **stage1_end(inputs["adapter"]))

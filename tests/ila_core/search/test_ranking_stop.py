@@ -12,7 +12,7 @@ from ila_core.search.scorers import SCORERS
 from ila_core.search.scoring import Material
 from ila_core.search.stage1 import learn_adapter
 from ila_core.train.checkpoints import CheckpointFolder
-from ila_core.train.loop import Circumstance
+from ila_core.train.loop import TrainRuntime
 from ila_core.train.methods.lora import load_adapter
 from tests.helpers import tiny
 
@@ -52,7 +52,7 @@ def run(folder, stop_settings=None, checkpoints=None):
         seed=0,
         adapter_folder=folder / "adapter",
         ranking_stop=stop,
-        circumstance=Circumstance(checkpoints=checkpoints),
+        runtime=TrainRuntime(checkpoints=checkpoints),
     )
 
 

@@ -20,7 +20,7 @@ from ila_core.errors import CheckError
 from ila_core.search.gates import learn_gates
 from ila_core.search.stage1 import learn_adapter
 from ila_core.train.checkpoints import CheckpointFolder
-from ila_core.train.loop import Circumstance, train
+from ila_core.train.loop import TrainRuntime, train
 from tests.helpers import tiny
 
 STAGE1 = Stage1Settings(
@@ -49,14 +49,14 @@ def both_stages(folder: Path, steps: Connection | None, seconds: float) -> None:
     torch.set_num_threads(1)
     first, second = folder / "stage1.json", folder / "stage2.json"
 
-    def here(stage: str) -> Circumstance:
+    def here(stage: str) -> TrainRuntime:
         def report(step: int, _: dict[str, float]) -> None:
             if steps:
                 steps.send((stage, step))
                 steps.recv()  # goes on when it is told to, however fast the machine
 
         checkpoints = CheckpointFolder(folder / "checkpoints" / stage, seconds)
-        return Circumstance(micro_batch=3, on_metrics=report, checkpoints=checkpoints)
+        return TrainRuntime(micro_batch=3, on_metrics=report, checkpoints=checkpoints)
 
     if not first.exists():
         result = learn_adapter(
@@ -67,7 +67,7 @@ def both_stages(folder: Path, steps: Connection | None, seconds: float) -> None:
             Schedule(lr=1e-2, steps=25),
             seed=3,
             adapter_folder=folder / "adapter",
-            circumstance=here("stage1"),
+            runtime=here("stage1"),
         )
         first.write_text(result.model_dump_json(exclude={"seconds", "peak_memory_bytes"}))
     gates = learn_gates(
@@ -76,7 +76,7 @@ def both_stages(folder: Path, steps: Connection | None, seconds: float) -> None:
         tiny.rows(40),
         STAGE2,
         seed=3,
-        circumstance=here("stage2"),
+        runtime=here("stage2"),
     )
     second.write_text(gates.model_dump_json(exclude={"seconds", "peak_memory_bytes"}))
 
@@ -154,8 +154,8 @@ def test_milestones_survive_a_kill(processes, undisturbed, tmp_path):
 def some_steps(folder: Path, **changes: object) -> list[float]:
     """Six steps with a checkpoint after each but the last."""
     settings = {"schedule": tiny.SCHEDULE, "optimizer": tiny.OPTIMIZER, "seed": 0} | changes
-    here = Circumstance(checkpoints=CheckpointFolder(folder, 0.0))
-    return train(tiny.model(), tiny.rows(), circumstance=here, **settings).losses
+    here = TrainRuntime(checkpoints=CheckpointFolder(folder, 0.0))
+    return train(tiny.model(), tiny.rows(), runtime=here, **settings).losses
 
 
 def test_a_truncated_checkpoint_is_left_out(tmp_path, caplog):
@@ -208,7 +208,7 @@ def test_a_nan_names_step_rows_and_the_last_good_checkpoint(tmp_path):
                 model.lm_head.weight[3, 3] = float("nan")
 
     model = tiny.model()
-    here = Circumstance(on_metrics=poison, checkpoints=CheckpointFolder(tmp_path, 0.0))
+    here = TrainRuntime(on_metrics=poison, checkpoints=CheckpointFolder(tmp_path, 0.0))
     with pytest.raises(CheckError, match=r"step 5 of 6, on rows \d+, .*checkpoint-4$"):
         train(
             model,
@@ -216,5 +216,5 @@ def test_a_nan_names_step_rows_and_the_last_good_checkpoint(tmp_path):
             schedule=tiny.SCHEDULE,
             optimizer=tiny.OPTIMIZER,
             seed=0,
-            circumstance=here,
+            runtime=here,
         )

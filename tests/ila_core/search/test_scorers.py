@@ -64,7 +64,7 @@ def test_every_scorer_scores_every_layer_and_leaves_the_model_as_it_was(name) ->
 
 
 @pytest.mark.parametrize("name", [n for n, s in SCORERS.items() if s.needs == "rows"])
-def test_the_micro_batch_is_circumstance(name, model) -> None:
+def test_the_micro_batch_changes_no_score(name, model) -> None:
     whole, parts = (SCORERS[name].score(material(model, micro=m)).scores for m in (8, 3))
     assert parts == pytest.approx(whole, rel=1e-3, abs=1e-5)
 

@@ -11,7 +11,7 @@ from ila_core.models.layers import layers_of
 from ila_core.selection.finetune import finetune
 from ila_core.selection.selection import Selection
 from ila_core.train.forecast import Forecast
-from ila_core.train.loop import Circumstance
+from ila_core.train.loop import TrainRuntime
 from tests.helpers import tiny
 from tests.ila_core.models.test_loading import config_for
 
@@ -47,7 +47,7 @@ def train(base, chosen, rows, method, settings, folder):
     )
     return finetune(
         base, selection, rows, method, settings, tiny.OPTIMIZER, seed=0, folder=folder,
-        circumstance=Circumstance(count_allocations=True),
+        runtime=TrainRuntime(count_allocations=True),
     )  # fmt: skip
 
 

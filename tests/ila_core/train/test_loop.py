@@ -7,7 +7,7 @@ import torch
 from ila_core.config import Schedule
 from ila_core.data.batches import plan_batches, planned_steps
 from ila_core.errors import CheckError, UserError
-from ila_core.train.loop import Circumstance, train
+from ila_core.train.loop import TrainRuntime, train
 from tests.helpers import tiny
 
 
@@ -17,13 +17,13 @@ def run(model=None, rows=None, **changes):
 
 
 @pytest.mark.parametrize("micro_batch", [1, 3, 8, 100])
-def test_micro_batch_is_circumstance(micro_batch):
-    whole = run(circumstance=Circumstance(micro_batch=8))
-    other = run(circumstance=Circumstance(micro_batch=micro_batch))
+def test_the_micro_batch_changes_no_loss(micro_batch):
+    whole = run(runtime=TrainRuntime(micro_batch=8))
+    other = run(runtime=TrainRuntime(micro_batch=micro_batch))
     assert other.losses == pytest.approx(whole.losses, abs=2e-5)
 
 
-def test_equal_circumstance_is_bit_identical_and_learns():
+def test_the_same_training_twice_is_bit_identical_and_learns():
     assert run().losses == run().losses
     assert run(seed=1).losses != run().losses
     assert run(schedule=Schedule(lr=1e-2, steps=30)).losses[-1] < run().losses[0] - 1
@@ -51,7 +51,7 @@ def test_stopping_early_changes_no_earlier_step():
 def test_learning_rate_and_losses_are_reported(shape, after):
     seen = {}
     optimizer = tiny.OPTIMIZER.model_copy(update={"schedule": shape, "warmup_ratio": 0.5})
-    result = run(optimizer=optimizer, circumstance=Circumstance(on_metrics=seen.__setitem__))
+    result = run(optimizer=optimizer, runtime=TrainRuntime(on_metrics=seen.__setitem__))
     assert [seen[step]["loss"] for step in range(1, 7)] == result.losses
     expected = [peak * 1e-2 for peak in (0, 1 / 3, 2 / 3, *after)]
     assert [seen[step]["lr"] for step in range(1, 7)] == pytest.approx(expected)

@@ -19,7 +19,7 @@ from ila_core.train.adalora_ranks import orthogonality
 from ila_core.train.checkpoints import CheckpointFolder
 from ila_core.train.contract import SelectionContract
 from ila_core.train.held_out_watch import HeldOutWatch
-from ila_core.train.loop import Circumstance, train
+from ila_core.train.loop import TrainRuntime, train
 from ila_core.train.lora_function import fused_lora
 from ila_core.train.loss import TokenLoss
 from ila_core.train.merge import folded, merged, worst_difference
@@ -136,7 +136,7 @@ def test_goes_on_from_a_checkpoint_bit_identically(method, base_of, tmp_path):
             base_of(method), selection(), tiny.rows(), method, SETTINGS[method], tiny.OPTIMIZER,
             watch=HeldOutWatch(tiny.rows(8, seed=1), (0.25, 0.5), planned=12, eval_batch=4),
             seed=0, folder=tmp_path / name,
-            circumstance=Circumstance(on_metrics=on_metrics, checkpoints=folder),
+            runtime=TrainRuntime(on_metrics=on_metrics, checkpoints=folder),
         )  # fmt: skip
 
     whole = training("whole")

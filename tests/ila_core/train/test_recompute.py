@@ -10,7 +10,7 @@ from torch import nn
 from ila_core.search.gates import Gates
 from ila_core.train.lora_function import fused_lora
 from ila_core.train.methods import METHODS
-from ila_core.train.recompute import keeping_less, made_again, packed_bits, unpacked_bits
+from ila_core.train.recompute import packed_bits, recomputed, recomputing_activations, unpacked_bits
 from tests.helpers import tiny
 from tests.ila_core.train.test_lora_function import (
     lora_gradients,
@@ -22,7 +22,7 @@ from tests.ila_core.train.test_lora_function import (
 
 @contextmanager
 def less(model):
-    with fused_lora(model), keeping_less(model):
+    with fused_lora(model), recomputing_activations(model):
         yield
 
 
@@ -149,7 +149,7 @@ def test_an_activation_elsewhere_is_made_again_too():
     )
     whole = unit(x)
     assert outputs[-1]() is not None  # the instrument works
-    with keeping_less(unit):
+    with recomputing_activations(unit):
         assert "forward" not in vars(unit)
         again = unit(x)
         assert len(outputs) == 2 and outputs[-1]() is None
@@ -167,7 +167,7 @@ def test_what_autocast_computed_is_made_again_as_it_was():
         return torch.autograd.grad(out.square().sum(), x)[0]  # outside of it
 
     expected = gradient()
-    with keeping_less(norm):
+    with recomputing_activations(norm):
         assert torch.equal(gradient(), expected)
 
 
@@ -199,7 +199,7 @@ def test_an_output_is_made_once_for_all_that_would_have_kept_it():
     model, x = trained(), torch.randn(2, 3, 32, requires_grad=True)
     attention = model.get_base_model().model.layers[0].self_attn
     with fused_lora(model):
-        given = made_again(double, x)
+        given = recomputed(double, x)
         sum(p(given).sum() for p in (attention.q_proj, attention.k_proj)).backward()
     assert len(calls) == 2
     assert x.grad is not None

@@ -180,7 +180,7 @@ def test_a_changed_byte_of_data_is_seen(finished, tmp_path):
     assert states(finished.json("plan", "smoke", *moved))["prepare terse"] == "MISS"
 
 
-def test_circumstance_changes_no_key(finished):
+def test_runtime_settings_change_no_key(finished):
     other = {"ILA_MICRO_BATCH": "3", "ILA_EVAL_BATCH": "5", "ILA_CHECKPOINT_SECONDS": "0"}
     plan = finished.json("plan", "smoke", ILA_DEVICE="cpu", **other)
     assert set(states(plan).values()) == {"HIT"}

@@ -16,7 +16,7 @@ from ila_core.config.load import load_profile
 from ila_core.keys import key_of
 from ila_core.provenance import provenance
 from ila_core.resolve import Lock
-from tasks.cache.payloads import CIRCUMSTANCE
+from tasks.cache.payloads import MEASUREMENTS
 from tasks.cache.step import Context, in_order
 from tasks.steps.table import STEPS
 from tests.helpers.wide import ALL_BENCHMARKS, leaves, wide_profile
@@ -32,7 +32,7 @@ NEVER_READ = {
     "evaluate.hellaswag.revision": "of the hub's questions; here they are a file",
     "evaluate.adapters": "trained elsewhere (test_evaluate)",
     **{
-        f"evaluate.judge.{field}": "of a judge at an endpoint (test_openai_judge)"
+        f"evaluate.judge.{field}": "of a judge at an endpoint (test_openai_judge.py)"
         for field in ("attempts", "local", "max_tokens", "prompts", "repeats", "temperature")
     },
     **{
@@ -123,8 +123,8 @@ def compute(profile, until, reads, folder):
         context = Context(runtime, lambda number, metrics: None, folder / f"{step.key}.checkpoints")
         inputs = {name: folder / upstream.key for name, upstream in step.inputs.items()}
         STEPS[step.name](step, inputs, out, context)
-        circumstance = {"seconds": 0.0, "provenance": provenance(), **context.circumstance}
-        (out / CIRCUMSTANCE).write_text(json.dumps(circumstance))
+        measurements = {"seconds": 0.0, "provenance": provenance(), **context.measurements}
+        (out / MEASUREMENTS).write_text(json.dumps(measurements))
 
 
 def within(field, names):

@@ -1,4 +1,4 @@
-"""Keys: changed by every field that is identity, by none that is circumstance."""
+"""Keys: changed by every field that is identity, by no runtime setting."""
 
 import os
 import subprocess

@@ -15,7 +15,7 @@ from ila_core.resolve import Lock
 from tasks.cache.lookup import open_lookup
 from tasks.cache.step_run import upstream_digest
 from tasks.cache.store import Store
-from tasks.run.child import Apart, compute_apart
+from tasks.run.child import SubprocessSpec, compute_in_subprocess
 from tasks.run.compute import Order, compute_step
 from tasks.run.supervise import Devices
 from tasks.steps.table import STEPS
@@ -45,13 +45,13 @@ def smoke(*overrides):
 
 def apart(profile):
     told = {"profile": profile.model_dump(mode="json"), "until": "search", "ranking": None}
-    return Apart((sys.executable, "-m", "flows.step_process"), told, Devices(1))
+    return SubprocessSpec((sys.executable, "-m", "flows.step_process"), told, Devices(1))
 
 
 @pytest.mark.slow
 def test_the_result_is_the_one_that_this_process_would_have_made(finished, runtime):
     order, store = order_of("prepare", runtime)
-    found = compute_apart(order, store, apart(smoke()))
+    found = compute_in_subprocess(order, store, apart(smoke()))
     elsewhere = RuntimeConfig(
         home=finished.home, tracking_uri=f"sqlite:///{finished.home / 'mlflow.db'}"
     )
@@ -67,13 +67,13 @@ def test_a_users_error_arrives_as_one(runtime, tmp_path):
     other = f"datasets.0.path={empty}"
     order, store = order_of("prepare", runtime, other)
     with pytest.raises(UserError, match="terse: its train split is empty"):
-        compute_apart(order, store, apart(smoke(other)))
+        compute_in_subprocess(order, store, apart(smoke(other)))
 
 
 def test_a_child_computes_no_other_step_than_the_one_that_was_claimed(runtime):
     order, store = order_of("prepare", runtime)
     with pytest.raises(CheckError, match="changed meanwhile; run the same command again"):
-        compute_apart(order, store, apart(smoke("data.max_length=32")))
+        compute_in_subprocess(order, store, apart(smoke("data.max_length=32")))
 
 
 KILLED = "import os, signal; os.write(1, b'loading'); os.kill(os.getpid(), signal.SIGKILL)"
@@ -83,7 +83,7 @@ def test_a_process_that_is_killed_is_named_with_all_that_it_said(runtime):
     order, store = order_of("prepare", runtime)
     killed = replace(apart(smoke()), command=(sys.executable, "-c", KILLED))
     with pytest.raises(CheckError, match=r"ended by SIGKILL \(out of memory\?\); all") as caught:
-        compute_apart(order, store, killed)
+        compute_in_subprocess(order, store, killed)
     said = Path(str(caught.value).rpartition(" is in ")[2])
     assert (said.stem, said.read_text()) == (order.step.title, "loading")
 

@@ -33,17 +33,17 @@ run_child([sys.executable, "-c", child], "hello\\n", Path(output), os.environ)
 
 
 def test_what_a_child_says_arrives_line_by_line_and_its_exit_code(tmp_path):
-    heard = []
+    lines = []
     code = run_child(
         [sys.executable, "-c", f"{CHILD}\nprint('done'); sys.exit(5)"],
         "hello\n",
         tmp_path / "logs" / "child.log",
         os.environ,
-        heard.append,
+        lines.append,
     )
     assert code == 5
-    assert heard[0] == "hello" and heard[2] == "done"
-    wait_for(lambda: gone(int(heard[1].split()[1])))  # what a child started ends with it
+    assert lines[0] == "hello" and lines[2] == "done"
+    wait_for(lambda: gone(int(lines[1].split()[1])))  # what a child started ends with it
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])

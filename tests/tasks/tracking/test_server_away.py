@@ -14,7 +14,7 @@ import pytest
 from flows.servers.process import start, stop_all, wait
 from flows.servers.programs import ADMIN, mlflow, prefect
 from flows.servers.secrets import write_private
-from tasks.cache.payloads import CIRCUMSTANCE
+from tasks.cache.payloads import MEASUREMENTS
 from tests.conftest import Ila, kill, wait_until
 from tests.helpers.forked import HANG
 from tests.helpers.served import PASSWORD, Sqlite, free_port, login
@@ -82,7 +82,7 @@ def test_a_server_that_goes_away_costs_nothing_that_was_computed(store):
     )
     assert f"What {label} computed is kept in" in said
     (kept,) = (store.ila.home / "uncommitted").iterdir()
-    first = json.loads((kept / CIRCUMSTANCE).read_text())
+    first = json.loads((kept / MEASUREMENTS).read_text())
 
     store.start()
     said = failed(store.ila, store.stop, lambda: label in store.steps("FINISHED"))
@@ -93,7 +93,7 @@ def test_a_server_that_goes_away_costs_nothing_that_was_computed(store):
     answer = store.ila.json("search", "smoke")
     assert answer["cached"] == len(before) and answer["computed"] > 0
     assert before.items() <= store.steps("FINISHED").items()
-    (taken,) = store.folder.glob(f"artifacts/*/{before[label]}/artifacts/payload/{CIRCUMSTANCE}")
+    (taken,) = store.folder.glob(f"artifacts/*/{before[label]}/artifacts/payload/{MEASUREMENTS}")
     assert json.loads(taken.read_text()) == first
     # The server may have gone right after it took a result, which is then known to be its.
     store.ila("gc", "--older-than", "0", "--remove")
