@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from flows.actions.evaluation_targets import Target, find_target
-from flows.actions.run import ProfilePlan, finished, plan_of, prefect_ready
+from flows.actions.run import ProfilePlan, finished, need_prefect, plan_of, prefect_ready
 from flows.plan.refresh import Refresh
 from flows.views.judge_forecast import asks_an_endpoint
 from ila_core.compare.results import Evaluation
@@ -45,6 +45,7 @@ def run_evaluate(
     if jobs > 1 and refresh.names:
         raise UserError("--jobs computes what is missing: refresh first, or with --jobs 1")
     if jobs > 1:
+        need_prefect(f"--jobs {jobs}")
         _in_processes(planned, target, jobs)
         planned = plan_of(target.profile, until=target.until)
     runs = finished(planned, target.until, refresh)

@@ -5,7 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
-from flows.actions.run import ProfilePlan, finished, plan_profile, prefect_ready
+from flows.actions.run import (
+    ProfilePlan,
+    finished,
+    need_prefect,
+    plan_profile,
+    prefect_ready,
+)
 from flows.plan.tuning_grid import Trial
 from ila_core.compare.results import Evaluation
 from ila_core.config import Profile, RuntimeConfig, TuneConfig
@@ -28,6 +34,7 @@ def run_tune(given: str, overrides: Sequence[str], *, jobs: int, as_json: bool) 
     start = time.perf_counter()
     planned = plan_profile(given, overrides, online=True, until="before-tune")
     tune = _checked(planned.profile)
+    need_prefect("ila tune")
     trials = planned.pipeline.trials
     # What the trials share, once: two of them would wait for each other.
     finished(planned, "before-tune")
