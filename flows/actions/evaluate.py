@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from flows.actions.evaluation_targets import Target, find_target
-from flows.actions.run import finished, prefect_ready
+from flows.actions.run import finished, need_prefect, prefect_ready
 from flows.plan.refresh import Refresh
 from flows.results.evaluation import Measured
 from flows.results.profile_plan import ProfilePlan, plan_of
@@ -36,6 +36,7 @@ def run_evaluate(
     if jobs > 1 and refresh.names:
         raise UserError("--jobs computes what is missing: refresh first, or with --jobs 1")
     if jobs > 1:
+        need_prefect(f"--jobs {jobs}")
         _in_processes(planned, target, jobs)
         planned = plan_of(target.profile, until=target.until)
     runs = finished(planned, target.until, refresh)

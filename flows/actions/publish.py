@@ -102,14 +102,14 @@ def run_adopt(file: Path) -> tuple[Ranking, str]:
         UserError: it is no ranking.
         CheckError: its layers are not those that its fingerprint stands for.
     """
-    from flows.actions.run import prefect_ready
+    from flows.actions.run import followed
     from tasks.steps.search.adopted import adopt_ranking
 
     ranking = Ranking.load(file)
     step = adopt_ranking(ranking)
     runtime = RuntimeConfig.from_env()
     if not open_lookup(runtime, ranking.base_model).finished(str(step.key)):
-        with prefect_ready():
+        with followed():
             from tasks.cache.store import Store
             from tasks.run.execute import run_here
 

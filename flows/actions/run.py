@@ -13,10 +13,8 @@ from flows.plan.refresh import NOTHING, Refresh
 from flows.results.profile_plan import ProfilePlan, plan_profile
 from flows.views.judge_forecast import announce
 from ila_core.config import RuntimeConfig
+from ila_core.errors import UserError
 from tasks.cache.step_run import StepRun
-
-_STDERR = logging.StreamHandler()
-"""One for all runs of a program: a logger takes the same handler once."""
 
 
 def run_until(
@@ -36,23 +34,64 @@ def finished(planned: ProfilePlan, until: str, refresh: Refresh = NOTHING) -> di
     """The finished run of every planned step by its key, computing those that are missing."""
     again = dict.fromkeys(refresh.keys([p.step for p in planned.steps]), refresh.reason)
     cached = {str(p.step.key): p.run for p in planned.steps if p.run is not None}
-    if len(cached) == len(planned.steps) and not again and "PREFECT_API_URL" not in os.environ:
+    if len(cached) == len(planned.steps) and not again and not _shown_by_a_server():
         return cached
     announce(planned.steps, again)
     return _run_flow(planned, until, again)
 
 
+def _shown_by_a_server() -> bool:
+    """Whether somebody looks in the UI of a Prefect server for a run that computes nothing."""
+    return "PREFECT_API_URL" in os.environ and not without_prefect()
+
+
 def _run_flow(planned: ProfilePlan, until: str, refresh: Mapping[str, str]) -> dict[str, StepRun]:
+    ranking = planned.ranking.pinned if planned.ranking else None
+    if without_prefect():
+        with followed():
+            from flows.loop import run_loop
+
+            return run_loop(planned.profile, until, refresh, ranking)
     with prefect_ready():
         from flows.step_flow import run_pipeline
 
-        ranking = planned.ranking.pinned if planned.ranking else None
         return run_pipeline(planned.profile, until, refresh, ranking)
+
+
+def without_prefect() -> bool:
+    """Whether `ILA_PREFECT=off` leaves Prefect out."""
+    return RuntimeConfig.from_env().prefect == "off"
+
+
+def need_prefect(what: str) -> None:
+    """Refuse `what` where `ILA_PREFECT=off` leaves Prefect out.
+
+    Raises:
+        UserError: it does.
+    """
+    if without_prefect():
+        raise UserError(
+            f"{what} with ILA_PREFECT=off: its processes are tasks of a Prefect flow. Unset it"
+        )
+
+
+@contextmanager
+def followed() -> Iterator[None]:
+    """Around steps that compute: somebody reads their log, and may press Ctrl-C."""
+    log, to_stderr = logging.getLogger("ila"), logging.StreamHandler()
+    log.addHandler(to_stderr)
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("ila: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        sys.exit(130)
+    finally:
+        log.removeHandler(to_stderr)
 
 
 @contextmanager
 def prefect_ready() -> Iterator[None]:
-    """Around the import of Prefect and a flow: its settings, what is logged, and Ctrl-C."""
+    """Around the import of Prefect and a flow: its settings, and what `followed` does."""
     # The embedded Prefect keeps its database beside the embedded MLflow, where `ila ui` finds it.
     os.environ.setdefault("PREFECT_HOME", str(RuntimeConfig.from_env().home / "prefect"))
     # A person follows the steps; Prefect's own log, whole in its UI, would bury them.
@@ -62,9 +101,5 @@ def prefect_ready() -> Iterator[None]:
     # The default is 20 s, which its server has exceeded beside other tests on two cores.
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "300")
     os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", "ila")
-    logging.getLogger("ila").addHandler(_STDERR)
-    try:
+    with followed():
         yield
-    except KeyboardInterrupt:
-        print("ila: interrupted; the same command goes on where it stopped", file=sys.stderr)
-        sys.exit(130)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
-from flows.actions.run import finished, prefect_ready
+from flows.actions.run import finished, need_prefect, prefect_ready
 from flows.plan.tuning_grid import Trial
 from flows.results.profile_plan import ProfilePlan, plan_profile
 from ila_core.compare.results import Evaluation
@@ -29,6 +29,7 @@ def run_tune(given: str, overrides: Sequence[str], *, jobs: int, as_json: bool) 
     start = time.perf_counter()
     planned = plan_profile(given, overrides, online=True, until="before-tune")
     tune = _checked(planned.profile)
+    need_prefect("ila tune")
     trials = planned.pipeline.trials
     # What the trials share, once: two of them would wait for each other.
     finished(planned, "before-tune")

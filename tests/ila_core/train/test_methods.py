@@ -121,6 +121,8 @@ def test_merges_exactly(method, tmp_path):
     assert not any("lora" in name for name, _ in merged.named_modules())
 
 
+@pytest.mark.slow
+@pytest.mark.never_rerun
 @pytest.mark.parametrize("method", METHODS)
 def test_goes_on_from_a_checkpoint_bit_identically(method, base_of, tmp_path):
     class Killed(Exception):
