@@ -14,8 +14,8 @@ from flows.plan.references import resolve
 from ila_core.config import Profile, RuntimeConfig
 from ila_core.errors import CheckError, UserError, first_line
 from ila_core.resolve import Lock
-from tasks.cache.lookup import StepRun
 from tasks.cache.step import in_order
+from tasks.cache.step_run import StepRun
 from tasks.cache.store import Store
 from tasks.run.execute import Handle, look_up
 from tasks.run.supervise import interruption

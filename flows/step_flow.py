@@ -17,8 +17,9 @@ from ila_core.config import Profile, RuntimeConfig
 from ila_core.errors import CheckError, UserError, first_line
 from ila_core.resolve import Lock
 from ila_core.search.ranking_reference import ResolvedRanking
-from tasks.cache.lookup import StepRun, hits
+from tasks.cache.lookup import hits
 from tasks.cache.step import Step, in_order
+from tasks.cache.step_run import StepRun
 from tasks.cache.store import Store
 from tasks.run.child import SubprocessSpec
 from tasks.run.execute import Handle

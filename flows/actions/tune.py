@@ -5,22 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
-from flows.actions.run import (
-    ProfilePlan,
-    finished,
-    need_prefect,
-    plan_profile,
-    prefect_ready,
-)
+from flows.actions.run import finished, need_prefect, prefect_ready
 from flows.plan.tuning_grid import Trial
+from flows.results.profile_plan import ProfilePlan, plan_profile
 from ila_core.compare.results import Evaluation
 from ila_core.config import Profile, RuntimeConfig, TuneConfig
 from ila_core.errors import CheckError, UserError, unknown_name
 from ila_core.selection.tune import TrialResult, choose, trial_result
-from tasks.cache.lookup import StepRun, hits, open_lookup
-from tasks.cache.payloads import MEASUREMENTS, fetch
+from tasks.cache.lookup import hits, open_lookup
+from tasks.cache.payloads import MEASUREMENTS, fetch, read_json
 from tasks.cache.step import in_order
-from tasks.steps.payload import read_json
+from tasks.cache.step_run import StepRun
 
 
 def run_tune(given: str, overrides: Sequence[str], *, jobs: int, as_json: bool) -> None:

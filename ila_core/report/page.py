@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ila_core.models.layers import Layer
 from ila_core.report import figures, tables
 from ila_core.report.benchmark_tables import benchmarks_table
 from ila_core.report.data import ReportData
 from ila_core.report.headline import headline
 from ila_core.search.mask_curve import MaskCurves
-from ila_core.search.ranking import Layer, Ranking, kept_count, order
+from ila_core.search.ranking import Ranking, kept_count, order
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,14 +10,15 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from ila_core.config import SearchConfig
+from ila_core.models.layers import Layer
 from ila_core.report.comparison import ArmResult, Difference
 from ila_core.search.agreement import Agreement, compare
 from ila_core.search.agreement_within_types import WithinTypes
 from ila_core.search.certainty import unsure_layers
 from ila_core.search.mask_curve import MaskCurves
-from ila_core.search.ranking import Layer, Ranking, kept_count, order
+from ila_core.search.ranking import Ranking, kept_count, order
 from ila_core.search.scorers import IN_NATS
-from ila_core.selection.select import Selection
+from ila_core.selection.selection import Selection
 
 if TYPE_CHECKING:
     import pandas as pd

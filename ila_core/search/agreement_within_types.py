@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ila_core.config import Frozen
-from ila_core.search.ranking import Layer
+from ila_core.models.layers import Layer
 from ila_core.search.ranks import average_ranks
 
 FEWEST_LAYERS = 4

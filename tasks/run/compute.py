@@ -13,9 +13,9 @@ from pathlib import Path
 
 from ila_core.config import RuntimeConfig
 from ila_core.provenance import provenance
-from tasks.cache.lookup import StepRun
 from tasks.cache.payloads import MEASUREMENTS
 from tasks.cache.step import Context, Step
+from tasks.cache.step_run import StepRun
 from tasks.cache.store import Store
 from tasks.run.metrics import Journal
 from tasks.run.supervise import stop_if_interrupted

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 from ila_core.config import RuntimeConfig
 from ila_core.errors import CheckError, UserError, first_line
-from tasks.cache.lookup import StepRun, upstream_digest
 from tasks.cache.plan import who
 from tasks.cache.step import Step
+from tasks.cache.step_run import StepRun, upstream_digest
 from tasks.cache.store import Store
 from tasks.run.child import SubprocessSpec, compute_in_subprocess
 from tasks.run.compute import StepJob, compute_step

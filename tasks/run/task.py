@@ -10,7 +10,7 @@ from prefect.client.schemas import State
 from prefect.futures import PrefectFuture
 from prefect.states import Completed
 
-from tasks.cache.lookup import StepRun
+from tasks.cache.step_run import StepRun
 from tasks.run.execute import Handle, look_up
 from tasks.tracking.client import translate_mlflow_errors
 from tasks.ui.tables import publish_tables

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ila_core.search.ranking import Ranking
-from tasks.cache.lookup import StepRun
+from tasks.cache.payloads import read_json
 from tasks.cache.step import Step
-from tasks.steps.payload import read_json
+from tasks.cache.step_run import StepRun
 
 if TYPE_CHECKING:
     import pandas as pd

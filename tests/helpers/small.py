@@ -26,8 +26,8 @@ from flows import loop
 from flows.actions import run
 from ila_core.config.load import load_profile
 from tasks.cache import store
-from tasks.cache.lookup import StepRun
 from tasks.cache.step import Context, Step, in_order
+from tasks.cache.step_run import StepRun
 from tasks.steps import table as kinds
 from tasks.tracking.client import open_client
 

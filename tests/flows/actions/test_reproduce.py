@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from flows.actions.reproduce import Result, _save
+from flows.actions.reproduce import _save
 from flows.plan import paper_recipe
+from flows.results.reproduction import Result
 from ila_core.report.paper.published import MILESTONES, SEEDS
 
 pytestmark = pytest.mark.slow

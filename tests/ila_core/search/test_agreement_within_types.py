@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import rankdata, spearmanr
 
+from ila_core.models.layers import Layer
 from ila_core.search.agreement_within_types import correlation_within_types
-from ila_core.search.ranking import Layer
 from ila_core.search.ranks import average_ranks
 
 KINDS = ("q_proj", "k_proj", "up_proj")

@@ -14,7 +14,7 @@ from ila_core.config import RuntimeConfig
 from ila_core.config.load import load_profile, shipped
 from ila_core.errors import UserError
 from ila_core.resolve import Lock
-from tasks.cache.lookup import sqlite_path
+from tasks.tracking.client import sqlite_path
 from tests.conftest import ROOT, STEPS, kill, wait_until
 
 pytestmark = pytest.mark.never_rerun

@@ -15,8 +15,8 @@ import pytest
 
 from ila_core.config import RuntimeConfig
 from tasks.cache import store as module
-from tasks.cache.lookup import StepRun
 from tasks.cache.step import Step
+from tasks.cache.step_run import StepRun
 from tasks.cache.store import Store
 
 pytestmark = pytest.mark.never_rerun
