@@ -11,6 +11,7 @@ CODES = {signal.SIGINT: 130, signal.SIGTERM: -signal.SIGTERM}  # Prefect passes 
 
 
 @pytest.mark.slow
+@pytest.mark.never_rerun
 @pytest.mark.parametrize("environment", [WITHOUT_PREFECT, {}], ids=["loop", "prefect"])
 def test_a_signal_ends_a_long_training(tmp_path, environment):
     ila = Ila(tmp_path / "home", prefect=environment)
