@@ -8,6 +8,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import pandas as pd
+
 from flows.actions.reproduce_tables import ArmTable
 from flows.actions.run import ProfilePlan, finished, plan_profile
 from flows.plan.paper_tables import TABLES
@@ -212,8 +214,6 @@ def _percent(fraction: float) -> str:
 
 
 def _save(result: Result, folder: Path) -> list[Path]:
-    import pandas as pd
-
     from ila_core.report.tables import formatted
 
     paths = [path for drawing in result.drawings for path in drawing.save(folder)]

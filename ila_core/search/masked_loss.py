@@ -10,6 +10,8 @@ import math
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
+import torch
+
 from ila_core.data.batches import Row, loss_tokens
 from ila_core.errors import CheckError, listed
 from ila_core.train.methods.lora import lora_layers
@@ -65,8 +67,6 @@ class MaskedLoss:
         return self._found[key]
 
     def _evaluate(self, closed: frozenset[str]) -> tuple[float, ...]:
-        import torch
-
         from ila_core.evaluate.benchmarks.held_out_loss import held_out_loss
         from ila_core.search.gates import Gates
 

@@ -1,4 +1,4 @@
-"""Selective activation recomputation: cheap elementwise results are not saved for the backward pass.
+"""Selective activation recomputation: cheap elementwise results are not saved for backward.
 
     with recomputing_activations(model):
         loss = ...  # a norm saves its input, SwiGLU the outputs of gate_proj and up_proj

@@ -11,6 +11,8 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
+from transformers.utils import logging as transformers_logging
+
 from ila_core.config import RuntimeConfig
 from ila_core.provenance import provenance
 from tasks.cache.lookup import StepRun
@@ -89,7 +91,6 @@ def compute_step(job: StepJob, store: Store) -> StepRun:
 
 def _quieten_libraries() -> None:
     """Bars only where somebody watches, and no word about what only a library can mend."""
-    from transformers.utils import logging as transformers_logging
 
     if not sys.stderr.isatty():
         transformers_logging.disable_progress_bar()

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from ila_core.search.ranking import Ranking
 from tasks.cache.lookup import StepRun
 from tasks.cache.step import Step
 from tasks.steps.payload import read_json
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def publish_tables(
