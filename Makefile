@@ -1,18 +1,18 @@
 # make demo       the whole pipeline on the model and data that come with ILA (6 to 24 minutes on two cores, and 2 to 5 to install)
-# make test       what is checked while you work: about ten minutes on two cores
-# make test-all   everything that is checked before a change lands: about an hour
+# make test       what is checked while you work: MINUTES_TEST on two cores
+# make test-all   everything that is checked before a change lands: MINUTES_ALL
 # make servers, servers-down   PostgreSQL, MLflow and Prefect as processes: docs/TEAMS.md
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 INSTALLED := $(VENV)/.installed
 BIN := $(VENV)/bin
-PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
 
 TEAMS ?= main:4200
 GPUS ?= 1
 
-.PHONY: demo test test-all test-servers lint servers servers-down clean
+.PHONY: demo test test-all test-phase test-servers lint servers servers-down clean
 
 demo: $(INSTALLED)
 	$(BIN)/ila run demo
@@ -20,8 +20,12 @@ demo: $(INSTALLED)
 test: $(INSTALLED) lint
 	$(PYTEST)
 
-test-all: $(INSTALLED) lint
-	$(PYTEST) -m "not browser"
+test-all:
+	.ci/run
+
+# One of the phases of .ci/run.
+test-phase: $(INSTALLED)
+	$(PYTEST) -m "$(WHICH)" $(WHERE)
 
 # All that needs real servers, on PostgreSQL, a browser included where there is one.
 test-servers: $(INSTALLED)
@@ -37,6 +41,7 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -49,9 +49,9 @@ from ila_core.models.layers import fingerprint
 from ila_core.resolve import Lock
 from ila_core.search.ranking import DOCUMENT, LayerScores, Ranking
 from ila_core.search.ranking_reference import Published
-from tasks.cache.lookup import StepRun, upstream_digest
 from tasks.cache.payloads import MEASUREMENTS, PAYLOAD, payload_digest
 from tasks.cache.step import Step, in_order
+from tasks.cache.step_run import StepRun, upstream_digest
 from tasks.tracking.ranking_version import PREFIX
 from tasks.tracking.registry import Registry
 

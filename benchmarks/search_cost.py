@@ -21,16 +21,16 @@ from typing import Any
 
 from record import Tolerance, recorded
 
-from flows.actions.run import ProfilePlan, finished, plan_profile
+from flows.actions.run import finished
+from flows.results.profile_plan import ProfilePlan, plan_profile
 from ila_core.data.batches import plan_batches
 from ila_core.data.prepared import Prepared
 from ila_core.search.agreement import Agreement, compare
 from ila_core.search.mask_curve import MaskCurves
 from ila_core.search.scorers import ILA
-from tasks.cache.lookup import StepRun
-from tasks.cache.payloads import fetch
+from tasks.cache.payloads import fetch, read_json
 from tasks.cache.step import Step
-from tasks.steps.payload import read_json
+from tasks.cache.step_run import StepRun
 
 # One layer more or less of the 11 frozen moves a Jaccard by 0.06.
 TOLERANCE: Tolerance = {"*cost*": (0.02, 0.0), "*full": (0.02, 0.0), "*": (0.0, 0.06)}

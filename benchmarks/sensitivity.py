@@ -18,12 +18,12 @@ from typing import Any
 
 from record import Tolerance, recorded
 
-from flows.actions.run import finished, plan_profile
+from flows.actions.run import finished
+from flows.results.profile_plan import plan_profile
 from ila_core.search.agreement import agreements, compare
 from ila_core.search.mask_curve import MaskCurves
 from ila_core.search.ranking import Ranking
-from tasks.cache.payloads import fetch
-from tasks.steps.payload import read_json
+from tasks.cache.payloads import fetch, read_json
 
 # One layer more or less of the 11 frozen moves a Jaccard by 0.06.
 TOLERANCE: Tolerance = {"*": (0.0, 0.06)}

@@ -10,19 +10,22 @@ from prefect import flow
 from prefect.futures import PrefectFuture, as_completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows.loop import failure_of
 from flows.pipeline import ila_pipeline
 from flows.plan.references import resolve
 from ila_core.config import Profile, RuntimeConfig
 from ila_core.errors import CheckError, UserError, first_line
 from ila_core.resolve import Lock
 from ila_core.search.ranking_reference import ResolvedRanking
-from tasks.cache.lookup import StepRun, hits
+from tasks.cache.lookup import hits
 from tasks.cache.step import Step, in_order
+from tasks.cache.step_run import StepRun
 from tasks.cache.store import Store
 from tasks.run.child import SubprocessSpec
-from tasks.run.execute import Handle, submit
+from tasks.run.execute import Handle
 from tasks.run.gpu_slots import check_limit
 from tasks.run.supervise import Devices, interruption
+from tasks.run.task import submit
 from tasks.tracking.client import translate_mlflow_errors
 from tasks.ui.origin import Origin
 from tasks.ui.page import Summary
@@ -140,20 +143,9 @@ def _run_all(handles: Sequence[Handle], at_once: int) -> dict[str, StepRun]:
             failures.append(outcome)
         else:
             finished[str(step.key)] = done
-    if failures and (len(failures) == 1 or _away(failures)):
-        raise failures[0]
     if failures:
-        listed = "".join(f"\n- {first_line(failure)}" for failure in failures)
-        raise CheckError(
-            f"{len(failures)} steps failed:{listed}\n{len(todo)} that need them were not begun; "
-            f"{len(finished)} are finished and kept, and the same command computes what is missing"
-        )
+        raise failure_of(failures, len(todo), len(finished))
     return {key: future.result() for key, future in finished.items()}
-
-
-def _away(failures: Sequence[Exception]) -> bool:
-    """Whether all that failed is one thing, which a later try may find mended."""
-    return all(isinstance(failure, ConnectionError) for failure in failures)
 
 
 def _inputs(step: Step) -> set[str]:

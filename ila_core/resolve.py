@@ -18,7 +18,7 @@ from typing import Any
 from ila_core.config import DatasetConfig, ModelConfig
 from ila_core.errors import UserError
 from ila_core.keys import digest_of, file_digest, key_of
-from ila_core.search.ranking import Layer
+from ila_core.models.layers import Layer
 
 # Raised when the same files would be read as something else: the old entries then miss.
 _DATASET, _MODEL, _LAYERS, _FILES = "dataset v1", "model v1", "layers v1", "files v1"

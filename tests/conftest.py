@@ -1,4 +1,4 @@
-"""What all tests share: the command line in a process of its own, and an ILA_HOME to run in."""
+"""What all tests share: the command line, and an ILA_HOME to run in."""
 
 from __future__ import annotations
 
@@ -9,38 +9,42 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from filelock import FileLock
+from typer.testing import CliRunner
 
-from tests.helpers import forked
+from tests.helpers.flaky import name_flaky, rerun_once
 
 # One thread each: several processes on two cores otherwise spend their time waiting (docs/LOG.md).
 os.environ["OMP_NUM_THREADS"] = "1"
 
 ROOT = Path(__file__).parent.parent
-PREFECT = "prefect-server"
+PREFECT, STACK = "prefect-server", "servers.json"
+WITHOUT_PREFECT = {"ILA_PREFECT": "off"}
 STEPS = 35
 """Of a whole `ila run smoke`."""
 
 
 class Ila:
-    """Runs `ila` in processes of its own, against one ILA_HOME.
+    """Runs `ila` against one ILA_HOME.
+
+    In this process, by typer's own runner, where Prefect is left out: MLflow's and torch's imports
+    alone take seconds. In a process of its own where it is not: Prefect reads its settings once.
 
     Args:
         home: ILA_HOME.
-        prefect: the API of the server that its flows run on, and those of its copies; empty: each
-            command starts its own.
+        prefect: the environment by which its commands find Prefect: by default they leave it out,
+            `{}` is what a newcomer has.
     """
 
-    def __init__(self, home: Path, prefect: str = "") -> None:
-        self.home, self.prefect = home, prefect
+    def __init__(self, home: Path, prefect: Mapping[str, str] = WITHOUT_PREFECT) -> None:
+        self.home = home
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("ILA_", "PREFECT_"))}
         inherited.pop("MLFLOW_TRACKING_URI", None)
         self.environment = {
@@ -48,7 +52,7 @@ class Ila:
             "ILA_HOME": str(home),
             "HF_HUB_OFFLINE": "1",
             "PREFECT_LOGGING_TO_API_ENABLED": "false",
-            **({"PREFECT_API_URL": prefect} if prefect else {}),
+            **prefect,
         }
 
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
@@ -67,12 +71,18 @@ class Ila:
 
     def ended(self, *arguments: str, **environment: str) -> tuple[int, str, str]:
         """Exit code, standard output and standard error."""
-        with tempfile.TemporaryDirectory() as folder:
-            out, err = Path(folder) / "out", Path(folder) / "err"
-            code = forked.run(
-                "flows.cli.app", arguments, ROOT, {**self.environment, **environment}, out, err
-            )
-            return code, out.read_text(), err.read_text()
+        told = {**self.environment, **environment}
+        if told.get("ILA_PREFECT") == "off":
+            return _in_this_process(arguments, told)
+        return self.in_a_process(*arguments, **environment)
+
+    def in_a_process(self, *arguments: str, **environment: str) -> tuple[int, str, str]:
+        """The same of a process of its own, as a person starts it."""
+        done = subprocess.run(
+            [sys.executable, "-m", "flows.cli.app", *arguments], cwd=ROOT,
+            env={**self.environment, **environment}, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        return done.returncode, done.stdout, done.stderr
 
     def __call__(self, *arguments: str, expect: int = 0, **environment: str) -> str:
         """Standard output, or standard error where a failure is expected."""
@@ -84,7 +94,7 @@ class Ila:
         """What a command with `--json` answers."""
         return json.loads(self(*arguments, "--json", **environment))
 
-    def copied(self, home: Path) -> Ila:
+    def copied(self, home: Path, prefect: Mapping[str, str] = WITHOUT_PREFECT) -> Ila:
         """A home of its own with everything that is in this one, artifact addresses included."""
         shutil.copytree(self.home, home, ignore=shutil.ignore_patterns("prefect"))
         with closing(sqlite3.connect(home / "mlflow.db")) as connection, connection:
@@ -93,7 +103,46 @@ class Ila:
                     f"UPDATE {table} SET {column} = replace({column}, ?, ?)",
                     [str(self.home), str(home)],
                 )
-        return Ila(home, self.prefect)
+        return Ila(home, prefect)
+
+    def digests(self) -> dict[str, str]:
+        """Payload digest of every step that is a hit, by its key; not of the report, with its
+        seconds."""
+        query = """
+            SELECT k.value, d.value FROM runs r
+            JOIN tags k ON k.run_uuid = r.run_uuid AND k.key = 'ila.key'
+            JOIN tags d ON d.run_uuid = r.run_uuid AND d.key = 'ila.digest'
+            JOIN tags s ON s.run_uuid = r.run_uuid AND s.key = 'ila.step' AND s.value != 'report'
+            JOIN tags v ON v.run_uuid = r.run_uuid AND v.key = 'ila.state' AND v.value = 'valid'
+            WHERE r.status = 'FINISHED'
+        """
+        with closing(sqlite3.connect(self.home / "mlflow.db")) as connection:
+            rows = connection.execute(query).fetchall()
+        assert len(rows) == len(dict(rows)), "a step was computed twice"
+        return dict(rows)
+
+
+def _in_this_process(
+    arguments: Sequence[str], environment: Mapping[str, str]
+) -> tuple[int, str, str]:
+    """What `ila` does in a process of its own, less the traceback of a bug of ours."""
+    from flows.cli.app import app
+    from flows.exit_codes import explain
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in {*os.environ} - {*environment}:
+            patch.delenv(name)
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        patch.chdir(ROOT)
+        result = CliRunner().invoke(app, list(arguments))
+        if not isinstance(result.exception, Exception):  # SystemExit is none
+            return result.exit_code, result.stdout, result.stderr
+        explained = explain(result.exception)
+        if explained is None:
+            raise result.exception
+        code, message = explained
+        return code, result.stdout, f"{result.stderr}ila: {message}\n"
 
 
 def kill(process: subprocess.Popen[str]) -> None:
@@ -119,6 +168,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The browser's tests last: other tests of the same servers count what has been computed."""
     items.sort(key=lambda item: item.get_closest_marker("browser") is not None)
+    rerun_once(items)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    name_flaky(terminalreporter)
 
 
 @pytest.fixture(scope="session")
@@ -131,29 +185,40 @@ def real_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def prefect_api(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> str:
-    """The API of a Prefect server for all tests: one that a command starts costs it 30 s here."""
-    from flows.servers import process, programs
-    from tests.helpers.served import Sqlite, free_port
+def prefect_folder(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """Where the Prefect server that all tests share keeps what it knows."""
+    return _shared(tmp_path_factory, worker_id) / PREFECT
 
-    folder = _shared(tmp_path_factory, worker_id) / PREFECT
-    folder.mkdir(exist_ok=True)
+
+@pytest.fixture(scope="session")
+def prefect(prefect_folder: Path) -> dict[str, str]:
+    """The environment of commands on that server."""
+    from flows.servers import process, programs
+    from tests.helpers.served import Sqlite, ports  # beside the tests that use it
+
+    folder, note = prefect_folder, prefect_folder / "port"
     with FileLock(f"{folder}.lock"):
-        note = folder / "port"
         if not note.exists():
-            note.write_text(str(free_port()))
-        server = programs.prefect("tests", folder, int(note.read_text()), Sqlite(folder))
-        process.start(server, folder)
-        process.wait(server, folder)
-    return f"http://127.0.0.1:{server.port}/api"
+            folder.mkdir()
+            with ports(1) as (port,):
+                server = programs.prefect("tests", folder, port, Sqlite(folder))
+                process.start(server, folder)
+                process.wait(server, folder)
+            note.write_text(str(port))
+    return {"PREFECT_API_URL": f"http://127.0.0.1:{note.read_text()}/api"}
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """End the server of all tests, once all workers of pytest-xdist have ended."""
+    """End the servers of all tests, once all workers of pytest-xdist have ended."""
     from flows.servers.process import stop_all
 
     if not hasattr(session.config, "workerinput"):
-        stop_all(session.config._tmp_path_factory.getbasetemp() / PREFECT)  # type: ignore[attr-defined]
+        folder = session.config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]
+        stop_all(folder / PREFECT)
+        if (folder / STACK).exists():
+            from tests.helpers.served import end_servers
+
+            end_servers(folder / STACK)
 
 
 def _shared(factory: pytest.TempPathFactory, worker_id: str) -> Path:
@@ -163,19 +228,29 @@ def _shared(factory: pytest.TempPathFactory, worker_id: str) -> Path:
 
 
 @pytest.fixture
-def ila(tmp_path: Path, prefect_api: str) -> Ila:
+def ila(tmp_path: Path) -> Ila:
     """`ila` with an empty ILA_HOME."""
-    return Ila(tmp_path / "home", prefect_api)
+    return Ila(tmp_path / "home")
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory, worker_id: str, prefect_api: str) -> Ila:
+def finished(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Ila:
     """`ila` with an ILA_HOME in which `smoke` has run to its end. Do not change what is in it."""
-    folder = _shared(tmp_path_factory, worker_id)
-    done = folder / "finished" / "done"
-    with FileLock(folder / "finished.lock"):
-        ila = Ila(done.parent / "home")  # a newcomer's, with a Prefect server of its own
-        ila.prefect = prefect_api
+    of_all_phases = os.environ.get("ILA_TESTS_SHARED")  # .ci/run
+    folder = Path(of_all_phases) if of_all_phases else _shared(tmp_path_factory, worker_id)
+    return _with_a_run(Ila(folder / "finished"))
+
+
+@pytest.fixture(scope="session")
+def newcomers(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Ila:
+    """The same by the default way, a Prefect flow on a server that the command starts."""
+    return _with_a_run(Ila(_shared(tmp_path_factory, worker_id) / "newcomers", prefect={}))
+
+
+def _with_a_run(ila: Ila) -> Ila:
+    """Run `smoke` in its home unless another worker of pytest-xdist has."""
+    done = ila.home.with_suffix(".done")
+    with FileLock(ila.home.with_suffix(".lock")):
         if not done.exists():
             ila("run", "smoke")
             done.touch()
@@ -183,11 +258,38 @@ def finished(tmp_path_factory: pytest.TempPathFactory, worker_id: str, prefect_a
 
 
 @pytest.fixture(scope="session")
-def servers(request: pytest.FixtureRequest) -> Iterator[Any]:
-    """MLflow with accounts and a Prefect server (tests/helpers/served.py), for all tests."""
-    from tests.helpers.served import serving  # beside the tests that use it
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An ILA_HOME with an empty store, to copy."""
+    from tests.helpers.small import empty_home  # beside the tests that use it
 
-    with serving(request.config.getoption("--servers-on")) as found:
+    return empty_home(tmp_path_factory.mktemp("empty"))
+
+
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: Path) -> Any:
+    """A pipeline of millisecond steps (tests/helpers/small.py) in a home of its own."""
+    from tests.helpers.small import Small
+
+    return Small(tmp_path / "small", monkeypatch, empty_store)
+
+
+@pytest.fixture(scope="session")
+def servers(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, worker_id: str
+) -> Any:
+    """MLflow with accounts and a Prefect server (tests/helpers/served.py), for all tests."""
+    from tests.helpers.served import shared_servers  # beside the tests that use it
+
+    kind = request.config.getoption("--servers-on")
+    return shared_servers(_shared(tmp_path_factory, worker_id) / STACK, kind)
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    """A port for a server of the test's own, which nobody else is given meanwhile."""
+    from tests.helpers.served import ports
+
+    with ports(1) as (found,):
         yield found
 
 

@@ -12,8 +12,7 @@ import torch
 from benchmarks.gpu_parts.bench import Bench, Size, timed
 from benchmarks.gpu_parts.models import LORA, adapted, random_llama, train_steps
 from ila_core.config import ModelConfig
-from ila_core.models.layers import layers_of
-from ila_core.search.ranking import Layer
+from ila_core.models.layers import Layer, layers_of
 from ila_core.train.forecast import Forecast
 
 PAPER_MIB = {

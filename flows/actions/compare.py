@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from flows.actions.evaluate import measured
 from flows.actions.evaluation_targets import Target, find_target
-from flows.actions.run import plan_of
+from flows.results.profile_plan import plan_of
 from ila_core.compare.results import Evaluation
 from ila_core.config import RuntimeConfig
 from ila_core.errors import UserError

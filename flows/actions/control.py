@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from flows.actions.run import finished, plan_profile
+from flows.actions.run import finished
 from flows.plan.refresh import Refresh
-from tasks.cache.payloads import fetch
-from tasks.steps.payload import read_json
+from flows.results.profile_plan import plan_profile
+from tasks.cache.payloads import fetch, read_json
 
 CONFIDENCE, RESAMPLES = 0.95, 10_000
 

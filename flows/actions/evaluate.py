@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from flows.actions.evaluation_targets import Target, find_target
-from flows.actions.run import ProfilePlan, finished, plan_of, prefect_ready
+from flows.actions.run import finished, need_prefect, prefect_ready
 from flows.plan.refresh import Refresh
+from flows.results.evaluation import Measured
+from flows.results.profile_plan import ProfilePlan, plan_of
 from flows.views.judge_forecast import asks_an_endpoint
 from ila_core.compare.results import Evaluation
 from ila_core.config import RuntimeConfig
 from ila_core.errors import CheckError, UserError
-from tasks.cache.lookup import StepRun
 from tasks.cache.payloads import fetch
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One evaluation of one model."""
-
-    arm: str
-    seed: int | None
-    key: str
-    result: Evaluation
+from tasks.cache.step_run import StepRun
 
 
 def run_evaluate(
@@ -45,6 +36,7 @@ def run_evaluate(
     if jobs > 1 and refresh.names:
         raise UserError("--jobs computes what is missing: refresh first, or with --jobs 1")
     if jobs > 1:
+        need_prefect(f"--jobs {jobs}")
         _in_processes(planned, target, jobs)
         planned = plan_of(target.profile, until=target.until)
     runs = finished(planned, target.until, refresh)

@@ -8,15 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from flows.actions.run import plan_of
 from flows.plan.finished import find_finetuning
+from flows.results.profile_plan import plan_of
 from ila_core.config import BASE, AdapterSettings, Profile
 from ila_core.config.load import load_profile, shipped
 from ila_core.errors import UserError, unknown_name
 from ila_core.evaluate.benchmarks import BENCHMARKS
 from ila_core.evaluate.judged import Judged
-from tasks.cache.payloads import fetch
-from tasks.steps.payload import read_json
+from tasks.cache.payloads import fetch, read_json
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ila_core.export.base import Training
     from ila_core.search.ranking import Ranking
     from ila_core.selection.policies import Policy
-    from ila_core.selection.select import Selection
+    from ila_core.selection.selection import Selection
 
 README = "README.txt"
 LEAST = 0.25

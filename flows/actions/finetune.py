@@ -7,9 +7,10 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from flows.actions.run import ProfilePlan, finished, plan_of
+from flows.actions.run import finished
 from flows.plan.references import resolve
 from flows.plan.refresh import Refresh
+from flows.results.profile_plan import ProfilePlan, plan_of
 from ila_core.compare.results import Evaluation
 from ila_core.config import ArmConfig, Profile, RuntimeConfig
 from ila_core.config.load import load_profile
@@ -18,13 +19,12 @@ from ila_core.errors import UserError, unknown_name
 from ila_core.search.ranking import Ranking, order
 from ila_core.search.ranking_fit import RELATIONS
 from ila_core.search.ranking_reference import ResolvedRanking
-from ila_core.selection.select import reads_keep, required_datasets
-from ila_core.train.forecast import Forecast, budget_table
-from tasks.cache.lookup import StepRun
-from tasks.cache.payloads import MEASUREMENTS, fetch
+from ila_core.selection.select import budget_table, reads_keep, required_datasets
+from ila_core.train.forecast import Forecast
+from tasks.cache.payloads import MEASUREMENTS, fetch, read_json
 from tasks.cache.step import Step
+from tasks.cache.step_run import StepRun
 from tasks.steps.finetune.selection import load, tokens_to_train
-from tasks.steps.payload import read_json
 
 FRACTIONS = (0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
 ARM = "given"

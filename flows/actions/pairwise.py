@@ -8,7 +8,8 @@ import typer
 
 from flows.actions.compare import at_least_two, one_arm
 from flows.actions.evaluation_targets import find_target
-from flows.actions.run import finished, plan_of
+from flows.actions.run import finished
+from flows.results.profile_plan import plan_of
 from flows.views.printing import print_json, print_table
 from ila_core.compare.arms import bonferroni
 from ila_core.compare.preference import Pair, Preferred, preferred

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.plan.references import MADE_BY, ranking_run, resolve
+from flows.results.publication import Publication, Trace
 from ila_core.config import RuntimeConfig
 from ila_core.errors import CheckError, UserError
 from ila_core.search.ranking import DOCUMENT, Ranking
@@ -19,31 +19,14 @@ from ila_core.search.ranking_reference import (
     check_alias,
     parse,
 )
-from tasks.cache.lineage import Lineage, controls, licences, lineage, seconds
-from tasks.cache.lookup import StepRun, open_lookup, sqlite_path
+from tasks.cache.lineage import controls, licences, lineage, seconds
+from tasks.cache.lookup import open_lookup
 from tasks.cache.payloads import fetch
+from tasks.cache.step_run import StepRun
+from tasks.tracking.client import sqlite_path
 
 if TYPE_CHECKING:
     from tasks.tracking.ranking_version import Version
-
-
-@dataclass(frozen=True)
-class Publication:
-    """What was published, and where its alias pointed before."""
-
-    version: Version
-    card: RankingCard
-    alias: str | None
-    before: str | None
-
-
-@dataclass(frozen=True)
-class Trace:
-    """Both sides of a ranking, and the names that it has."""
-
-    ranking: ResolvedRanking
-    steps: Lineage
-    versions: tuple[Version, ...]
 
 
 def cached_rankings() -> list[tuple[StepRun, Ranking | Exception]]:
@@ -119,14 +102,14 @@ def run_adopt(file: Path) -> tuple[Ranking, str]:
         UserError: it is no ranking.
         CheckError: its layers are not those that its fingerprint stands for.
     """
-    from flows.actions.run import prefect_ready
+    from flows.actions.run import followed
     from tasks.steps.search.adopted import adopt_ranking
 
     ranking = Ranking.load(file)
     step = adopt_ranking(ranking)
     runtime = RuntimeConfig.from_env()
     if not open_lookup(runtime, ranking.base_model).finished(str(step.key)):
-        with prefect_ready():
+        with followed():
             from tasks.cache.store import Store
             from tasks.run.execute import run_here
 

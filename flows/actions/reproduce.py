@@ -6,23 +6,24 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from flows.actions.reproduce_tables import ArmTable
-from flows.actions.run import ProfilePlan, finished, plan_profile
+from flows.actions.run import finished
 from flows.plan.paper_tables import TABLES
 from flows.plan.refresh import Refresh
+from flows.results.profile_plan import ProfilePlan, plan_profile
+from flows.results.reproduction import Result
 from ila_core.config import RuntimeConfig
 from ila_core.errors import unknown_name
+from ila_core.models.layers import Layer
 from ila_core.report.paper import published
 from ila_core.search.agreement import Agreement, compare
-from ila_core.search.ranking import Layer
-from tasks.cache.lookup import StepRun
-from tasks.cache.payloads import fetch
+from tasks.cache.payloads import fetch, read_json
 from tasks.cache.step import Step
-from tasks.steps.payload import read_json
+from tasks.cache.step_run import StepRun
 
 if TYPE_CHECKING:
     from ila_core.report.figures import Drawing
@@ -32,16 +33,6 @@ PAPER = "paper (225 layers, chance 0.60)"
 
 Runs = Mapping[str, StepRun]
 Column = tuple[str, Mapping[str, float]]
-
-
-class Result(NamedTuple):
-    """One table or figure of the paper."""
-
-    title: str
-    tables: dict[str, list[dict[str, Any]]]
-    """Rows of ours and the paper's, by what they show; the main table has no name."""
-    drawings: list[Drawing]
-    notes: list[str]
 
 
 def run_reproduce(

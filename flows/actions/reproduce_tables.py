@@ -7,21 +7,20 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from flows.actions.run import ProfilePlan
 from flows.plan.arms import Arms
 from flows.plan.paper_tables import TABLES, Part, finetuning_on, stand_in
+from flows.results.profile_plan import ProfilePlan
 from ila_core.compare.results import Evaluation
 from ila_core.config import ArmConfig, FinetuneConfig
 from ila_core.data.prepared import longest
 from ila_core.report.comparison import ArmResult, Difference, compare_arms
 from ila_core.report.paper import published_tables
-from ila_core.selection.select import Selection
+from ila_core.selection.selection import Selection
 from ila_core.train.forecast import Forecast
-from tasks.cache.lookup import StepRun
-from tasks.cache.payloads import MEASUREMENTS, fetch
+from tasks.cache.payloads import MEASUREMENTS, fetch, read_json
 from tasks.cache.step import Step
+from tasks.cache.step_run import StepRun
 from tasks.steps.finetune.selection import load
-from tasks.steps.payload import read_json
 
 Rows = list[dict[str, Any]]
 

@@ -8,52 +8,13 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
-from flows.pipeline import Pipeline, ila_pipeline
 from flows.plan.refresh import NOTHING, Refresh
+from flows.results.profile_plan import ProfilePlan, plan_profile
 from flows.views.judge_forecast import announce
-from ila_core.config import Profile, RuntimeConfig
-from ila_core.config.load import load_profile
-from ila_core.resolve import Lock
-from ila_core.search.ranking_reference import ResolvedRanking
-from tasks.cache.lookup import StepRun, open_lookup
-from tasks.cache.plan import Planned, plan
-from tasks.cache.step import in_order
-
-_STDERR = logging.StreamHandler()
-"""One for all runs of a program: a logger takes the same handler once."""
-
-
-@dataclass(frozen=True)
-class ProfilePlan:
-    """A profile, its pipeline, and the state of every step."""
-
-    profile: Profile
-    pipeline: Pipeline
-    steps: list[Planned]
-    ranking: ResolvedRanking | None = None
-    """What fine-tuning reads, where it is not the search's own."""
-
-
-def plan_profile(
-    given: str, overrides: Sequence[str], *, rehash: bool = False, online: bool = False,
-    until: str = "report",
-) -> ProfilePlan:  # fmt: skip
-    """What `ila run` would do with the profile; `online` resolves what the hub alone knows."""
-    return plan_of(load_profile(given, overrides), until=until, rehash=rehash, online=online)
-
-
-def plan_of(
-    profile: Profile, *, until: str, ranking: ResolvedRanking | None = None, rehash: bool = False,
-    online: bool = True,
-) -> ProfilePlan:  # fmt: skip
-    """The same for a profile in hand, and a ranking that was made elsewhere (`resolve`)."""
-    runtime = RuntimeConfig.from_env()
-    pipeline = ila_pipeline(profile, Lock(runtime.home, online=online, rehash=rehash), ranking)
-    steps = in_order(*pipeline.targets(until))
-    known = plan(steps, open_lookup(runtime, profile.model.name))
-    return ProfilePlan(profile, pipeline, known, ranking)
+from ila_core.config import RuntimeConfig
+from ila_core.errors import UserError
+from tasks.cache.step_run import StepRun
 
 
 def run_until(
@@ -73,23 +34,64 @@ def finished(planned: ProfilePlan, until: str, refresh: Refresh = NOTHING) -> di
     """The finished run of every planned step by its key, computing those that are missing."""
     again = dict.fromkeys(refresh.keys([p.step for p in planned.steps]), refresh.reason)
     cached = {str(p.step.key): p.run for p in planned.steps if p.run is not None}
-    if len(cached) == len(planned.steps) and not again and "PREFECT_API_URL" not in os.environ:
+    if len(cached) == len(planned.steps) and not again and not _shown_by_a_server():
         return cached
     announce(planned.steps, again)
     return _run_flow(planned, until, again)
 
 
+def _shown_by_a_server() -> bool:
+    """Whether somebody looks in the UI of a Prefect server for a run that computes nothing."""
+    return "PREFECT_API_URL" in os.environ and not without_prefect()
+
+
 def _run_flow(planned: ProfilePlan, until: str, refresh: Mapping[str, str]) -> dict[str, StepRun]:
+    ranking = planned.ranking.pinned if planned.ranking else None
+    if without_prefect():
+        with followed():
+            from flows.loop import run_loop
+
+            return run_loop(planned.profile, until, refresh, ranking)
     with prefect_ready():
         from flows.step_flow import run_pipeline
 
-        ranking = planned.ranking.pinned if planned.ranking else None
         return run_pipeline(planned.profile, until, refresh, ranking)
+
+
+def without_prefect() -> bool:
+    """Whether `ILA_PREFECT=off` leaves Prefect out."""
+    return RuntimeConfig.from_env().prefect == "off"
+
+
+def need_prefect(what: str) -> None:
+    """Refuse `what` where `ILA_PREFECT=off` leaves Prefect out.
+
+    Raises:
+        UserError: it does.
+    """
+    if without_prefect():
+        raise UserError(
+            f"{what} with ILA_PREFECT=off: its processes are tasks of a Prefect flow. Unset it"
+        )
+
+
+@contextmanager
+def followed() -> Iterator[None]:
+    """Around steps that compute: somebody reads their log, and may press Ctrl-C."""
+    log, to_stderr = logging.getLogger("ila"), logging.StreamHandler()
+    log.addHandler(to_stderr)
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("ila: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        sys.exit(130)
+    finally:
+        log.removeHandler(to_stderr)
 
 
 @contextmanager
 def prefect_ready() -> Iterator[None]:
-    """Around the import of Prefect and a flow: its settings, what is logged, and Ctrl-C."""
+    """Around the import of Prefect and a flow: its settings, and what `followed` does."""
     # The embedded Prefect keeps its database beside the embedded MLflow, where `ila ui` finds it.
     os.environ.setdefault("PREFECT_HOME", str(RuntimeConfig.from_env().home / "prefect"))
     # A person follows the steps; Prefect's own log, whole in its UI, would bury them.
@@ -99,9 +101,5 @@ def prefect_ready() -> Iterator[None]:
     # The default is 20 s, which its server has exceeded beside other tests on two cores.
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "300")
     os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", "ila")
-    logging.getLogger("ila").addHandler(_STDERR)
-    try:
+    with followed():
         yield
-    except KeyboardInterrupt:
-        print("ila: interrupted; the same command goes on where it stopped", file=sys.stderr)
-        sys.exit(130)

@@ -5,16 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
-from flows.actions.run import ProfilePlan, finished, plan_profile, prefect_ready
+from flows.actions.run import finished, need_prefect, prefect_ready
 from flows.plan.tuning_grid import Trial
+from flows.results.profile_plan import ProfilePlan, plan_profile
 from ila_core.compare.results import Evaluation
 from ila_core.config import Profile, RuntimeConfig, TuneConfig
 from ila_core.errors import CheckError, UserError, unknown_name
 from ila_core.selection.tune import TrialResult, choose, trial_result
-from tasks.cache.lookup import StepRun, hits, open_lookup
-from tasks.cache.payloads import MEASUREMENTS, fetch
+from tasks.cache.lookup import hits, open_lookup
+from tasks.cache.payloads import MEASUREMENTS, fetch, read_json
 from tasks.cache.step import in_order
-from tasks.steps.payload import read_json
+from tasks.cache.step_run import StepRun
 
 
 def run_tune(given: str, overrides: Sequence[str], *, jobs: int, as_json: bool) -> None:
@@ -28,6 +29,7 @@ def run_tune(given: str, overrides: Sequence[str], *, jobs: int, as_json: bool) 
     start = time.perf_counter()
     planned = plan_profile(given, overrides, online=True, until="before-tune")
     tune = _checked(planned.profile)
+    need_prefect("ila tune")
     trials = planned.pipeline.trials
     # What the trials share, once: two of them would wait for each other.
     finished(planned, "before-tune")

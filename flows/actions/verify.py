@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 from flows.actions.export import Asked, choose, lora_settings, training_of
 from ila_core.config import RuntimeConfig
 from ila_core.errors import CheckError, UserError
-from tasks.cache.lookup import Lookup, StepRun, open_lookup, upstream_digest
-from tasks.cache.payloads import fetch
+from tasks.cache.lookup import Lookup, open_lookup
+from tasks.cache.payloads import fetch, read_json
+from tasks.cache.step_run import StepRun, upstream_digest
 from tasks.steps.finetune.selection import load as load_selection
-from tasks.steps.payload import read_json
 
 if TYPE_CHECKING:
     from ila_core.export.verify import Contract

@@ -88,7 +88,7 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Say what a run would do, and why: HIT, MISS, RUNNING or UNKNOWN. Nothing runs."""
-    from flows.actions.run import plan_profile
+    from flows.results.profile_plan import plan_profile
     from flows.views.run import show_plan
 
     planned = plan_profile(profile, overrides or [], rehash=rehash, until=until)

@@ -11,7 +11,7 @@ import time
 from importlib.metadata import PackageNotFoundError, version
 
 from flows.doctor import servers
-from flows.doctor.check import Check
+from flows.results.check import Check
 from ila_core.config import RuntimeConfig
 from ila_core.errors import UserError
 

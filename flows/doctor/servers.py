@@ -10,7 +10,7 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
-from flows.doctor.check import Check
+from flows.results.check import Check
 from flows.servers.pool import GPU
 from ila_core.config import RuntimeConfig
 from ila_core.errors import UserError, first_line

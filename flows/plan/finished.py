@@ -7,7 +7,8 @@ import re
 from ila_core.config import RuntimeConfig
 from ila_core.config.load import load_profile
 from ila_core.errors import UserError
-from tasks.cache.lookup import StepRun, open_lookup
+from tasks.cache.lookup import open_lookup
+from tasks.cache.step_run import StepRun
 
 _KEY = re.compile(r"^key:([0-9a-f]{12})$")
 

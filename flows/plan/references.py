@@ -6,8 +6,9 @@ from ila_core.config import RuntimeConfig
 from ila_core.errors import UserError
 from ila_core.search.ranking import DOCUMENT, Ranking
 from ila_core.search.ranking_reference import File, Key, ResolvedRanking, parse
-from tasks.cache.lookup import StepRun, open_lookup
+from tasks.cache.lookup import open_lookup
 from tasks.cache.payloads import fetch
+from tasks.cache.step_run import StepRun
 
 MADE_BY = ("ranking", "adopted")
 """The steps whose payload is a ranking: a search's, and one that was made elsewhere."""

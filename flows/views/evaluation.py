@@ -13,7 +13,7 @@ from ila_core.compare.judge_spread import judged_again
 from ila_core.config import Profile
 
 if TYPE_CHECKING:
-    from flows.actions.evaluate import Measured
+    from flows.results.evaluation import Measured
 
 
 def show_evaluation(profile: Profile, found: Sequence[Measured], *, as_json: bool) -> None:

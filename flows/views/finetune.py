@@ -12,7 +12,8 @@ from flows.views.printing import print_json, print_table
 from ila_core.config import BASE, ArmConfig, Profile
 from ila_core.search.ranking import Ranking
 from ila_core.search.ranking_reference import ResolvedRanking
-from ila_core.selection.select import Selection, reason
+from ila_core.selection.select import reason
+from ila_core.selection.selection import Selection
 from ila_core.train.forecast import Forecast
 
 

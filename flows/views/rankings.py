@@ -14,10 +14,10 @@ from ila_core.search.ranking import Ranking, kept_count, order
 from ila_core.search.ranking_card import RankingCard, markdown
 from ila_core.search.ranking_reference import ResolvedRanking
 from ila_core.selection.select import reason
-from tasks.cache.lookup import StepRun
+from tasks.cache.step_run import StepRun
 
 if TYPE_CHECKING:
-    from flows.actions.publish import Publication, Trace
+    from flows.results.publication import Publication, Trace
     from tasks.tracking.ranking_version import Version
 
 

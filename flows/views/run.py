@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from flows.actions.run import ProfilePlan
+from flows.results.profile_plan import ProfilePlan
 from flows.views.printing import print_frame, print_json, print_table
 from ila_core.config import RuntimeConfig
 from ila_core.selection.select import lora_parameters
-from tasks.cache.lookup import StepRun
 from tasks.cache.payloads import fetch
 from tasks.cache.plan import Planned
+from tasks.cache.step_run import StepRun
 
 if TYPE_CHECKING:
-    from flows.actions.reproduce import Result
-    from flows.doctor.check import Check
+    from flows.results.check import Check
+    from flows.results.reproduction import Result
     from ila_core.config import SearchConfig
     from ila_core.search.control import ControlResult
 

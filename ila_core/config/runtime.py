@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -16,6 +17,7 @@ _VARIABLES = {
     "checkpoint_seconds": "ILA_CHECKPOINT_SECONDS",
     "jobs": "ILA_JOBS",
     "gpu_limit": "ILA_GPU_LIMIT",
+    "prefect": "ILA_PREFECT",
 }
 _JUDGE_VARIABLES = {
     "concurrency": "ILA_JUDGE_CONCURRENCY",
@@ -60,6 +62,8 @@ class RuntimeConfig(BaseModel):
     """Steps that compute at once, each in a process of its own; 0: one by one, in this process."""
     gpu_limit: str | None = None
     """The Prefect server's global concurrency limit of which a step holds a slot as it computes."""
+    prefect: Literal["on", "off"] = "on"
+    """Whether steps are tasks of a Prefect flow; else they run one after the other in a loop."""
     progress: bool = True
     judge: JudgeLimits = JudgeLimits()
 

@@ -26,9 +26,8 @@ from ila_core.keys import canonical
 from ila_core.resolve import Lock, Unknown
 
 if TYPE_CHECKING:
-    from ila_core.judge.ask import Judge
+    from ila_core.judge.ask import Judge, VerdictStore
     from ila_core.judge.budget import Budget, Forecast
-    from ila_core.judge.verdict_store import VerdictStore
 
 Pair = tuple[Sequence[Answer], Sequence[Answer]]
 """Two models' answers to the same questions."""
@@ -185,7 +184,7 @@ def _budget(limits: JudgeLimits) -> Budget:
 
 
 def _store(runtime: RuntimeConfig) -> VerdictStore:
-    from ila_core.judge.verdict_store import VerdictStore
+    from ila_core.judge.ask import VerdictStore
 
     return VerdictStore(runtime.home / "verdicts")
 

@@ -15,8 +15,10 @@ from typing import Literal, Protocol
 
 from ila_core.config import LoraSettings
 from ila_core.errors import UserError, listed
-from ila_core.search.ranking import Layer, Ranking
-from ila_core.selection.select import Selection, lora_parameters
+from ila_core.models.layers import Layer
+from ila_core.search.ranking import Ranking
+from ila_core.selection.select import lora_parameters
+from ila_core.selection.selection import Selection
 
 Training = Literal["lora", "full"]
 """`full` trains the selected linear weights and their biases, embeddings and norms."""

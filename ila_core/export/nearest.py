@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from ila_core.search.ranking import Layer
+from ila_core.models.layers import Layer
 
 Cost = Callable[[Layer], int]
 """Parameters of a layer that are trained, or not, against what was asked."""

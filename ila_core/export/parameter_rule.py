@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from ila_core.export.base import Export, Matches, matches
-from ila_core.search.ranking import Layer
+from ila_core.models.layers import Layer
 
 FULL = (
     "Trains the selected linear weights and their biases, embeddings and norms; the other linear "

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from ila_core.export.base import Export, Matches, matches
-from ila_core.search.ranking import Layer
+from ila_core.models.layers import Layer
 
 ALL_LINEAR = "all-linear"
 DEFAULT_RANK = 8

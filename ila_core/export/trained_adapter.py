@@ -15,7 +15,7 @@ from pathlib import Path
 from ila_core.errors import UserError, listed
 from ila_core.export.peft_rule import adapted
 from ila_core.export.verify import Contract
-from ila_core.search.ranking import Layer
+from ila_core.models.layers import Layer
 from ila_core.selection.select import lora_parameters
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

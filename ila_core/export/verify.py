@@ -12,7 +12,7 @@ from pydantic import Field
 from ila_core.config import Frozen
 from ila_core.errors import listed
 from ila_core.export.base import Matches
-from ila_core.search.ranking import Layer
+from ila_core.models.layers import Layer
 from ila_core.selection.select import lora_parameters
 
 

@@ -14,10 +14,9 @@ from typing import Any
 from ila_core.errors import Diverged
 from ila_core.inference.likelihood import log_likelihoods
 from ila_core.inference.likelihood_cache import Continuation
-from ila_core.judge.ask import READINGS, Ask
+from ila_core.judge.ask import READINGS, Ask, VerdictStore
 from ila_core.judge.prompts import JudgePrompts
 from ila_core.judge.verdict import Verdict
-from ila_core.judge.verdict_store import VerdictStore
 
 
 class LocalJudge:

@@ -21,12 +21,11 @@ from typing import Any
 
 from ila_core.config import JudgeLimits, OpenAiJudgeSettings
 from ila_core.errors import CheckError
-from ila_core.judge.ask import READINGS, Ask
+from ila_core.judge.ask import READINGS, Ask, VerdictStore
 from ila_core.judge.budget import KEPT, Budget, Forecast, estimated, forecast
 from ila_core.judge.openai_endpoint import Endpoint, Passing, Reply, TooLong
 from ila_core.judge.prompts import JudgePrompts, Messages
 from ila_core.judge.verdict import Verdict
-from ila_core.judge.verdict_store import VerdictStore
 
 log = logging.getLogger("ila")
 

@@ -8,10 +8,9 @@ from typing import Any
 from ila_core.compare.results import Evaluation
 from ila_core.inference.generate import Answer
 from ila_core.inference.questions import Question
-from ila_core.judge.ask import Judge
+from ila_core.judge.ask import Judge, VerdictStore
 from ila_core.judge.items import Showing, Sight, asks_of, check_answers, judged
 from ila_core.judge.prompts import JudgePrompts
-from ila_core.judge.verdict_store import VerdictStore
 
 UNIT = "share of wins"
 

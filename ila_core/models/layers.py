@@ -12,10 +12,9 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from ila_core.config import ModelConfig
+from ila_core.config import Frozen, ModelConfig
 from ila_core.errors import UserError, first_line, unknown_name
 from ila_core.keys import digest_of
-from ila_core.search.ranking import Layer
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,6 +23,24 @@ if TYPE_CHECKING:
 _OLD_NAMES = ("rope_theta", "rope_scaling")
 
 _BLOCK = re.compile(r"\.(\d+)\.")
+
+
+class Layer(Frozen):
+    """One linear module of the base model. `named_modules()` order is layer order."""
+
+    name: str
+    """Full name, e.g. `model.layers.3.mlp.up_proj` or `lm_head`."""
+    block: int | None
+    """Transformer block index; `None` outside the blocks."""
+    type: str
+    """Last part of the name: `q_proj`, `up_proj`, `lm_head`."""
+    shape: tuple[int, int]
+    """(out_features, in_features) of the weight."""
+
+    @property
+    def weights(self) -> int:
+        """Number of entries of the weight matrix."""
+        return self.shape[0] * self.shape[1]
 
 
 def find_layers(config: ModelConfig) -> list[Layer]:

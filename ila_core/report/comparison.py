@@ -156,7 +156,7 @@ def compare_arms(
 
 
 def _as_watched(evaluation: dict[str, Any]) -> dict[str, Any]:
-    """An evaluation in the words of a loss taken on the way (`ila_core.train.held_out`)."""
+    """An evaluation in the words of a loss taken on the way (`ila_core.train.held_out_watch`)."""
     fields = {name: evaluation[name] for name in Evaluation.model_fields if name in evaluation}
     found = Evaluation.model_validate(fields)
     return {

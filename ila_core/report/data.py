@@ -10,7 +10,7 @@ from ila_core.report.comparison import ArmResult
 from ila_core.search.agreement import Agreement, Intersection
 from ila_core.search.agreement_within_types import WithinTypes
 from ila_core.search.ranking import Ranking
-from ila_core.selection.select import Selection
+from ila_core.selection.selection import Selection
 
 Payload = dict[str, Any]
 """A step's JSON result, as that step wrote it."""

@@ -11,12 +11,13 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
+from ila_core.models.layers import Layer
 from ila_core.report import figures, tables
 from ila_core.report.benchmark_tables import benchmarks_table
 from ila_core.report.data import ReportData
 from ila_core.report.headline import headline
 from ila_core.search.mask_curve import MaskCurves
-from ila_core.search.ranking import Layer, Ranking, kept_count, order
+from ila_core.search.ranking import Ranking, kept_count, order
 
 _KINDS = {
     "datasets": "Between datasets",

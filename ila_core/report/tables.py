@@ -13,14 +13,15 @@ import pandas as pd
 from pandas.api.types import is_bool
 
 from ila_core.config import SearchConfig
+from ila_core.models.layers import Layer
 from ila_core.report.comparison import ArmResult, Difference
 from ila_core.search.agreement import Agreement, compare
 from ila_core.search.agreement_within_types import WithinTypes
 from ila_core.search.certainty import unsure_layers
 from ila_core.search.mask_curve import MaskCurves
-from ila_core.search.ranking import Layer, Ranking, kept_count, order
+from ila_core.search.ranking import Ranking, kept_count, order
 from ila_core.search.scorers import IN_NATS
-from ila_core.selection.select import Selection
+from ila_core.selection.selection import Selection
 
 OUTSIDE = "outside"
 """Column of `layers_grid` for layers that belong to no block, such as `lm_head`."""

@@ -19,7 +19,8 @@ from typing import Literal, NamedTuple
 
 from ila_core.config import Frozen
 from ila_core.errors import UserError
-from ila_core.search.ranking import Layer, Ranking, kept_count, least, order
+from ila_core.models.layers import Layer
+from ila_core.search.ranking import Ranking, kept_count, least, order
 from ila_core.search.scorers.size import weights
 
 Kind = Literal["datasets", "seeds", "size"]

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ila_core.config import Frozen
-from ila_core.search.ranking import Layer
+from ila_core.models.layers import Layer
 
 FEWEST_LAYERS = 4
 """Of a type: three layers have only six orders."""

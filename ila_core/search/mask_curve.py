@@ -14,9 +14,10 @@ from typing import Literal
 
 from ila_core.config import Frozen
 from ila_core.errors import unknown_name
+from ila_core.models.layers import Layer
 from ila_core.search.mask_area import AreaBetween, Control, area_between
 from ila_core.search.masked_loss import MaskedLoss
-from ila_core.search.ranking import Layer, kept_count, order
+from ila_core.search.ranking import kept_count, order
 
 FRACTIONS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.65, 0.8, 1.0)
 """Dense where selections are made: a quarter of the layers is what the paper freezes."""

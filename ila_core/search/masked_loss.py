@@ -67,8 +67,8 @@ class MaskedLoss:
         return self._found[key]
 
     def _evaluate(self, closed: frozenset[str]) -> tuple[float, ...]:
-        from ila_core.evaluate.benchmarks.held_out_loss import held_out_loss
         from ila_core.search.gates import Gates
+        from ila_core.train.held_out_loss import held_out_loss
 
         self._on_evaluation()
         unknown = sorted(closed - self._names)

@@ -16,6 +16,7 @@ from ila_core.config import Frozen
 from ila_core.config.base import Name
 from ila_core.errors import CheckError, UserError
 from ila_core.keys import digest_of
+from ila_core.models.layers import Layer, fingerprint
 
 SCHEMA: Final = 2
 """Raised when a document would be read otherwise than it was meant."""
@@ -23,24 +24,6 @@ DOCUMENT = "ranking.json"
 """What the file is called in a step's payload, published or pulled."""
 MOST_BYTES = 16 * 2**20
 """Of a document that is read: 225 layers, three datasets and three seeds take 0.1 MiB."""
-
-
-class Layer(Frozen):
-    """One linear module of the base model. `named_modules()` order is layer order."""
-
-    name: str
-    """Full name, e.g. `model.layers.3.mlp.up_proj` or `lm_head`."""
-    block: int | None
-    """Transformer block index; `None` outside the blocks."""
-    type: str
-    """Last part of the name: `q_proj`, `up_proj`, `lm_head`."""
-    shape: tuple[int, int]
-    """(out_features, in_features) of the weight."""
-
-    @property
-    def weights(self) -> int:
-        """Number of entries of the weight matrix."""
-        return self.shape[0] * self.shape[1]
 
 
 class LayerScores(Layer):
@@ -118,8 +101,6 @@ class Ranking(Frozen):
         Raises:
             CheckError: they are not.
         """
-        from ila_core.models.layers import fingerprint
-
         if (found := fingerprint(self.layers)) != self.architecture:
             raise CheckError(
                 f"the ranking {self.key} of {self.base_model} says that its architecture is "
@@ -168,3 +149,9 @@ def kept_count(fraction: float, n_layers: int) -> int:
 def least(scores: Mapping[str, float], layers: Sequence[Layer], fraction: float) -> frozenset[str]:
     """Names of the K = N - kept(1 - fraction) layers with the lowest scores."""
     return frozenset(order(scores, layers)[kept_count(1 - fraction, len(layers)) :])
+
+
+def digest_read(ranking: Ranking, datasets: Sequence[str]) -> str:
+    """Of what a policy that reads the scores of `datasets` may learn from a ranking."""
+    columns = [[x.name, {d: ranking.scores(d)[x.name] for d in datasets}] for x in ranking.layers]
+    return digest_of([columns, {d: ranking.start(d) for d in datasets}])

@@ -8,8 +8,9 @@ from typing import get_args
 
 from ila_core.config import ModelConfig, Relation
 from ila_core.errors import UserError, listed
+from ila_core.models.layers import Layer
 from ila_core.resolve import Unknown
-from ila_core.search.ranking import Layer, Ranking
+from ila_core.search.ranking import Ranking
 from ila_core.search.ranking_reference import ResolvedRanking
 
 RELATIONS: tuple[Relation, ...] = get_args(Relation)

@@ -15,9 +15,10 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 from ila_core.config import RankingStopSettings
 from ila_core.data.batches import Row
 from ila_core.errors import UserError
+from ila_core.models.layers import Layer
 from ila_core.provenance import seeded
 from ila_core.search.agreement import jaccard_of_kept
-from ila_core.search.ranking import Layer, kept_count, least
+from ila_core.search.ranking import kept_count, least
 from ila_core.search.scorers import SCORERS
 from ila_core.search.scoring import Material
 

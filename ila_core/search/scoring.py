@@ -22,7 +22,7 @@ from ila_core.data.batches import (
     plan_batches,
 )
 from ila_core.errors import CheckError, listed
-from ila_core.search.ranking import Layer
+from ila_core.models.layers import Layer
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -13,10 +13,10 @@ from transformers import TrainerCallback, TrainerState
 from ila_core.config import Schedule, Stage1Settings
 from ila_core.data.batches import Row, planned_steps
 from ila_core.search.ranking_stop import Probe, RankingStop
-from ila_core.selection.finetune import train_selected
 from ila_core.train.contract import Verification
 from ila_core.train.loop import TrainRuntime
 from ila_core.train.methods.lora import save_adapter
+from ila_core.train.selected import train_selected
 
 
 class Stage1Result(BaseModel):

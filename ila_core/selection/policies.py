@@ -12,16 +12,15 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from ila_core.config import AdaLoraMethod, ArmConfig, LoraMethod, MethodSettings
 from ila_core.errors import UserError
+from ila_core.models.layers import Layer
 from ila_core.search import agreement
-from ila_core.search.ranking import Layer, Ranking, kept_count, order
+from ila_core.search.ranking import Ranking, kept_count, order
+from ila_core.selection.selection import Details, Selection
 
 if TYPE_CHECKING:
-    from ila_core.selection.select import Selection
     from ila_core.train.forecast import Forecast
 
 RANDOM_DRAWS = 1000
-
-Details = dict[str, int | float | str]
 
 
 class Fractions(Protocol):

@@ -8,34 +8,18 @@ just those columns:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from ila_core.config import ArmConfig, Frozen, MethodSettings
+from ila_core.config import ArmConfig, MethodSettings
 from ila_core.errors import UserError, unknown_name
-from ila_core.search.ranking import Layer, Ranking
-from ila_core.selection.policies import POLICIES, Details, Fractions, Request
+from ila_core.models.layers import Layer
+from ila_core.search.ranking import Ranking, kept_count
+from ila_core.selection.policies import POLICIES, Fractions, Request
+from ila_core.selection.selection import Selection
 
 if TYPE_CHECKING:
     from ila_core.train.forecast import Forecast
-
-
-class Selection(Frozen):
-    """The layers to train, and all others frozen; both in layer order."""
-
-    policy: str
-    source: str | None
-    """Dataset whose scores decided, for policies that read one."""
-    train: tuple[str, ...]
-    frozen: tuple[str, ...]
-    trainable_parameters: int
-    """In these layers, under the arm's method."""
-    ranks: dict[str, int] | None = None
-    """LoRA's rank by layer, where a policy set it; `None` is the method's everywhere."""
-    rates: dict[str, float] | None = None
-    """Factor on the learning rate by layer, where a policy set it."""
-    details: Details
-    """What the policy has to say about its choice, e.g. how far from equal parameters it is."""
 
 
 def select(
@@ -169,3 +153,23 @@ def _check_limit(arm: ArmConfig) -> None:
                 + (f", only {', '.join(heeded)}" if heeded else ": what it trains is its own rule")
                 + f"; those that heed it are {', '.join(able)}"
             )
+
+
+def budget_table(
+    forecast: Forecast, ordered: Sequence[str], fractions: Sequence[float]
+) -> list[Mapping[str, Any]]:
+    """What the first of `ordered` cost, by the fraction of layers that they are."""
+    rows: list[Mapping[str, Any]] = []
+    for fraction in fractions:
+        names = ordered[: max(1, kept_count(fraction, len(ordered)))]
+        chosen = [layer for layer in forecast.layers if layer.name in set(names)]
+        rows.append(
+            {
+                "of the layers": fraction,
+                "layers": len(names),
+                "trainable": sum(forecast.method.parameters(x.shape) for x in chosen),
+                "memory": forecast.memory(names),
+                "time": forecast.seconds(names) if forecast.flops_per_second else None,
+            }
+        )
+    return rows

@@ -15,12 +15,12 @@ layers (attention, norms, activations) all that comes after its first one, where
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from ila_core.config import FullMethod, MethodSettings, ModelConfig
-from ila_core.search.ranking import Layer
+from ila_core.models.layers import Layer
 
 VERSION = 2
 """Raised when the same selection would get another forecast: in the keys of what it decides."""
@@ -273,25 +273,3 @@ def _attention() -> str:
 
     AttentionInterface.register("ila_forecast", attend)
     return "ila_forecast"
-
-
-def budget_table(
-    forecast: Forecast, ordered: Sequence[str], fractions: Sequence[float]
-) -> list[Mapping[str, Any]]:
-    """What the first of `ordered` cost, by the fraction of layers that they are."""
-    from ila_core.search.ranking import kept_count
-
-    rows: list[Mapping[str, Any]] = []
-    for fraction in fractions:
-        names = ordered[: max(1, kept_count(fraction, len(ordered)))]
-        chosen = [layer for layer in forecast.layers if layer.name in set(names)]
-        rows.append(
-            {
-                "of the layers": fraction,
-                "layers": len(names),
-                "trainable": sum(forecast.method.parameters(x.shape) for x in chosen),
-                "memory": forecast.memory(names),
-                "time": forecast.seconds(names) if forecast.flops_per_second else None,
-            }
-        )
-    return rows

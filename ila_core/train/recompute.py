@@ -1,4 +1,4 @@
-"""Selective activation recomputation: cheap elementwise results are not saved for backward.
+"""Selective activation recomputation: what a few elementwise operations give is not saved.
 
     with recomputing_activations(model):
         loss = ...  # a norm saves its input, SwiGLU the outputs of gate_proj and up_proj

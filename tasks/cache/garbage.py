@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ila_core.config import RuntimeConfig
-from tasks.cache.lookup import StepRun, experiment_name, upstream_digest
+from tasks.cache.mlflow_lookup import step_run
 from tasks.cache.payloads import PAYLOAD, payload_digest
-from tasks.tracking.client import open_client, step_run, translate_mlflow_errors
+from tasks.cache.step_run import StepRun, upstream_digest
+from tasks.tracking.client import experiment_name, open_client, translate_mlflow_errors
 from tasks.tracking.registry import Registry
 
 if TYPE_CHECKING:

@@ -13,11 +13,10 @@ from statistics import fmean
 from typing import Any
 
 from ila_core.keys import canonical
-from ila_core.search.ranking import Ranking
-from tasks.cache.lookup import Lookup, StepRun
-from tasks.cache.payloads import fetch, measurements
-from tasks.steps.finetune.selection import digest_read
-from tasks.steps.payload import read_json
+from ila_core.search.ranking import Ranking, digest_read
+from tasks.cache.lookup import Lookup
+from tasks.cache.payloads import fetch, measurements, read_json
+from tasks.cache.step_run import StepRun
 
 
 @dataclass(frozen=True)

@@ -1,67 +1,15 @@
-"""Which steps are cached: reads MLflow's records of step runs.
-
-Two readers answer the same questions. `SqliteLookup` reads the embedded store's tables with the
-standard library, because importing MLflow and its SQL store takes 3 s, more than a fully cached
-`ila run` may take in all. `ClientLookup` asks any other tracking URI through MLflow's own client.
-"""
+"""Which steps are cached: two readers of MLflow's records answer the same questions."""
 
 from __future__ import annotations
 
-import sqlite3
-import time
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from collections.abc import Iterable
+from typing import Protocol
 
 from ila_core.config import RuntimeConfig
-from ila_core.keys import digest_of
+from tasks.cache.sqlite_lookup import SqliteLookup
 from tasks.cache.step import Step
-
-HEARTBEAT_TTL_SECONDS = 30.0
-_VALID = ("tags", "ila.state", ("valid",))
-
-
-@dataclass(frozen=True)
-class StepRun:
-    """One MLflow run of one step."""
-
-    run_id: str
-    status: str
-    start_time: int
-    artifact_uri: str
-    tags: dict[str, str]
-    params: dict[str, str]
-    end_time: int | None = None
-    """Milliseconds since 1970, like `start_time`; `None` while it runs."""
-    progress: float | None = None
-    """The fraction that is done, of a run that says so."""
-
-    @property
-    def key(self) -> str:
-        return self.tags["ila.key"]
-
-    @property
-    def digest(self) -> str:
-        """Digest of the payload, set just before the run is FINISHED."""
-        return self.tags["ila.digest"]
-
-    @property
-    def upstream(self) -> str:
-        """`upstream_digest` of the inputs it was made from."""
-        return self.tags["ila.upstream"]
-
-    @property
-    def alive(self) -> bool:
-        """Whether somebody is computing this step now."""
-        beat = float(self.tags.get("ila.heartbeat", 0))
-        return self.status == "RUNNING" and time.time() - beat < HEARTBEAT_TTL_SECONDS
-
-
-def upstream_digest(inputs: Mapping[str, StepRun]) -> str:
-    """One digest over those of all inputs' payloads: MLflow's tags end at 8,000 characters."""
-    return digest_of({name: run.digest for name, run in inputs.items()})
+from tasks.cache.step_run import StepRun, upstream_digest
+from tasks.tracking.client import experiment_name, sqlite_path
 
 
 class Lookup(Protocol):
@@ -78,138 +26,14 @@ class Lookup(Protocol):
         """All valid FINISHED runs of the step called `name` with that field, oldest first."""
 
 
-def experiment_name(base_model: str) -> str:
-    """One experiment per base model; `%` is MLflow's wildcard for all of them."""
-    return f"ila/{base_model}"
-
-
 def open_lookup(runtime: RuntimeConfig, base_model: str | None = None) -> Lookup:
     """The reader for `runtime.tracking_uri`; `None` reads the experiments of all base models."""
     experiment = experiment_name(base_model or "%")
     if (path := sqlite_path(runtime.tracking_uri)) is not None:
         return SqliteLookup(path, experiment)
-    from tasks.tracking.client import ClientLookup
+    from tasks.cache.mlflow_lookup import ClientLookup
 
     return ClientLookup(runtime.tracking_uri, experiment)
-
-
-def sqlite_path(uri: str) -> Path | None:
-    """The file behind an SQLite URI as SQLAlchemy reads it: three slashes are relative, four not.
-
-    >>> sqlite_path("sqlite:////home/me/mlflow.db"), sqlite_path("http://127.0.0.1:5000")
-    (PosixPath('/home/me/mlflow.db'), None)
-    """
-    if not uri.startswith("sqlite:///"):
-        return None
-    return Path(uri.removeprefix("sqlite:///").partition("?")[0]).absolute()
-
-
-class SqliteLookup:
-    """Reads the tables `experiments`, `runs`, `tags` and `params` of MLflow's SQLite store.
-
-    Raises:
-        ConnectionError: the file is no SQLite database.
-    """
-
-    def __init__(self, path: Path, experiment: str) -> None:
-        self._path, self._experiment = path, experiment
-
-    def finished(self, *keys: str) -> list[StepRun]:
-        return self._runs("FINISHED", ("tags", "ila.key", keys), _VALID)
-
-    def running(self, *keys: str) -> list[StepRun]:
-        return self._runs("RUNNING", ("tags", "ila.key", keys))
-
-    def finished_steps(self, name: str) -> list[StepRun]:
-        return self._runs("FINISHED", ("tags", "ila.step", [name]), _VALID, newest=200)
-
-    def finished_with(self, name: str, param: str, value: str) -> list[StepRun]:
-        named = ("tags", "ila.step", [name])
-        return self._runs("FINISHED", ("params", param, [value]), named, _VALID)
-
-    def _runs(
-        self,
-        status: str,
-        first: tuple[str, str, Sequence[str]],
-        *others: tuple[str, str, Sequence[str]],
-        newest: int | None = None,
-    ) -> list[StepRun]:
-        """Runs with rows like these (table, name, any of the values), oldest first; or the
-        `newest`, newest first.
-
-        What `first` asks for is looked for first. Left to itself, SQLite begins with all runs of
-        the experiment, and asks 50 ms of processor time for each key with 10,000 of them.
-        """
-        if not self._path.exists() or not first[2]:
-            return []
-        joins = "".join(
-            f" CROSS JOIN {table} t{i} ON t{i}.run_uuid = r.run_uuid AND {_is_one(f't{i}', values)}"
-            for i, (table, _, values) in enumerate(others)
-        )
-        order = "DESC" if newest else "ASC"
-        query = (
-            "SELECT r.run_uuid, r.status, r.start_time, r.artifact_uri, r.end_time"
-            f" FROM {first[0]} f CROSS JOIN runs r ON r.run_uuid = f.run_uuid{joins}"
-            " CROSS JOIN experiments e ON e.experiment_id = r.experiment_id AND e.name LIKE ?"
-            f" WHERE {_is_one('f', first[2])} AND r.status = ? AND r.lifecycle_stage = 'active'"
-            f" ORDER BY r.start_time {order}, r.run_uuid {order} LIMIT {newest or -1}"
-        )
-        of_rows = [[name, *values] for _, name, values in (*others, first)]
-        joined = [part for row in of_rows[:-1] for part in row]
-        values = [*joined, self._experiment, *of_rows[-1], status]
-        try:
-            with closing(sqlite3.connect(f"{self._path.as_uri()}?mode=ro", uri=True)) as connection:
-                return _read(connection, query, values) if _has_schema(connection) else []
-        except sqlite3.DatabaseError as error:
-            raise ConnectionError(
-                f"{self._path} cannot be read as MLflow's database ({error}): correct "
-                "MLFLOW_TRACKING_URI or ILA_HOME, or move the file away, and a new one is made"
-            ) from error
-
-
-def _is_one(table: str, values: Sequence[str]) -> str:
-    return f"{table}.key = ? AND {table}.value IN ({', '.join('?' * len(values))})"
-
-
-def _read(connection: sqlite3.Connection, query: str, values: list[str]) -> list[StepRun]:
-    # Pages are shared with the system's cache; SQLite's own begins empty with every connection.
-    connection.execute(f"PRAGMA mmap_size = {2**30}")
-    rows = connection.execute(query, values).fetchall()
-    ids = [row[0] for row in rows]
-    tags, params, metrics = (
-        _pairs(connection, table, ids) for table in ("tags", "params", "latest_metrics")
-    )
-    return [
-        StepRun(
-            run_id=row[0],
-            status=row[1],
-            start_time=row[2],
-            artifact_uri=row[3],
-            tags=tags[row[0]],
-            params=params[row[0]],
-            end_time=row[4],
-            progress=metrics[row[0]].get("progress"),
-        )
-        for row in rows
-    ]
-
-
-def _has_schema(connection: sqlite3.Connection) -> bool:
-    """Whether MLflow has finished making its tables; another process may be at it now."""
-    query = "SELECT count(*) FROM sqlite_master WHERE name IN ('experiments', 'runs', 'tags')"
-    return bool(connection.execute(query).fetchone()[0] == 3)
-
-
-def _pairs(
-    connection: sqlite3.Connection, table: str, run_ids: Sequence[str]
-) -> dict[str, dict[str, Any]]:
-    """Name to value of each run, in one query: one for each takes 0.1 s for 200 runs."""
-    found: dict[str, dict[str, Any]] = {run_id: {} for run_id in run_ids}
-    several = ", ".join("?" * len(run_ids))
-    query = f"SELECT run_uuid, key, value FROM {table} WHERE run_uuid IN ({several})"
-    for run_id, name, value in connection.execute(query, run_ids):
-        found[run_id][name] = value
-    return found
 
 
 def hits(steps: Iterable[Step], lookup: Lookup) -> dict[str, StepRun]:

@@ -1,4 +1,4 @@
-"""Reading a step's payload: a folder of JSON and safetensors, checked against its digest."""
+"""A step's payload: a folder of JSON and safetensors, checked against its digest when read."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlparse
 
+from pydantic import BaseModel
+
 from ila_core.config import RuntimeConfig
 from ila_core.errors import CheckError
 from ila_core.keys import digest_of, file_digest
-from tasks.cache.lookup import StepRun
+from tasks.cache.step import Context
+from tasks.cache.step_run import StepRun
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -23,6 +26,8 @@ MEASUREMENTS = "circumstance.json"
 """Seconds, memory, machine: stored with the payload, but no part of its digest, so that the same
 result computed twice has one digest. The file keeps its first name, which all stored results have.
 """
+MEASURED = {"seconds", "peak_memory_bytes", "peak_allocated_bytes"}
+"""Fields that differ from run to run: measurements, so that equal results are equal files."""
 
 
 def payload_digest(folder: Path) -> str:
@@ -102,3 +107,19 @@ def _download(run: StepRun, folder: Path, client: MlflowClient | None) -> None:
             raise
     finally:
         shutil.rmtree(arriving, ignore_errors=True)
+
+
+def write_result(path: Path, result: BaseModel, context: Context, **more: Any) -> None:
+    """`result` and `more` as JSON, less what was measured, which goes to the measurements."""
+    context.measurements.update(result.model_dump(mode="json", include=MEASURED))
+    write_json(path, result.model_dump(mode="json", exclude=MEASURED) | more)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`value` as indented JSON with sorted keys."""
+    path.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="ascii")
+
+
+def read_json(path: Path) -> Any:
+    """The value of one JSON file."""
+    return json.loads(path.read_bytes())

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tasks.cache.lookup import Lookup, StepRun, hits
+from tasks.cache.lookup import Lookup, hits
 from tasks.cache.step import Step
+from tasks.cache.step_run import StepRun
 
 
 @dataclass(frozen=True)

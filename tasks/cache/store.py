@@ -19,10 +19,12 @@ import psutil
 
 from ila_core.config import RuntimeConfig
 from ila_core.errors import CheckError, first_line
-from tasks.cache.lookup import Lookup, StepRun, experiment_name, open_lookup, sqlite_path
+from tasks.cache.lookup import Lookup, open_lookup
+from tasks.cache.mlflow_lookup import step_run
 from tasks.cache.payloads import PAYLOAD, fetch, payload_digest
 from tasks.cache.step import Step
-from tasks.tracking.client import open_client, shown, step_run
+from tasks.cache.step_run import StepRun
+from tasks.tracking.client import experiment_name, open_client, shown, sqlite_path
 
 log = logging.getLogger("ila")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ila_core.errors import CheckError, Diverged, UserError
-from tasks.cache.lookup import StepRun
+from tasks.cache.step_run import StepRun
 from tasks.cache.store import Store
 from tasks.run.compute import StepJob
 from tasks.run.metrics import Bar, Pace

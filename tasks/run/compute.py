@@ -15,9 +15,9 @@ from transformers.utils import logging as transformers_logging
 
 from ila_core.config import RuntimeConfig
 from ila_core.provenance import provenance
-from tasks.cache.lookup import StepRun
 from tasks.cache.payloads import MEASUREMENTS
 from tasks.cache.step import Context, Step
+from tasks.cache.step_run import StepRun
 from tasks.cache.store import Store
 from tasks.run.metrics import Journal
 from tasks.run.supervise import stop_if_interrupted

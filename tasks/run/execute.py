@@ -1,23 +1,16 @@
-"""One Prefect task per step: look it up, or claim it, compute it and commit it."""
+"""One step: look it up, or claim it, compute it and commit it. No Prefect here."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Sequence
-from typing import Any
-
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas import State
-from prefect.futures import PrefectFuture
-from prefect.states import Completed
 
 from ila_core.config import RuntimeConfig
 from ila_core.errors import CheckError, UserError, first_line
-from tasks.cache.lookup import StepRun, upstream_digest
 from tasks.cache.plan import who
 from tasks.cache.step import Step
+from tasks.cache.step_run import StepRun, upstream_digest
 from tasks.cache.store import Store
 from tasks.run.child import SubprocessSpec, compute_in_subprocess
 from tasks.run.compute import StepJob, compute_step
@@ -25,7 +18,6 @@ from tasks.run.gpu_slots import slot
 from tasks.run.metrics import Bar
 from tasks.run.supervise import stop_if_interrupted
 from tasks.tracking.client import translate_mlflow_errors
-from tasks.ui.tables import publish_tables
 
 log = logging.getLogger("ila")
 
@@ -59,38 +51,25 @@ class Handle:
         self.subprocess, self.refresh, self.in_flow = subprocess, refresh, in_flow
 
 
-def submit(handle: Handle, inputs: dict[str, PrefectFuture[StepRun]]) -> PrefectFuture[Any]:
-    """Hand a step to the flow's task runner.
-
-    Args:
-        handle: the step.
-        inputs: the finished futures of its inputs' runs.
-    """
-    step = handle.step
-    named = cached_step.with_options(name=step.name, task_run_name=step.title, tags={"ila"})
-    return named.submit(handle, **{"upstream": inputs})  # type: ignore[arg-type]
-
-
 def run_here(steps: Sequence[Step], store: Store, runtime: RuntimeConfig) -> None:
     """Look up or compute `steps` (inputs first) one by one, in this process and in no flow."""
     runs: dict[str, StepRun] = {}
     for step in steps:
         upstream = {name: runs[str(up.key)] for name, up in step.inputs.items()}
         handle = Handle(step, store, runtime, in_flow=False)
-        runs[str(step.key)], _ = _looked_up(handle, upstream)
+        runs[str(step.key)], _ = look_up(handle, upstream)
 
 
-@task(cache_policy=NO_CACHE, persist_result=False)
-def cached_step(handle: Handle, upstream: dict[str, StepRun]) -> StepRun | State[StepRun]:
-    """The step's finished MLflow run. MLflow being down fails the task before any work."""
-    run, mine = _looked_up(handle, upstream)
-    with translate_mlflow_errors(handle.runtime.tracking_uri):
-        publish_tables(handle.step, run, upstream, handle.store.fetch)
-    return run if mine else Completed(name="Cached", data=run)
+def look_up(handle: Handle, upstream: dict[str, StepRun]) -> tuple[StepRun, bool]:
+    """Look the step up, or compute it.
 
+    Args:
+        handle: the step.
+        upstream: the finished runs of its inputs.
 
-def _looked_up(handle: Handle, upstream: dict[str, StepRun]) -> tuple[StepRun, bool]:
-    """The finished run, and whether it was computed just now."""
+    Returns:
+        The finished run, and whether it was computed just now.
+    """
     step, store = handle.step, handle.store
     stop_if_interrupted()
     waiting = Waiting(step, bar=handle.in_flow)

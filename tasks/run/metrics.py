@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,11 +27,15 @@ def tolerate_outage(what: str) -> Iterator[None]:
     """Hours of training are not lost to a server's bad minute: at the end it must answer."""
     from httpx import HTTPError
     from mlflow.exceptions import MlflowException
-    from prefect.exceptions import PrefectException
 
+    outages: tuple[type[Exception], ...] = (MlflowException, HTTPError)
+    if "prefect" in sys.modules:  # not where a run leaves it out
+        from prefect.exceptions import PrefectException
+
+        outages = (*outages, PrefectException)
     try:
         yield
-    except (MlflowException, PrefectException, HTTPError) as error:
+    except outages as error:
         log.warning("%s for now: %s", what, first_line(error))
 
 
@@ -73,10 +78,10 @@ class Bar:
 
     def show(self, progress: float) -> None:
         """A fraction."""
-        from prefect.artifacts import create_progress_artifact, update_progress_artifact
-
         if not self._shown:
             return
+        from prefect.artifacts import create_progress_artifact, update_progress_artifact
+
         if self._artifact is None:
             created = create_progress_artifact(100 * progress, description=self._label)
             assert isinstance(created, UUID)

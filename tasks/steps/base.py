@@ -8,8 +8,8 @@ from typing import Any
 
 from ila_core.config import ModelConfig, RuntimeConfig
 from ila_core.errors import CheckError
+from ila_core.models.layers import Layer
 from ila_core.resolve import Lock, Unknown
-from ila_core.search.ranking import Layer
 
 resident: dict[tuple[Any, ...], Any] = {}
 """At most one model that evaluations share (`tasks.steps.resident`); loading another frees it."""

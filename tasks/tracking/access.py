@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from tasks.cache.lookup import experiment_name
-from tasks.tracking.client import open_client, translate_mlflow_errors
+from tasks.tracking.client import experiment_name, open_client, translate_mlflow_errors
 from tasks.tracking.ranking_version import PREFIX
 
 _CURRENT = "/api/2.0/mlflow/users/current"

@@ -6,8 +6,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 
-from tasks.cache.lookup import experiment_name
-from tasks.tracking.client import open_client, translate_mlflow_errors
+from tasks.tracking.client import experiment_name, open_client, translate_mlflow_errors
 from tasks.tracking.ranking_version import PREFIX
 
 _WORKSPACE = "default"  # where MLflow keeps roles while it has no workspaces

@@ -20,9 +20,10 @@ from ila_core.config import RuntimeConfig
 from ila_core.errors import CheckError, UserError, listed, unknown_name
 from ila_core.search.ranking import DOCUMENT, MOST_BYTES, Ranking
 from ila_core.search.ranking_reference import Published, check_alias, check_name
-from tasks.cache.lookup import StepRun
+from tasks.cache.mlflow_lookup import step_run
 from tasks.cache.payloads import PAYLOAD, fetch
-from tasks.tracking.client import open_client, step_run, translate_mlflow_errors
+from tasks.cache.step_run import StepRun
+from tasks.tracking.client import open_client, translate_mlflow_errors
 from tasks.tracking.ranking_version import PREFIX, Version, is_retired, read_version
 
 if TYPE_CHECKING:

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from tasks.cache.lookup import StepRun
+from tasks.cache.payloads import read_json
 from tasks.cache.step import Step
+from tasks.cache.step_run import StepRun
 from tasks.cache.store import Store
-from tasks.steps.payload import read_json
 from tasks.ui.origin import Origin
 
 _TABLES = {"ranking": "layers by rank", "agreement": "agreement", "evaluation": "every subject"}

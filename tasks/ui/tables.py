@@ -8,9 +8,9 @@ from pathlib import Path
 import pandas as pd
 
 from ila_core.search.ranking import Ranking
-from tasks.cache.lookup import StepRun
+from tasks.cache.payloads import read_json
 from tasks.cache.step import Step
-from tasks.steps.payload import read_json
+from tasks.cache.step_run import StepRun
 
 
 def publish_tables(

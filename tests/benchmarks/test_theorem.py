@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 from transformers import TrainerCallback
 
-from benchmarks.theorem_terms import check_theorem, snapshot
+from benchmarks.theorem import check_theorem, snapshot
 from ila_core.config import Schedule
 from ila_core.errors import CheckError
 from ila_core.search.gates import Gates

@@ -13,8 +13,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from flows.actions.run import plan_profile, prefect_ready
+from flows.actions.run import prefect_ready
 from flows.cli import app
+from flows.results.profile_plan import plan_profile
 from ila_core.export.formats import EXPORTERS
 from ila_core.search.ranking import Ranking
 

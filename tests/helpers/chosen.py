@@ -15,7 +15,8 @@ from ila_core.config.load import load_model_config
 from ila_core.export.base import Export, Training
 from ila_core.models.layers import architecture_config, fingerprint, layers_of
 from ila_core.search.ranking import LayerScores, Ranking, order
-from ila_core.selection.select import Selection, lora_parameters
+from ila_core.selection.select import lora_parameters
+from ila_core.selection.selection import Selection
 
 LORA = LoraSettings(r=8, alpha=16, dropout=0.1)
 # Twelve blocks, so that there is a block 1 and a block 11, and biases on q, k and v as in Qwen2.

@@ -9,12 +9,11 @@ from typing import Any
 from ila_core.compare.results import Evaluation
 from ila_core.config import JudgeLimits, OpenAiJudgeSettings
 from ila_core.inference.generate import Answer
-from ila_core.judge.ask import Ask
+from ila_core.judge.ask import Ask, VerdictStore
 from ila_core.judge.grade import grade
 from ila_core.judge.openai_judge import OpenAiJudge
 from ila_core.judge.prompts import JudgePrompts
 from ila_core.judge.verdict import Verdict
-from ila_core.judge.verdict_store import VerdictStore
 from tests.helpers.judge_server import JudgeServer, Script
 from tests.helpers.spoken import QUESTIONS
 

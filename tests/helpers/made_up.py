@@ -20,7 +20,8 @@ from ila_core.search.mask_curve import mask_curves
 from ila_core.search.ranking import LayerScores, Ranking
 from ila_core.search.scorers import ILA, SCORERS
 from ila_core.search.scoring import Material
-from ila_core.selection.select import Selection, select
+from ila_core.selection.select import select
+from ila_core.selection.selection import Selection
 
 SHAPES = {
     "q_proj": (64, 64),

@@ -12,13 +12,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import pytest
+from filelock import FileLock
 
 from flows.servers.pool import count_gpus, deploy
 from flows.servers.postgres import Postgres
@@ -27,7 +28,6 @@ from flows.servers.programs import ADMIN, Databases, mlflow, prefect
 from flows.servers.secrets import write_private
 from tasks.tracking.accounts import Accounts, Role
 from tests.conftest import ROOT, Ila
-from tests.helpers.forked import HANG
 
 PASSWORD = "planted-Zx81-password"
 """Of every account that the tests make: looked for wherever it must not be."""
@@ -52,7 +52,7 @@ class Servers:
     def __init__(self, folder: Path, mlflow: int, prefect: int) -> None:
         self.folder = folder
         self.mlflow, self.prefect = f"http://127.0.0.1:{mlflow}", f"http://127.0.0.1:{prefect}"
-        self.ila = Ila(folder / "home")
+        self.ila = Ila(folder / "home", prefect={})
         self.ila.environment |= {
             "MLFLOW_TRACKING_URI": self.mlflow,
             "PREFECT_API_URL": f"{self.prefect}/api",
@@ -88,36 +88,51 @@ class Servers:
             return error.code, error.read().decode()
 
 
-@contextmanager
-def serving(kind: str) -> Iterator[Servers]:
-    """MLflow with an account of each role and Prefect with our deployments, on `kind`."""
-    # Not below pytest's own folder, which is closed to the account that PostgreSQL runs as.
-    folder = Path(tempfile.mkdtemp(prefix="ila-servers-"))
-    found = Servers(folder, free_port(), free_port())
-    write_private(folder / "secrets" / ADMIN, PASSWORD)
-    try:
-        databases = _databases(kind, folder)
-        programs = [
-            mlflow(folder, int(found.mlflow.rpartition(":")[2]), databases),
-            prefect("test", folder, int(found.prefect.rpartition(":")[2]), databases),
-        ]
-        for program in programs:
-            start(program, folder)
-        for program in programs:
-            wait(program, folder)
-        _make_accounts(found)
-        count_gpus(f"{found.prefect}/api", 1)
-        deploy(f"{found.prefect}/api", ROOT / "deployments", "process")
-        yield found
-    finally:
+def shared_servers(note: Path, kind: str) -> Servers:
+    """MLflow with an account of each role and Prefect with our deployments, on `kind`: one stack
+    for all workers of pytest-xdist, noted in `note`, which `end_servers` ends."""
+    with FileLock(f"{note}.lock"):
+        if not note.exists():
+            # Not below pytest's own folder, closed to the account that PostgreSQL runs as.
+            folder = Path(tempfile.mkdtemp(prefix="ila-servers-"))
+            note.write_text(json.dumps({"folder": str(folder)}))
+            with ports(3) as free:
+                note.write_text(json.dumps({"folder": str(folder), "ports": free[:2]}))
+                _start(folder, kind, *free)
+        told = json.loads(note.read_text())
+        assert "ports" in told, f"the servers did not start: see {told['folder']}"
+    return Servers(Path(told["folder"]), *told["ports"])
+
+
+def end_servers(note: Path) -> None:
+    """End what `shared_servers` started, if it did."""
+    if note.exists():
+        folder = Path(json.loads(note.read_text())["folder"])
         stop_all(folder)
         shutil.rmtree(folder)
 
 
-def _databases(kind: str, folder: Path) -> Databases:
+def _start(folder: Path, kind: str, mlflow_port: int, prefect_port: int, third: int) -> None:
+    found = Servers(folder, mlflow_port, prefect_port)
+    write_private(folder / "secrets" / ADMIN, PASSWORD)
+    databases = _databases(kind, folder, third)
+    programs = [
+        mlflow(folder, mlflow_port, databases),
+        prefect("test", folder, prefect_port, databases),
+    ]
+    for program in programs:
+        start(program, folder)
+    for program in programs:
+        wait(program, folder)
+    _make_accounts(found)
+    count_gpus(f"{found.prefect}/api", 1)
+    deploy(f"{found.prefect}/api", ROOT / "deployments", "process")
+
+
+def _databases(kind: str, folder: Path, port: int) -> Databases:
     if kind == "sqlite":
         return Sqlite(folder)
-    postgres = Postgres(folder, free_port())
+    postgres = Postgres(folder, port)
     start(postgres.server(), folder)
     wait(postgres.server(), folder)
     postgres.create(["mlflow", "mlflow_accounts", "prefect_test"])
@@ -140,15 +155,25 @@ def login(role: Role | str) -> dict[str, str]:
 
 def post(url: str, body: dict[str, Any]) -> Any:
     headers = {"Content-Type": "application/json"}
-    with urlopen(Request(url, json.dumps(body).encode(), headers), timeout=HANG) as answer:
+    with urlopen(Request(url, json.dumps(body).encode(), headers)) as answer:
         return json.loads(answer.read() or "null")
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
+@contextmanager
+def ports(count: int) -> Iterator[list[int]]:
+    """Ports that nobody else is given while the block lasts: they are bound here.
+
+    The system chooses them as for any socket, so that no two get the same. A server may listen on
+    one nevertheless, because both sockets then say SO_REUSEADDR, as each of our servers does.
+    """
+    with ExitStack() as held:
+        found = []
+        for _ in range(count):
+            holder = held.enter_context(socket.socket())
+            holder.bind(("127.0.0.1", 0))
+            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            found.append(holder.getsockname()[1])
+        yield found
 
 
 @contextmanager
@@ -170,12 +195,10 @@ def running(module: list[str], environment: dict[str, str], log: Path) -> Iterat
             process.wait(timeout=20)
 
 
-def wait_for(url: str, log: Path, seconds: float = HANG) -> None:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
+def wait_for(url: str) -> None:
+    while True:
         try:
             with urlopen(url, timeout=5):
                 return
         except OSError:
-            time.sleep(0.3)
-    raise AssertionError(f"{url} does not answer:\n{log.read_text()[-3000:]}")
+            time.sleep(0.1)

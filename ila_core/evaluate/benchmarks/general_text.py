@@ -12,10 +12,10 @@ from typing import Any
 from ila_core.compare.results import Evaluation, Item
 from ila_core.config import EvaluateConfig
 from ila_core.data.prepared import Row
-from ila_core.evaluate.benchmarks.held_out_loss import held_out_loss
 from ila_core.evaluate.subject import Need, Subject
 from ila_core.evaluate.texts import load_texts, tokenized
 from ila_core.resolve import Lock
+from ila_core.train.held_out_loss import held_out_loss
 
 
 class GeneralText:

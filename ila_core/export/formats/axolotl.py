@@ -13,7 +13,7 @@ from ila_core.errors import UserError
 from ila_core.export.base import Export, Exported, Matches, commented, head_note
 from ila_core.export.parameter_rule import FSDP, FULL, by_parameters, unfrozen
 from ila_core.export.peft_rule import ALL_LINEAR, adapted
-from ila_core.search.ranking import Layer
+from ila_core.models.layers import Layer
 
 FILE = "axolotl.yaml"
 _OURS = {"lora_target_modules", "lora_target_linear", "unfrozen_parameters"}

@@ -9,7 +9,7 @@ from typing import Any
 
 from ila_core.export.base import Export, Exported, Matches, matches
 from ila_core.export.layer_table import layer_rows
-from ila_core.search.ranking import Layer
+from ila_core.models.layers import Layer
 
 FILE = "selection.json"
 

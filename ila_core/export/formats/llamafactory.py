@@ -21,7 +21,7 @@ from ila_core.export.base import (
 from ila_core.export.nearest import loss, nearest_blocks
 from ila_core.export.parameter_rule import by_parameters
 from ila_core.export.peft_rule import ALL_LINEAR, adapted
-from ila_core.search.ranking import Layer
+from ila_core.models.layers import Layer
 
 FILE = "llamafactory.yaml"
 # What is no layer of a block: `norm` is a part of every norm's name, so it trains those in the

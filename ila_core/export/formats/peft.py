@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ila_core.export.base import Export, Exported, Matches, head_note, refuse_full
 from ila_core.export.peft_rule import adapted, lora_config
-from ila_core.search.ranking import Layer
+from ila_core.models.layers import Layer
 
 FILE = "adapter_config.json"
 

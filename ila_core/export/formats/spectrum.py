@@ -11,7 +11,7 @@ import yaml
 from ila_core.export.base import Export, Exported, Matches, commented, refuse_lora
 from ila_core.export.nearest import loss
 from ila_core.export.parameter_rule import FSDP, FULL, by_parameters, starts, unfrozen
-from ila_core.search.ranking import Layer
+from ila_core.models.layers import Layer
 
 FILE = "unfrozen_parameters.yaml"
 

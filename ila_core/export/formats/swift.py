@@ -19,7 +19,7 @@ from ila_core.export.base import (
 )
 from ila_core.export.parameter_rule import FSDP, FULL, by_parameters
 from ila_core.export.peft_rule import ALL_LINEAR, adapted
-from ila_core.search.ranking import Layer
+from ila_core.models.layers import Layer
 
 FILE = "swift.sh"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from ila_core.export.base import Export, Exported, Matches, head_note
 from ila_core.export.parameter_rule import FSDP, FULL, outside
 from ila_core.export.peft_rule import adapted, lora_config
-from ila_core.search.ranking import Layer
+from ila_core.models.layers import Layer
 
 ADAPTER, FROZEN = "adapter_config.json", "frozen.json"
 

@@ -10,7 +10,7 @@ from ila_core.errors import UserError
 from ila_core.export.base import Export, Exported, Matches, refuse_full, refuse_ranks
 from ila_core.export.nearest import loss, nearest_grid
 from ila_core.export.peft_rule import adapted
-from ila_core.search.ranking import Layer
+from ila_core.models.layers import Layer
 from ila_core.selection.select import lora_parameters
 
 FILE = "unsloth.json"

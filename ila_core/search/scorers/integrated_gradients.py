@@ -34,8 +34,8 @@ class IntegratedGradients:
         `remainder` is loss(all closed) - loss(all open), each the mean over the same batches, minus
         the sum of the scores: the midpoint rule's error, and that of one batch per point.
         """
-        from ila_core.evaluate.benchmarks.held_out_loss import held_out_loss
         from ila_core.search.gates import Gates
+        from ila_core.train.held_out_loss import held_out_loss
         from ila_core.train.loss import TokenLoss
 
         model, batches = material.model, batches_of(material)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ila_core.search.ranking import Layer
+from ila_core.models.layers import Layer
 from ila_core.search.scoring import Material, Needs, ScoreResult
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from ila_core.config import GeneralTextSettings
+from tasks.cache.payloads import read_json, write_json
 from tasks.cache.step import Context, Step
 from tasks.steps.base import Base
-from tasks.steps.payload import read_json, write_json
 from tasks.steps.resident import evaluated
 
 VERSION = 1

@@ -13,6 +13,7 @@ from ila_core.evaluate.benchmarks import BENCHMARKS
 from ila_core.evaluate.judged import Judged
 from ila_core.keys import digest_of
 from ila_core.resolve import Unknown
+from tasks.cache.payloads import write_json
 from tasks.cache.step import Context, Step
 from tasks.steps.base import Base
 from tasks.steps.data.texts import load as load_texts
@@ -20,7 +21,6 @@ from tasks.steps.data.texts import sample
 from tasks.steps.evaluate.answers import answer
 from tasks.steps.evaluate.answers import load as load_answers
 from tasks.steps.evaluate.given_answers import given_answers
-from tasks.steps.payload import write_json
 from tasks.steps.resident import evaluated
 
 if TYPE_CHECKING:

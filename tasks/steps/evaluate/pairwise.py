@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from ila_core.resolve import Unknown
+from tasks.cache.payloads import write_json
 from tasks.cache.step import Context, Step
 from tasks.steps.evaluate.answers import load
-from tasks.steps.payload import write_json
 
 VERSION = 1
 

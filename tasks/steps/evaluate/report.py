@@ -9,10 +9,9 @@ from typing import Any
 from ila_core.compare.results import Evaluation
 from ila_core.config import Profile
 from ila_core.search.ranking import Ranking
-from tasks.cache.payloads import MEASUREMENTS
+from tasks.cache.payloads import MEASUREMENTS, read_json, write_json
 from tasks.cache.step import Context, Step, in_order
 from tasks.steps.finetune.selection import load as load_selection
-from tasks.steps.payload import read_json, write_json
 
 VERSION = 5
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from ila_core.config import FinetuneConfig, MethodSettings
 from ila_core.train.methods import METHODS
+from tasks.cache.payloads import write_result
 from tasks.cache.step import Context, Step
 from tasks.steps.base import Base
 from tasks.steps.finetune.selection import load as load_selection
-from tasks.steps.payload import write_result
 
 
 def finetune(base: Base, selection: Step, data: Step, settings: FinetuneConfig, seed: int) -> Step:
@@ -46,7 +46,7 @@ def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) ->
     from ila_core.data.batches import planned_steps
     from ila_core.data.prepared import Prepared
     from ila_core.selection.finetune import finetune as train_arm
-    from ila_core.train.held_out import HeldOutWatch
+    from ila_core.train.held_out_watch import HeldOutWatch
 
     given = step.given
     base: Base = given["base"]

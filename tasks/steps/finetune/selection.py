@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,17 @@ from ila_core.config import (
     SearchConfig,
 )
 from ila_core.data.prepared import longest
-from ila_core.keys import digest_of
-from ila_core.search.ranking import Ranking
+from ila_core.search.ranking import digest_read
 from ila_core.search.ranking_reference import ResolvedRanking
 from ila_core.selection.policies import POLICIES
-from ila_core.selection.select import Selection, reads_keep, required_datasets
+from ila_core.selection.select import reads_keep, required_datasets
 from ila_core.selection.select import select as apply_policy
+from ila_core.selection.selection import Selection
 from ila_core.train.forecast import VERSION as FORECAST_VERSION
 from ila_core.train.forecast import Forecast
+from tasks.cache.payloads import read_json, write_json
 from tasks.cache.step import Context, Step
 from tasks.steps.base import Base
-from tasks.steps.payload import read_json, write_json
 from tasks.steps.search.ranking import Scores, gather, score_inputs
 
 VERSION = 2
@@ -97,12 +97,6 @@ def select(
             **given,
         },
     )
-
-
-def digest_read(ranking: Ranking, datasets: Sequence[str]) -> str:
-    """Of what a policy that reads the scores of `datasets` may learn from a ranking."""
-    columns = [[x.name, {d: ranking.scores(d)[x.name] for d in datasets}] for x in ranking.layers]
-    return digest_of([columns, {d: ranking.start(d) for d in datasets}])
 
 
 def _counted_by(method: MethodSettings) -> dict[str, int] | str:

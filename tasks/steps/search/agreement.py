@@ -6,8 +6,8 @@ from pathlib import Path
 
 from ila_core.config import SearchConfig
 from ila_core.search.ranking import Ranking
+from tasks.cache.payloads import write_json
 from tasks.cache.step import Context, Step
-from tasks.steps.payload import write_json
 
 VERSION = 1
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from ila_core.config import SearchConfig
 from ila_core.search.scorers import ILA, SCORERS
+from tasks.cache.payloads import write_json
 from tasks.cache.step import Context, Step
 from tasks.steps.base import Base
-from tasks.steps.payload import write_json
 from tasks.steps.search import stage2
 from tasks.steps.search.stage1 import adapter_folder
 

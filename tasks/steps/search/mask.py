@@ -8,9 +8,9 @@ from pathlib import Path
 from ila_core.config import EvidenceSettings, SearchConfig
 from ila_core.evaluate.benchmarks import BENCHMARKS
 from ila_core.search.scorers import IN_NATS
+from tasks.cache.payloads import read_json, write_json
 from tasks.cache.step import Context, Step
 from tasks.steps.base import Base
-from tasks.steps.payload import read_json, write_json
 from tasks.steps.search.stage1 import adapter_folder
 
 VERSION = 1

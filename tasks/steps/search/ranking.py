@@ -7,9 +7,9 @@ from pathlib import Path
 
 from ila_core.config import SearchConfig
 from ila_core.search.ranking import LayerScores, Ranking
+from tasks.cache.payloads import read_json
 from tasks.cache.step import Context, Step, in_order
 from tasks.steps.base import Base
-from tasks.steps.payload import read_json
 
 VERSION = 1
 

@@ -8,9 +8,9 @@ from typing import Any
 from ila_core.config import SearchConfig
 from ila_core.errors import unknown_name
 from ila_core.search.scorers import ILA, SCORER_NAMES, SCORERS
+from tasks.cache.payloads import write_json
 from tasks.cache.step import Context, Step
 from tasks.steps.base import Base
-from tasks.steps.payload import write_json
 from tasks.steps.search.stage1 import adapter_folder, behind, stage1_end
 from tasks.steps.search.stage2 import stage2
 

@@ -15,9 +15,9 @@ from ila_core.config import (
 )
 from ila_core.errors import CheckError, UserError, unknown_name
 from ila_core.search.scorers import ILA, SCORERS
+from tasks.cache.payloads import read_json, write_result
 from tasks.cache.step import Context, Step
 from tasks.steps.base import Base
-from tasks.steps.payload import read_json, write_result
 
 VERSION = 6
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from ila_core.config import Stage2Settings
 from ila_core.search.scorers import ILA
+from tasks.cache.payloads import write_result
 from tasks.cache.step import Context, Step
 from tasks.steps.base import Base
-from tasks.steps.payload import write_result
 from tasks.steps.search.stage1 import adapter_folder, behind, stage1_end
 
 VERSION = 3

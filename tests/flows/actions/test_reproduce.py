@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from flows.actions.reproduce import Result, _save
+from flows.actions.reproduce import _save
+from flows.plan import paper_recipe
+from flows.results.reproduction import Result
 from ila_core.report.paper.published import MILESTONES, SEEDS
 
 pytestmark = pytest.mark.slow
@@ -17,8 +19,10 @@ FIGURES = ("table2", "fig1", "fig2", "fig3", "fig4")
 
 @pytest.fixture(scope="module")
 def studied(finished, tmp_path_factory):
-    """A home in which `smoke` has run, and its control and study will."""
-    return finished.copied(tmp_path_factory.mktemp("studied") / "home")
+    """A home in which `smoke` has run, and its control and study will: gates of fewer batches."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(paper_recipe, "GATE_BATCHES", 4)
+        yield finished.copied(tmp_path_factory.mktemp("studied") / "home")
 
 
 def test_the_control_exits_with_3_where_the_noise_is_not_found(studied):

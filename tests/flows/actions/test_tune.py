@@ -5,19 +5,22 @@ import os
 import signal
 import sqlite3
 import sys
-import time
-from contextlib import closing, suppress
+from contextlib import closing
 
 import psutil
 import pytest
 
+from flows.actions import tune
 from flows.pipeline import ila_pipeline
+from ila_core.config import RuntimeConfig
 from ila_core.config.load import load_profile
+from ila_core.errors import CheckError
 from ila_core.resolve import Lock
 from tasks.cache.step import in_order
+from tasks.cache.store import Store
+from tasks.run.execute import run_here
 from tasks.run.supervise import run_child
-from tests.conftest import ROOT
-from tests.helpers.forked import HANG
+from tests.conftest import ROOT, kill, wait_until
 
 OWN, DIVERGES = 2.0e-3, 1.0e20
 THREE = f"finetune.tune.lora={{lr: [{OWN}, 1.0e-3, 1.0e+20], steps: [6]}}"
@@ -28,9 +31,9 @@ def pipeline(overrides, home):
 
 
 @pytest.fixture(scope="module")
-def tuned(finished, tmp_path_factory):
+def tuned(finished, prefect, tmp_path_factory):
     """A home in which `smoke` has run, and what `ila tune` answers there, two jobs at once."""
-    home = finished.copied(tmp_path_factory.mktemp("tuned") / "home")
+    home = finished.copied(tmp_path_factory.mktemp("tuned") / "home", prefect)
     return home, home.json("tune", "smoke", "--jobs", "2", "--set", THREE)
 
 
@@ -98,48 +101,48 @@ def test_again_it_computes_nothing_but_what_diverged(tuned):
 
 
 @pytest.mark.slow
-def test_one_job_at_a_time_gives_the_same(tuned, finished, tmp_path):
-    alone = finished.copied(tmp_path / "home").json("tune", "smoke")
-    for one, two in zip(alone["trials"], tuned[1]["trials"][:2], strict=True):
-        assert {**one, "seconds": two["seconds"]} == two
+def test_a_trial_is_what_this_process_would_have_made(tuned, finished, tmp_path, monkeypatch):
+    home, _ = tuned
+    here = finished.copied(tmp_path / "home")
+    monkeypatch.setenv("ILA_HOME", str(here.home))
+    runtime = RuntimeConfig.from_env()
+    trial = next(t for t in pipeline([THREE], here.home).trials if t.settings.lr == 1.0e-3)
+    run_here(in_order(*trial.evaluated.values()), Store(runtime, "demo"), runtime)
+    keys = {str(step.key) for step in (*trial.tuned.values(), *trial.evaluated.values())}
+    ours, theirs = here.digests(), home.digests()
+    assert {k: ours[k] for k in keys} == {k: theirs[k] for k in keys}
 
 
-@pytest.mark.slow
-def test_where_every_trial_diverges_the_table_stands_and_the_command_fails(finished, tmp_path):
-    home = finished.copied(tmp_path / "home")
+def test_where_every_trial_diverges_the_table_stands_and_the_command_fails(
+    finished, monkeypatch, capsys
+):
+    for name, value in (finished.environment | {"ILA_PREFECT": "on"}).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(tune, "_train", lambda planned, trials, jobs: trials)
     grid = "finetune.tune.lora={lr: [1.0e+20], steps: [6]}"
-    error = home("tune", "smoke", "--set", grid, expect=1)
-    assert "ila: every trial of all diverged: try lower learning rates" in error
-    assert "Traceback" not in error
+    with pytest.raises(CheckError, match="every trial of all diverged: try lower learn"):
+        tune.run_tune("smoke", [grid], jobs=1, as_json=False)
+    assert "diverged" in capsys.readouterr().out
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_a_trial_ends_with_its_parent(finished, tmp_path, number):
-    home = finished.copied(tmp_path / "home")
+@pytest.mark.never_rerun
+def test_a_trial_ends_with_its_parent(finished, prefect, tmp_path):
+    """By Ctrl-C; tests/tasks/run/test_supervise.py has the other ways to die."""
+    home = finished.copied(tmp_path / "home", prefect)
     grid = "finetune.tune.lora={lr: [1.0e-3], steps: [1000000]}"
     process = home.start("tune", "smoke", "--set", grid, ILA_CHECKPOINT_SECONDS="0")
-    children = []
     try:
-        deadline = time.monotonic() + HANG
-        while not any((home.home / "checkpoints").glob("*/checkpoint-*/complete.json")):
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.2)
-        children = [c for c in psutil.Process(process.pid).children() if _is_trial(c)]
-        assert len(children) == 1
-        process.send_signal(number)
-        process.wait(timeout=HANG)
-        assert psutil.wait_procs(children, timeout=HANG)[1] == []
+        checkpoints = home.home / "checkpoints"
+        wait_until(lambda: any(checkpoints.glob("*/checkpoint-*/complete.json")), process)
+        (child,) = (c for c in psutil.Process(process.pid).children() if _is_trial(c))
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate()
+        assert psutil.wait_procs([child], timeout=60)[1] == []
     finally:
-        with suppress(ProcessLookupError):  # Prefect's own server outlives a parent that is killed
-            os.killpg(process.pid, signal.SIGKILL)
-        for child in children:
-            if child.is_running():
-                child.kill()
-        _, err = process.communicate(timeout=HANG)
-    if number == signal.SIGINT:
-        assert process.returncode == 130
-        assert err.rstrip().endswith("interrupted; the same command goes on where it stopped")
+        kill(process)
+    assert process.returncode == 130
+    assert err.rstrip().endswith("interrupted; the same command goes on where it stopped")
 
 
 def _is_trial(process):
@@ -168,6 +171,7 @@ def test_no_jobs_are_refused(ila):
     assert "'--jobs'" in ila("tune", "smoke", "--jobs", "0", expect=2)
 
 
+@pytest.mark.slow
 def test_a_trial_of_other_data_says_so(tmp_path):
     profile = load_profile("smoke").model_dump_json()
     assert json.loads(profile)["name"] == "smoke"

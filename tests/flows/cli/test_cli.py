@@ -1,6 +1,7 @@
 """Every command of the README runs; bad input is one message, an exit code and no traceback."""
 
 import json
+import logging
 import re
 import shlex
 import subprocess
@@ -9,10 +10,18 @@ from pathlib import Path
 
 import pytest
 import yaml
+from typer.main import get_command
 
-from ila_core.config.load import shipped
+from flows.actions.run import followed
+from flows.cli.app import app
+from flows.pipeline import ila_pipeline
+from ila_core.config import RuntimeConfig
+from ila_core.config.load import load_profile, shipped
+from ila_core.resolve import Lock
 from ila_core.search.scorers import SCORER_NAMES
-from tests.conftest import ROOT, kill
+from tasks.cache.store import Store
+from tasks.run.execute import run_here
+from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text()
 COMMANDS = [
@@ -109,6 +118,53 @@ def test_wrong_input_exits_with_2(ila, arguments, message):
     assert "Traceback" not in error
 
 
+OF_EACH_COMMAND = [
+    "run smokey",
+    "plan smokey",
+    "search smoke --set nonsense",
+    "control smokey",
+    "reproduce smoke fig9",
+    "finetune smoke --fit money=3",
+    "merge smoke key:0123456789ab --out merged",
+    "forecast smokey",
+    "tune smoke --set finetune.tune=null",
+    "report smoke",
+    "gc --older-than soon",
+    "export mistral --to peft --out exported",
+    "verify smokey",
+    "evaluate smoke --benchmarks mmul",
+    "compare smoke/base",
+    "decide smoke --against smoke/base --rule forgetting",
+    "rankings show mistral",
+    "rankings publish mistral --name x",
+    "rankings pull mistral --out x.json",
+    "rankings adopt nowhere.json",
+    "rankings retire mistral --reason x",
+    "rankings lineage mistral",
+    "rankings compare mistral mistral",
+    "servers account ann --role redaer",
+    "servers up --prefect nobody",
+]
+
+
+@pytest.mark.parametrize("command", OF_EACH_COMMAND)
+def test_wrong_input_in_a_process_of_its_own_is_no_traceback(ila, command):
+    code, out, err = ila.in_a_process(*command.split())
+    assert code == 2, err
+    assert out == "" and "Traceback" not in err
+    assert not (ila.home / "mlflow.db").exists(), "nothing was begun"
+
+
+def test_every_command_has_its_wrong_input():
+    commands = get_command(app)
+    groups = {name: c for name, c in commands.commands.items() if hasattr(c, "commands")}
+    found = {name for name in commands.commands if name not in groups}
+    found |= {f"{group} {name}" for group, c in groups.items() for name in c.commands}
+    without = {"doctor", "ui", "rankings list", "servers down"}  # nothing to give, or numbers alone
+    given = {name for name in found for command in OF_EACH_COMMAND if command.startswith(name)}
+    assert found - given == without
+
+
 def test_a_malformed_row_is_named(ila, tmp_path):
     data = tmp_path / "bad.jsonl"
     data.write_text('{"prompt": "a", "response": "b"}\n{"prompt": 3, "response": "b"}\n')
@@ -178,6 +234,7 @@ def test_an_unreachable_mlflow_stops_the_run_before_any_work(ila):
         ("ILA_MICRO_BATCH", "eight", "ILA_MICRO_BATCH=eight: Input should be a valid integer"),
         ("ILA_EVAL_BATCH", "0", "ILA_EVAL_BATCH=0: Input should be greater than or equal to 1"),
         ("ILA_DEVICE", "cuda:1", "CUDA_VISIBLE_DEVICES"),
+        ("ILA_PREFECT", "no", "ILA_PREFECT=no: Input should be 'on' or 'off'"),
         ("ILA_CHECKPOINT_SECONDS", "-1", "greater than or equal to 0"),
     ],
 )
@@ -201,13 +258,14 @@ def test_an_unusable_store_is_one_message(ila, tmp_path, uri, message):
     assert "secret" not in error and "Traceback" not in error
 
 
-@pytest.mark.slow
-def test_dropped_rows_are_said(ila):
-    process = ila.start("search", "smoke", "--set", "data.max_length=16")
-    try:
-        said = next(line for line in process.stderr if line.startswith("terse: rows {"))
-    finally:
-        kill(process)
+def test_dropped_rows_are_said(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("ILA_HOME", str(tmp_path))
+    runtime, profile = RuntimeConfig.from_env(), load_profile("smoke", ["data.max_length=16"])
+    prepare = ila_pipeline(profile, Lock(tmp_path, online=True)).data["terse"]
+    logging.getLogger("ila").setLevel(logging.INFO)
+    with followed():
+        run_here([prepare], Store(runtime, "demo"), runtime)
+    (said,) = (x for x in capsys.readouterr().err.splitlines() if x.startswith("terse: rows {"))
     assert "nothing left after truncation" in said
 
 

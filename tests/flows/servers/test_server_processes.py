@@ -16,7 +16,7 @@ from flows.servers.process import Server, start, stop_all, wait
 from flows.servers.programs import _answers
 from flows.servers.up import parse_teams
 from ila_core.errors import CheckError, UserError
-from tests.helpers.served import free_port
+from tests.helpers.served import ports
 
 
 def server(port: int, *, module: str = "http.server") -> Server:
@@ -24,13 +24,13 @@ def server(port: int, *, module: str = "http.server") -> Server:
     return Server("small", port, command, _answers(port, ""), {})
 
 
-def test_a_server_is_started_once_and_ended(tmp_path):
-    small = server(free_port())
+def test_a_server_is_started_once_and_ended(port, tmp_path):
+    small = server(port)
     assert start(small, tmp_path) is True
     wait(small, tmp_path)
     assert start(small, tmp_path) is False
     with pytest.raises(UserError, match="runs already, on port"):
-        start(server(free_port()), tmp_path)
+        start(server(port + 1), tmp_path)
     assert stop_all(tmp_path) == ["small"]
     assert not small.answers()
     assert stop_all(tmp_path) == []
@@ -46,15 +46,15 @@ def test_a_process_that_got_the_pid_of_a_server_is_left_alone(tmp_path):
         other.stdin.write(b"\n")
 
 
-def test_a_port_that_is_taken_and_a_server_that_ends_are_said(tmp_path):
-    small = server(free_port())
+def test_a_port_that_is_taken_and_a_server_that_ends_are_said(port, tmp_path):
+    small = server(port)
     start(small, tmp_path)
     wait(small, tmp_path)
     (tmp_path / "elsewhere").mkdir()
     with pytest.raises(UserError, match=f"port {small.port} of small is taken"):
         start(small, tmp_path / "elsewhere")
     stop_all(tmp_path)
-    broken = server(free_port(), module="no_such_module")
+    broken = server(port, module="no_such_module")
     start(broken, tmp_path)
     with pytest.raises(CheckError, match=r"ended by itself(.|\n)*no_such_module"):
         wait(broken, tmp_path)
@@ -86,12 +86,12 @@ def test_two_teams_are_up_with_two_prefect_servers_and_one_mlflow(request, ila, 
     import tempfile
 
     folder = Path(tempfile.mkdtemp(prefix="ila-up-"))
-    ports = [str(free_port()) for _ in range(4)]
-    words = ["servers", "up", "--prefect", f"a:{ports[0]}", "--prefect", f"b:{ports[1]}"]
-    words += ["--mlflow-port", ports[2], "--postgres-port", ports[3]]
     home = {"ILA_SERVERS_HOME": str(folder)}
     try:
-        told = ila(*words, **home)
+        with ports(4) as (a, b, mlflow, postgres):
+            words = ["servers", "up", "--prefect", f"a:{a}", "--prefect", f"b:{b}"]
+            words += ["--mlflow-port", str(mlflow), "--postgres-port", str(postgres)]
+            told = ila(*words, **home)
         assert told.count(" started") == 4 and "limit `gpu` of 1" in told
         passwords = [file.read_text() for file in (folder / "secrets").iterdir()]
         assert not any(password in told for password in passwords)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ila_core.errors import CheckError, UserError
-from ila_core.evaluate.benchmarks.held_out_loss import held_out_loss
+from ila_core.train.held_out_loss import held_out_loss
 from tests.helpers import tiny
 
 

@@ -55,6 +55,7 @@ def subject_of(demo, home):
     return Subject(model, tokenizer, "demo", runtime, lambda fraction: None)
 
 
+@pytest.mark.slow
 def test_equals_lm_evals_own_evaluation_and_leaves_the_generators_alone(folder, demo):
     from lm_eval import evaluator
     from lm_eval.models.huggingface import HFLM

@@ -16,7 +16,7 @@ from ila_core.config import LoraSettings
 from ila_core.errors import CheckError, UserError
 from ila_core.export.base import Export, Exported
 from ila_core.export.formats import EXPORTERS, export, recognise
-from ila_core.search.ranking import Layer
+from ila_core.models.layers import Layer
 from ila_core.train.methods.lora import lora_layers
 from tests.helpers.chosen import ARCHITECTURES, LORA, Case, case
 

@@ -13,8 +13,7 @@ from safetensors.torch import load_file, save_file
 from ila_core.config import LoraSettings
 from ila_core.errors import UserError
 from ila_core.export.trained_adapter import CONFIG, WEIGHTS, TrainedAdapter, read_adapter
-from ila_core.models.layers import layers_of
-from ila_core.search.ranking import Layer
+from ila_core.models.layers import Layer, layers_of
 from ila_core.train.methods.lora import Lora, save_adapter
 from tests.helpers import tiny
 

@@ -13,7 +13,6 @@ from ila_core.errors import CheckError, UserError
 from ila_core.judge.openai_endpoint import Endpoint
 from ila_core.judge.openai_judge import same_model
 from tests.helpers import judge_server
-from tests.helpers.forked import HANG
 from tests.helpers.judge_server import KEY, MODEL, Act, Request, fail, rate, say
 from tests.helpers.judged import ANSWERS, VERDICTS, Serve, graded, judge_at, one
 from tests.helpers.spoken import QUESTIONS
@@ -60,7 +59,7 @@ def test_each_turn_is_asked_as_often_as_it_is_repeated(serve: Serve, tmp_path: P
 
 
 def test_no_more_requests_at_once_than_allowed(serve: Serve, tmp_path: Path) -> None:
-    together = threading.Barrier(3, timeout=HANG)
+    together = threading.Barrier(3, timeout=300)
 
     def script(number: int, request: Request) -> Act:
         if number < 6:

@@ -18,14 +18,13 @@ from ila_core.compare.results import Evaluation, Item
 from ila_core.errors import CheckError, UserError
 from ila_core.inference.generate import Answer
 from ila_core.inference.questions import Question, load_questions
-from ila_core.judge.ask import Ask
+from ila_core.judge.ask import Ask, VerdictStore
 from ila_core.judge.grade import grade
 from ila_core.judge.local_judge import LocalJudge
 from ila_core.judge.own_prompts import FIELDS, OWN, SHORT
 from ila_core.judge.pairwise import compare
 from ila_core.judge.prompts import JudgePrompts
 from ila_core.judge.verdict import Verdict, parse_preference, parse_rating
-from ila_core.judge.verdict_store import VerdictStore
 from tests.helpers import spoken, tiny
 from tests.helpers.judged import ANSWERS
 from tests.helpers.spoken import QUESTIONS, write_lines

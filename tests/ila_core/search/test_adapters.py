@@ -10,7 +10,7 @@ from ila_core.errors import CheckError, UserError
 from ila_core.search.gates import learn_gates
 from ila_core.search.stage1 import learn_adapter
 from ila_core.selection.finetune import finetune
-from ila_core.selection.select import Selection
+from ila_core.selection.selection import Selection
 from ila_core.train.contract import SelectionContract
 from ila_core.train.loop import train
 from ila_core.train.methods import METHODS

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy.stats import hypergeom
 
 from ila_core.errors import UserError
+from ila_core.models.layers import Layer
 from ila_core.search.agreement import (
     agreements,
     agreements_between,
@@ -19,7 +20,7 @@ from ila_core.search.agreement import (
     jaccard_of_kept,
     kappa_of_frozen,
 )
-from ila_core.search.ranking import Layer, LayerScores, Ranking
+from ila_core.search.ranking import LayerScores, Ranking
 
 TYPES = {"q_proj": (8, 8), "k_proj": (2, 8), "up_proj": (24, 8)}
 LAYERS = [

@@ -7,8 +7,8 @@ import random
 import pytest
 from scipy.stats import spearmanr
 
+from ila_core.models.layers import Layer
 from ila_core.search.agreement_within_types import correlation_within_types
-from ila_core.search.ranking import Layer
 
 KINDS = ("q_proj", "k_proj", "up_proj")
 LAYERS = [

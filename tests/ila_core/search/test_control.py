@@ -42,6 +42,7 @@ def test_auc_counts_pairs_and_ties_as_halves(drawn) -> None:
     assert auc(scores, bad) == pytest.approx(expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_gate_learning_finds_the_noise_and_the_adapters_size_does_not(seed, tmp_path) -> None:
     model, rows = aligned.stage1_model(), tiny.rows(400)

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ila_core.errors import CheckError, UserError
-from ila_core.evaluate.benchmarks.held_out_loss import held_out_loss
 from ila_core.report.figures import mask_curve_figure
 from ila_core.search.mask_area import trapezoid_weights
 from ila_core.search.mask_curve import (
@@ -27,6 +26,7 @@ from ila_core.search.mask_curve import (
 from ila_core.search.masked_loss import MaskedLoss
 from ila_core.search.ranking import kept_count, least
 from ila_core.search.scorers import SCORERS
+from ila_core.train.held_out_loss import held_out_loss
 from tests.helpers import aligned
 from tests.helpers.aligned import LAYERS, material
 from tests.helpers.made_up import Outline

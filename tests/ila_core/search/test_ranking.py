@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from ila_core.errors import UserError
-from ila_core.search.ranking import Layer, LayerScores, Ranking, kept_count, least, order
+from ila_core.models.layers import Layer
+from ila_core.search.ranking import LayerScores, Ranking, kept_count, least, order
 
 LAYERS = [
     Layer(name=f"model.layers.{i}.q_proj", block=i, type="q_proj", shape=(4, 4)) for i in range(4)

@@ -79,6 +79,8 @@ def test_a_ranking_at_rest_ends_stage_1(tmp_path):
     assert [probe.jaccard is None for probe in stopped.probes] == [True, False, False, False]
 
 
+@pytest.mark.slow
+@pytest.mark.never_rerun
 def test_resumed_between_probes_it_stops_where_it_would_have(tmp_path):
     undisturbed = run(tmp_path / "undisturbed", settings())
     folder = CheckpointFolder(tmp_path / "checkpoints", 0.0)

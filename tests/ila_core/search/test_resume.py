@@ -134,6 +134,8 @@ def test_twenty_kills_over_both_stages_change_nothing(processes, undisturbed, tm
     assert 2 <= len(kept) <= 4, kept
 
 
+@pytest.mark.slow
+@pytest.mark.never_rerun
 def test_milestones_survive_a_kill(processes, undisturbed, tmp_path):
     with killed(processes, tmp_path) as child:
         while child.recv() != ("stage1", 17):  # the last milestone is step 12 of 25

@@ -9,11 +9,12 @@ import torch
 
 from ila_core.data.batches import collate
 from ila_core.errors import CheckError, UserError
-from ila_core.evaluate.benchmarks.held_out_loss import held_out_loss
-from ila_core.search.ranking import Layer, order
+from ila_core.models.layers import Layer
+from ila_core.search.ranking import order
 from ila_core.search.scorers import ILA, SCORER_NAMES, SCORERS
 from ila_core.search.scorers.weight_snr import signal_to_noise
 from ila_core.search.scoring import ScoreResult, batches_of, tokens_of
+from ila_core.train.held_out_loss import held_out_loss
 from ila_core.train.methods import METHODS
 from ila_core.train.methods.lora import lora_layers
 from tests.helpers import aligned, tiny

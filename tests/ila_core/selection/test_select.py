@@ -26,12 +26,8 @@ from ila_core.config import (
 from ila_core.errors import UserError
 from ila_core.search.ranking import LayerScores, Ranking
 from ila_core.selection.policies import POLICIES
-from ila_core.selection.select import (
-    Selection,
-    lora_parameters,
-    required_datasets,
-    select,
-)
+from ila_core.selection.select import lora_parameters, required_datasets, select
+from ila_core.selection.selection import Selection
 
 SHAPES = {
     "self_attn.q_proj": (64, 64),

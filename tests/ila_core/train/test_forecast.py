@@ -9,7 +9,7 @@ from ila_core.config import AdaLoraMethod, FullMethod, LoraMethod
 from ila_core.data.batches import plan_batches
 from ila_core.models.layers import layers_of
 from ila_core.selection.finetune import finetune
-from ila_core.selection.select import Selection
+from ila_core.selection.selection import Selection
 from ila_core.train.forecast import Forecast
 from ila_core.train.loop import TrainRuntime
 from tests.helpers import tiny

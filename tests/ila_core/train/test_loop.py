@@ -23,6 +23,7 @@ def test_the_micro_batch_changes_no_loss(micro_batch):
     assert other.losses == pytest.approx(whole.losses, abs=2e-5)
 
 
+@pytest.mark.slow
 def test_the_same_training_twice_is_bit_identical_and_learns():
     assert run().losses == run().losses
     assert run(seed=1).losses != run().losses

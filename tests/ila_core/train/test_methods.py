@@ -14,11 +14,11 @@ from ila_core.data.batches import collate
 from ila_core.errors import CheckError, UserError
 from ila_core.models.loading import load_base, untie
 from ila_core.selection.finetune import finetune
-from ila_core.selection.select import Selection
+from ila_core.selection.selection import Selection
 from ila_core.train.adalora_ranks import orthogonality
 from ila_core.train.checkpoints import CheckpointFolder
 from ila_core.train.contract import SelectionContract
-from ila_core.train.held_out import HeldOutWatch
+from ila_core.train.held_out_watch import HeldOutWatch
 from ila_core.train.loop import TrainRuntime, train
 from ila_core.train.lora_function import fused_lora
 from ila_core.train.loss import TokenLoss
@@ -121,6 +121,8 @@ def test_merges_exactly(method, tmp_path):
     assert not any("lora" in name for name, _ in merged.named_modules())
 
 
+@pytest.mark.slow
+@pytest.mark.never_rerun
 @pytest.mark.parametrize("method", METHODS)
 def test_goes_on_from_a_checkpoint_bit_identically(method, base_of, tmp_path):
     class Killed(Exception):

@@ -2,40 +2,26 @@
 
 import json
 import shutil
-import sqlite3
 import subprocess
 import sys
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 import yaml
 
+from flows.pipeline import ila_pipeline
 from ila_core.config import RuntimeConfig
-from ila_core.config.load import shipped
+from ila_core.config.load import load_profile, shipped
 from ila_core.errors import UserError
-from tasks.cache.lookup import sqlite_path
-from tests.conftest import ROOT, STEPS, Ila, kill, wait_until
-from tests.helpers.forked import HANG
+from ila_core.resolve import Lock
+from tasks.tracking.client import sqlite_path
+from tests.conftest import ROOT, STEPS, kill, wait_until
+
+pytestmark = pytest.mark.never_rerun
 
 
 def states(plan):
     return {step["step"]: step["state"] for step in plan["steps"]}
-
-
-def digests(home):
-    """Payload digest of every finished step, by its key; not of the report, which shows seconds."""
-    query = """
-        SELECT k.value, d.value FROM runs r
-        JOIN tags k ON k.run_uuid = r.run_uuid AND k.key = 'ila.key'
-        JOIN tags d ON d.run_uuid = r.run_uuid AND d.key = 'ila.digest'
-        JOIN tags s ON s.run_uuid = r.run_uuid AND s.key = 'ila.step' AND s.value != 'report'
-        WHERE r.status = 'FINISHED'
-    """
-    with closing(sqlite3.connect(home / "mlflow.db")) as connection:
-        rows = connection.execute(query).fetchall()
-    assert len(rows) == len(dict(rows)), "a step was computed twice"
-    return dict(rows)
 
 
 def test_again_computes_nothing(finished):
@@ -71,7 +57,6 @@ def test_a_plan_names_the_field_that_differs(finished):
     assert "held_out_loss base" not in missed
 
 
-@pytest.mark.slow
 def test_another_dataset_recomputes_only_what_depends_on_it(finished, tmp_path):
     tree = yaml.safe_load(shipped("runs")["smoke"].read_text())
     tree["name"] = "smoke"
@@ -94,25 +79,6 @@ def test_another_dataset_recomputes_only_what_depends_on_it(finished, tmp_path):
     assert missed == own | intersection | {"ranking", "agreement", "report"}
 
 
-@pytest.mark.slow
-def test_a_refresh_with_the_same_outcome_leaves_the_rest_cached(finished, tmp_path):
-    ila = finished.copied(tmp_path / "home")
-    answer = ila.json("run", "smoke", "--refresh", "stage2 terse seed 0", "--reason", "to see")
-    assert answer["computed"] == 1, answer
-    assert ila.json("run", "smoke")["computed"] == 0
-
-
-@pytest.mark.slow
-def test_a_refresh_that_fails_loses_nothing(finished, tmp_path):
-    ila = finished.copied(tmp_path / "home")
-    process = ila.start("run", "smoke", "--refresh", "finetune", "--reason", "to see")
-    try:
-        wait_until_running(ila, "finetune", process)
-    finally:
-        kill(process)
-    assert ila.json("run", "smoke")["computed"] == 0
-
-
 @pytest.mark.parametrize("address", ["mlflow.db", "/tmp/a b/mlflow.db", "/tmp/a%20b.db?timeout=9"])
 def test_the_file_of_an_sqlite_address_is_where_mlflow_has_it(address):
     from sqlalchemy import make_url
@@ -131,17 +97,19 @@ def test_a_home_with_odd_characters_has_its_store_inside(monkeypatch, tmp_path):
         RuntimeConfig.from_env()
 
 
-@pytest.mark.slow
-def test_datasets_of_equal_content_share_their_steps_and_each_is_reported(finished, tmp_path):
-    ila = finished.copied(tmp_path / "home")
+def test_datasets_of_equal_content_share_their_steps(finished, tmp_path):
     tree = yaml.safe_load(shipped("runs")["smoke"].read_text())
     tree["datasets"].append({**tree["datasets"][0], "name": "twin"})
     tree["search"]["schedules"]["twin"] = tree["search"]["schedules"]["terse"]
     (tmp_path / "twin.yaml").write_text(yaml.safe_dump(tree))
-    answer = ila.json("run", str(tmp_path / "twin.yaml"))
-    page = Path(answer["report"]).read_text()
-    assert "stage1 twin seed 0" not in states(ila.json("plan", str(tmp_path / "twin.yaml")))
-    assert page.count("Stage-1 loss on") == 4
+    found = states(finished.json("plan", str(tmp_path / "twin.yaml")))
+    assert not any("twin" in step for step in found)
+    assert found["stage1 terse seed 0"] == "HIT"
+    page = ila_pipeline(
+        load_profile(str(tmp_path / "twin.yaml")), Lock(tmp_path, online=False)
+    ).report
+    told = {label: part.key for label, part in page.inputs.items() if part.name == "stage1"}
+    assert len(told) == 4 and told["stage1 twin seed 0"] == told["stage1 terse seed 0"]
 
 
 def test_a_payload_on_a_disk_that_is_not_here_is_no_damage(finished, tmp_path):
@@ -187,42 +155,19 @@ def test_runtime_settings_change_no_key(finished):
 
 
 @pytest.mark.slow
-def test_killed_anywhere_the_same_command_goes_on(finished, ila):
+def test_one_is_killed_in_its_training_and_two_at_once_go_on(finished, ila):
+    """What tests/flows/test_together.py does with small steps, once with real ones."""
     checkpoints = ila.home / "checkpoints"
-    for step in ("stage1", "stage2", "finetune"):
-        process = ila.start("run", "smoke", ILA_CHECKPOINT_SECONDS="0")
-        try:
-            wait_until_running(ila, step, process)
-            wait_until(lambda: any(checkpoints.glob("*/checkpoint-*/complete.json")), process)
-        finally:
-            kill(process)
-    done = ila.json("run", "smoke")
-    assert done["cached"] > 0
-    assert list(checkpoints.iterdir()) == []
-    assert digests(ila.home) == digests(finished.home)
-
-
-@pytest.mark.slow
-def test_two_at_once_compute_each_step_once(finished, ila):
-    both = [ila.start("run", "smoke", "--json"), ila.start("run", "smoke", "--json")]
-    answers = [process.communicate(timeout=HANG) for process in both]
+    killed = ila.start("search", "smoke", ILA_CHECKPOINT_SECONDS="0")
+    try:
+        wait_until(lambda: any(checkpoints.glob("*/checkpoint-*/complete.json")), killed)
+    finally:
+        kill(killed)
+    before = len(ila.digests())
+    both = [ila.start("search", "smoke", "--json") for _ in range(2)]
+    answers = [process.communicate() for process in both]
     assert [process.returncode for process in both] == [0, 0], answers
-    assert digests(ila.home) == digests(finished.home)
-    assert sum(json.loads(out)["computed"] for out, _ in answers) == STEPS
-
-
-def wait_until_running(ila: Ila, step: str, process) -> None:
-    query = """
-        SELECT count(*) FROM runs r JOIN tags t ON t.run_uuid = r.run_uuid
-        WHERE r.status = 'RUNNING' AND t.key = 'ila.step' AND t.value = ?
-    """
-    address = f"{(ila.home / 'mlflow.db').as_uri()}?mode=ro"
-
-    def running() -> bool:
-        try:
-            with closing(sqlite3.connect(address, uri=True)) as connection:
-                return bool(connection.execute(query, [step]).fetchone()[0])
-        except sqlite3.OperationalError:
-            return False  # not created yet
-
-    wait_until(running, process)
+    found = [json.loads(out) for out, _ in answers]
+    assert sum(one["computed"] for one in found) == len(found[0]["steps"]) - before
+    assert list(checkpoints.iterdir()) == []
+    assert ila.digests().items() <= finished.digests().items()

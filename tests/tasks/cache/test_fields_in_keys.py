@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from flows.actions.run import plan_profile
 from flows.pipeline import ila_pipeline
+from flows.results.profile_plan import plan_profile
 from ila_core.config import Profile, RuntimeConfig
 from ila_core.errors import UserError
 from ila_core.resolve import Lock

@@ -7,7 +7,8 @@ import pytest
 from mlflow.entities import Metric
 
 from ila_core.config import RuntimeConfig
-from tasks.cache.lookup import HEARTBEAT_TTL_SECONDS, open_lookup, upstream_digest
+from tasks.cache.lookup import open_lookup
+from tasks.cache.step_run import HEARTBEAT_TTL_SECONDS, upstream_digest
 from tasks.cache.store import Store
 from tasks.run.execute import Waiting
 from tasks.run.supervise import Interrupted, interruption

@@ -12,7 +12,8 @@ from ila_core.config import RuntimeConfig
 from ila_core.config.load import load_profile
 from ila_core.errors import CheckError, UserError
 from ila_core.resolve import Lock
-from tasks.cache.lookup import open_lookup, upstream_digest
+from tasks.cache.lookup import open_lookup
+from tasks.cache.step_run import upstream_digest
 from tasks.cache.store import Store
 from tasks.run.child import SubprocessSpec, compute_in_subprocess
 from tasks.run.compute import Order, compute_step

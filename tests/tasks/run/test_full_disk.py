@@ -6,16 +6,16 @@ import sys
 
 import pytest
 
-from tests.conftest import ROOT, STEPS, Ila
+from tests.conftest import ROOT, Ila
 
 pytestmark = pytest.mark.slow
 NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount"]  # a disk of its own, no root
 FULL = """
 mount -t tmpfs -o size={size} tmpfs "$ILA_HOME" || exit 77
-{ila} run smoke || echo "exit $?" >&2
+{ila} search smoke || echo "exit $?" >&2
 """
 MORE = """
-mount -o remount,size=200m "$ILA_HOME" && {ila} run smoke --json
+mount -o remount,size=200m "$ILA_HOME" && {ila} search smoke --json
 """
 
 
@@ -27,12 +27,6 @@ def namespaces():
         made = 1
     if made:
         pytest.skip("needs Linux user namespaces (unshare --user --mount) to make a small disk")
-
-
-@pytest.fixture
-def ila(tmp_path):
-    """With a Prefect server of its own, whose database is on that disk too."""
-    return Ila(tmp_path / "home")
 
 
 def on_a_disk_of(size, script, ila):
@@ -58,11 +52,11 @@ def on_a_disk_of(size, script, ila):
     return done.stdout
 
 
-def test_before_the_first_step_has_finished(ila):
-    on_a_disk_of("6m", FULL, ila)
+def test_a_prefect_server_of_its_own_fills_it_before_a_step_has_finished(tmp_path):
+    on_a_disk_of("6m", FULL, Ila(tmp_path / "home", prefect={}))
 
 
 def test_in_the_middle_and_with_more_space_it_goes_on(ila):
-    again = json.loads(on_a_disk_of("9m", FULL + MORE, ila))
+    again = json.loads(on_a_disk_of("3m", FULL + MORE, ila))
     assert again["cached"] > 0 and again["computed"] > 0
-    assert again["cached"] + again["computed"] == STEPS
+    assert again["cached"] + again["computed"] == len(again["steps"])

@@ -2,118 +2,139 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
+import threading
+from urllib.request import urlopen
 
 import pytest
 
-from tasks.run.gpu_slots import LEASE_SECONDS
-from tests.conftest import ROOT, wait_until
-from tests.helpers.forked import HANG
-from tests.helpers.served import free_port, post, running, wait_for
+from tests.conftest import ROOT
+from tests.helpers.served import post
 
-pytestmark = [pytest.mark.servers, pytest.mark.slow]
+pytestmark = [pytest.mark.servers, pytest.mark.slow, pytest.mark.never_rerun]
 
 HOLD = """
-import sys, time
-from pathlib import Path
+import logging, sys
 from tasks.run.gpu_slots import slot
-log, name, seconds = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
-with slot("gpu", name):
-    log.write_text(str(time.time()))
-    end = time.time() + seconds
-    while time.time() < end:
-        time.sleep(0.1)
-    log.write_text(f"{log.read_text()} {time.time()}")
+logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+for name in ("httpx", "prefect"):
+    logging.getLogger(name).setLevel(logging.WARNING)
+with slot(sys.argv[1], "training"):
+    print("held", flush=True)
+    while sys.stdin.readline() != "give back\\n":
+        pass
+print("given back", flush=True)
 """
 
 
-@pytest.fixture(scope="module")
-def prefect(tmp_path_factory):
-    """The environment of a process that uses a Prefect server with one GPU."""
-    folder = tmp_path_factory.mktemp("slots")
-    port = free_port()
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("ILA_", "PREFECT_"))}
-    serving = {
-        "PREFECT_HOME": str(folder / "server"),
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": (
-            "prefect.server.concurrency.lease_storage.filesystem"
-        ),
-    }
-    command = ["prefect", "server", "start", "--port", str(port)]
-    with running(command, inherited | serving, folder / "log"):
-        wait_for(f"http://127.0.0.1:{port}/api/health", folder / "log")
-        post(f"http://127.0.0.1:{port}/api/v2/concurrency_limits/", {"name": "gpu", "limit": 1})
-        yield inherited | {
-            "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
-            "PREFECT_HOME": str(folder / "client"),
-        }
+class Limit:
+    """A limit of 1 on the Prefect server of all tests."""
+
+    def __init__(self, prefect, name, folder):
+        self.name, self._api, self._folder = name, prefect["PREFECT_API_URL"], folder
+        made = post(f"{self._api}/v2/concurrency_limits/", {"name": name, "limit": 1})
+        self.id = made["id"]
+
+    @property
+    def taken(self):
+        with urlopen(f"{self._api}/v2/concurrency_limits/{self.name}") as answer:
+            return int(json.load(answer)["active_slots"])
+
+    def take_back(self):
+        """As a server that was away and has forgotten who held it."""
+        (lease,) = (
+            file.stem
+            for file in self._folder.glob("*/concurrency_leases/*-*.json")
+            if self.id in json.loads(file.read_text())["resource_ids"]
+        )
+        post(f"{self._api}/v2/concurrency_limits/decrement-with-lease", {"lease_id": lease})
 
 
-def hold(environment, log: Path, seconds: float, **pipes):
-    command = [sys.executable, "-c", HOLD, str(log), log.name, str(seconds)]
-    return subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)
+@pytest.fixture
+def limit(prefect, prefect_folder, tmp_path):
+    return Limit(prefect, tmp_path.name, prefect_folder)
 
 
-def test_two_processes_hold_one_gpu_one_after_the_other(prefect, tmp_path):
-    logs = [tmp_path / "a", tmp_path / "b"]
-    both = [hold(prefect, log, 4) for log in logs]
-    assert [process.wait(HANG) for process in both] == [0, 0]
-    (_, first_end), (second_start, _) = sorted(
-        [float(x) for x in log.read_text().split()] for log in logs
-    )
-    assert second_start >= first_end
+@pytest.fixture
+def hold(prefect, limit, tmp_path):
+    """Starts a process that holds a slot until it is told to give it back."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("ILA_", "PREFECT_"))}
+    environment |= prefect | {"PREFECT_HOME": str(tmp_path / "client")}
+    started = []
+
+    def start():
+        process = subprocess.Popen(
+            [sys.executable, "-c", HOLD, limit.name], cwd=ROOT, env=environment, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
 
 
-def test_a_killed_process_gives_its_gpu_back_when_its_lease_ends(prefect, tmp_path):
-    holder = hold(prefect, tmp_path / "holder", 600)
-    wait_until(lambda: (tmp_path / "holder").exists(), holder)
-    os.kill(holder.pid, signal.SIGKILL)
-    assert hold(prefect, tmp_path / "next", 0).wait(10 * LEASE_SECONDS) == 0
-    holder.wait()
+def until(process, word):
+    for line in process.stdout:
+        if word in line:
+            return
+    raise AssertionError(process.stderr.read())
 
 
-def test_a_slot_that_the_server_no_longer_keeps_ends_the_step(prefect, tmp_path):
-    holder = hold(prefect, tmp_path / "training", HANG, stderr=subprocess.PIPE, text=True)
-    wait_until(lambda: (tmp_path / "training").exists(), holder)
-    (lease,) = (Path(prefect["PREFECT_HOME"]).parent / "server").glob("concurrency_leases/*-*.json")
-    api = prefect["PREFECT_API_URL"]
-    post(f"{api}/v2/concurrency_limits/decrement-with-lease", {"lease_id": lease.stem})
-    _, said = holder.communicate(timeout=HANG)
+def test_a_limit_of_one_is_held_by_one_and_outlives_a_kill(hold, limit):
+    first = hold()
+    until(first, "held")
+    second = hold()
+    until(second, "waits for a slot of the limit")
+    assert limit.taken == 1
+    first.stdin.write("give back\n")
+    first.stdin.flush()
+    until(first, "given back")
+    until(second, "held")
+    assert limit.taken == 1
+    second.kill()
+    third = hold()
+    until(third, "held")  # when the lease of the one that was killed ends
+    assert limit.taken == 1
+
+
+def test_a_slot_that_the_server_no_longer_keeps_ends_the_step(hold, limit):
+    holder = hold()
+    until(holder, "held")
+    limit.take_back()
+    _, said = holder.communicate()
     logged, _, raised = said.partition("Traceback")
     assert "Terminating execution to prevent over-allocation" in logged
     assert (
         "ConnectionError: training ended: the Prefect server no longer keeps its slot of the limit "
-        "'gpu' (it was away, or started anew); the same command goes on from the last checkpoint"
+        f"'{limit.name}' (it was away, or started anew); the same command goes on from the last "
+        "checkpoint"
     ) in raised
     assert holder.returncode == 1
-    assert hold(prefect, tmp_path / "next", 0).wait(HANG) == 0
+    assert limit.taken == 0
 
 
-def test_a_run_of_several_jobs_never_takes_more_than_there_are(prefect, finished, ila):
-    environment = {**prefect, "ILA_JOBS": "3", "ILA_GPU_LIMIT": "gpu"}
-    process = ila.start("search", "smoke", "--json", **environment)
-    taken = set()
-    while process.poll() is None:
-        taken.add(slots(prefect))
-        time.sleep(0.3)
+def test_a_run_of_several_jobs_never_takes_more_than_there_are(prefect, limit, finished, tmp_path):
+    """Two steps that need no other, each in a process of its own."""
+    several = {"ILA_JOBS": "2", "ILA_GPU_LIMIT": limit.name}
+    ila = finished.copied(tmp_path / "home", prefect | several)
+    again = [word for arm in ("all", "random") for word in ("--refresh", f"selection {arm}")]
+    process = ila.start("run", "smoke", *again, "--reason", "to hold a slot", "--json")
+    taken, ended = set(), threading.Event()
+
+    def look():
+        while not ended.wait(0.1):
+            taken.add(limit.taken)
+
+    looking = threading.Thread(target=look)
+    looking.start()
     out, err = process.communicate()
+    ended.set()
+    looking.join()
     assert process.returncode == 0, err
     assert taken == {0, 1}
-    answer = json.loads(out)
-    assert answer["computed"] > 0
-    ours = ila.json("rankings", "show", answer["ranking"])
-    theirs = finished.json("rankings", "show", answer["ranking"])
-    assert ours["layers"] == theirs["layers"]
-
-
-def slots(environment) -> int:
-    from urllib.request import urlopen
-
-    address = f"{environment['PREFECT_API_URL']}/v2/concurrency_limits/gpu"
-    with urlopen(address, timeout=HANG) as answer:
-        return int(json.load(answer)["active_slots"])
+    assert json.loads(out)["computed"] == 2
+    assert ila.digests() == finished.digests()

@@ -5,14 +5,15 @@ import signal
 
 import pytest
 
-from tests.conftest import kill, wait_until
-from tests.helpers.forked import HANG
+from tests.conftest import WITHOUT_PREFECT, Ila, kill, wait_until
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: -signal.SIGTERM}  # Prefect passes the latter on
 
 
 @pytest.mark.slow
-def test_a_signal_ends_a_long_training(finished, ila):
+@pytest.mark.parametrize("environment", [WITHOUT_PREFECT, {}], ids=["loop", "prefect"])
+def test_a_signal_ends_a_long_training(tmp_path, environment):
+    ila = Ila(tmp_path / "home", prefect=environment)
     checkpoints = ila.home / "checkpoints"
     for number, code in CODES.items():
         process = ila.start(
@@ -29,7 +30,7 @@ def test_a_signal_ends_a_long_training(finished, ila):
         try:
             wait_until(lambda: any(checkpoints.glob("*/checkpoint-*/complete.json")), process)
             process.send_signal(number)
-            _, err = process.communicate(timeout=HANG)
+            _, err = process.communicate()
         finally:
             kill(process)
         assert process.returncode == code, err

@@ -12,8 +12,8 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from requests import HTTPError
 
-from flows.doctor.check import Check
 from flows.doctor.servers import mlflow as examine_mlflow
+from flows.results.check import Check
 from ila_core.config import RuntimeConfig
 from tasks.tracking.accounts import Role, ranking_name
 from tests.helpers.served import PASSWORD, login

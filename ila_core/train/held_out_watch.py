@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from transformers import TrainerCallback, TrainerState
 
 from ila_core.data.batches import Row
-from ila_core.evaluate.benchmarks.held_out_loss import ConversationLoss, held_out_loss
+from ila_core.train.held_out_loss import ConversationLoss, held_out_loss
 
 
 class Watched(BaseModel):

@@ -1,0 +1,1 @@
+"""What actions give back, and what views print."""

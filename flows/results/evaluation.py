@@ -1,0 +1,17 @@
+"""What was evaluated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ila_core.compare.results import Evaluation
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One evaluation of one model."""
+
+    arm: str
+    seed: int | None
+    key: str
+    result: Evaluation

@@ -1,0 +1,46 @@
+"""A profile's pipeline, and which of its steps are cached."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from flows.pipeline import Pipeline, ila_pipeline
+from ila_core.config import Profile, RuntimeConfig
+from ila_core.config.load import load_profile
+from ila_core.resolve import Lock
+from ila_core.search.ranking_reference import ResolvedRanking
+from tasks.cache.lookup import open_lookup
+from tasks.cache.plan import Planned, plan
+from tasks.cache.step import in_order
+
+
+@dataclass(frozen=True)
+class ProfilePlan:
+    """A profile, its pipeline, and the state of every step."""
+
+    profile: Profile
+    pipeline: Pipeline
+    steps: list[Planned]
+    ranking: ResolvedRanking | None = None
+    """What fine-tuning reads, where it is not the search's own."""
+
+
+def plan_profile(
+    given: str, overrides: Sequence[str], *, rehash: bool = False, online: bool = False,
+    until: str = "report",
+) -> ProfilePlan:  # fmt: skip
+    """What `ila run` would do with the profile; `online` resolves what the hub alone knows."""
+    return plan_of(load_profile(given, overrides), until=until, rehash=rehash, online=online)
+
+
+def plan_of(
+    profile: Profile, *, until: str, ranking: ResolvedRanking | None = None, rehash: bool = False,
+    online: bool = True,
+) -> ProfilePlan:  # fmt: skip
+    """The same for a profile in hand, and a ranking that was made elsewhere (`resolve`)."""
+    runtime = RuntimeConfig.from_env()
+    pipeline = ila_pipeline(profile, Lock(runtime.home, online=online, rehash=rehash), ranking)
+    steps = in_order(*pipeline.targets(until))
+    known = plan(steps, open_lookup(runtime, profile.model.name))
+    return ProfilePlan(profile, pipeline, known, ranking)
