@@ -16,6 +16,7 @@ from flows.plan.paper_tables import TABLES
 from flows.plan.refresh import Refresh
 from flows.results.profile_plan import ProfilePlan, plan_profile
 from flows.results.reproduction import Result
+from flows.views.run import show_reproduction
 from ila_core.config import RuntimeConfig
 from ila_core.errors import unknown_name
 from ila_core.models.layers import Layer
@@ -44,8 +45,6 @@ def run_reproduce(
     as_json: bool,
 ) -> None:
     """Compute what is missing for `what` (everything, if it is empty) and show it."""
-    from flows.views.run import show_reproduction
-
     known = [*TABLES, *FIGURES]
     for name in what:
         if name not in (*known, "all"):

@@ -25,6 +25,7 @@ import torch
 from ila_core.config import Frozen
 from ila_core.errors import CheckError, listed
 from ila_core.search.ranking import kept_count
+from ila_core.train.methods.lora import lora_layers
 
 FRACTION = 0.25
 FACTOR = 3.0
@@ -59,8 +60,6 @@ def plant_noise(
     Raises:
         CheckError: B = 0 in a drawn layer (an untrained adapter), whose noise would be 0 as well.
     """
-
-    from ila_core.train.methods.lora import lora_layers
 
     layers = lora_layers(model)
     count = max(1, kept_count(fraction, len(layers)))

@@ -14,6 +14,7 @@ import torch
 
 from ila_core.data.batches import Row, loss_tokens
 from ila_core.errors import CheckError, listed
+from ila_core.train.held_out_loss import held_out_loss
 from ila_core.train.methods.lora import lora_layers
 
 
@@ -68,7 +69,6 @@ class MaskedLoss:
 
     def _evaluate(self, closed: frozenset[str]) -> tuple[float, ...]:
         from ila_core.search.gates import Gates
-        from ila_core.train.held_out_loss import held_out_loss
 
         self._on_evaluation()
         unknown = sorted(closed - self._names)
