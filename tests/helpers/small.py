@@ -23,7 +23,7 @@ import pytest
 from mlflow import MlflowClient
 
 from flows import loop
-from flows.actions import run
+from flows.results import profile_plan
 from ila_core.config.load import load_profile
 from tasks.cache import store
 from tasks.cache.step import Context, Step, in_order
@@ -62,7 +62,7 @@ class Small:
         patch.setitem(kinds.STEPS, "number", self._compute)
         patch.setattr(store, "_POLL_SECONDS", 0.02)
         patch.setattr(loop, "ila_pipeline", self._pipeline)
-        patch.setattr(run, "ila_pipeline", self._pipeline)
+        patch.setattr(profile_plan, "ila_pipeline", self._pipeline)
         self.steps = _steps()
         self.wanted: tuple[str, ...] = ("last", "alone")
         """A run finishes these and what they need."""

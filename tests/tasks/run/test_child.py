@@ -16,7 +16,7 @@ from tasks.cache.lookup import open_lookup
 from tasks.cache.step_run import upstream_digest
 from tasks.cache.store import Store
 from tasks.run.child import SubprocessSpec, compute_in_subprocess
-from tasks.run.compute import Order, compute_step
+from tasks.run.compute import StepJob, compute_step
 from tasks.run.supervise import Devices
 from tasks.steps.table import STEPS
 
@@ -36,22 +36,22 @@ def order_of(name, runtime, *overrides):
     store = Store(runtime, profile.model.name)
     run, mine = store.claim(step, upstream_digest({}), waiting=lambda run: None)
     assert mine
-    return Order(step, run, {}, runtime, bar=False), store
+    return StepJob(step, run, {}, runtime, bar=False), store
 
 
 def smoke(*overrides):
     return load_profile("smoke", overrides)
 
 
-def apart(profile):
-    told = {"profile": profile.model_dump(mode="json"), "until": "search", "ranking": None}
-    return SubprocessSpec((sys.executable, "-m", "flows.step_process"), told, Devices(1))
+def spec(profile):
+    request = {"profile": profile.model_dump(mode="json"), "until": "search", "ranking": None}
+    return SubprocessSpec((sys.executable, "-m", "flows.step_process"), request, Devices(1))
 
 
 @pytest.mark.slow
 def test_the_result_is_the_one_that_this_process_would_have_made(finished, runtime):
     order, store = order_of("prepare", runtime)
-    found = compute_in_subprocess(order, store, apart(smoke()))
+    found = compute_in_subprocess(order, store, spec(smoke()))
     elsewhere = RuntimeConfig(
         home=finished.home, tracking_uri=f"sqlite:///{finished.home / 'mlflow.db'}"
     )
@@ -67,13 +67,13 @@ def test_a_users_error_arrives_as_one(runtime, tmp_path):
     other = f"datasets.0.path={empty}"
     order, store = order_of("prepare", runtime, other)
     with pytest.raises(UserError, match="terse: its train split is empty"):
-        compute_in_subprocess(order, store, apart(smoke(other)))
+        compute_in_subprocess(order, store, spec(smoke(other)))
 
 
 def test_a_child_computes_no_other_step_than_the_one_that_was_claimed(runtime):
     order, store = order_of("prepare", runtime)
     with pytest.raises(CheckError, match="changed meanwhile; run the same command again"):
-        compute_in_subprocess(order, store, apart(smoke("data.max_length=32")))
+        compute_in_subprocess(order, store, spec(smoke("data.max_length=32")))
 
 
 KILLED = "import os, signal; os.write(1, b'loading'); os.kill(os.getpid(), signal.SIGKILL)"
@@ -81,7 +81,7 @@ KILLED = "import os, signal; os.write(1, b'loading'); os.kill(os.getpid(), signa
 
 def test_a_process_that_is_killed_is_named_with_all_that_it_said(runtime):
     order, store = order_of("prepare", runtime)
-    killed = replace(apart(smoke()), command=(sys.executable, "-c", KILLED))
+    killed = replace(spec(smoke()), command=(sys.executable, "-c", KILLED))
     with pytest.raises(CheckError, match=r"ended by SIGKILL \(out of memory\?\); all") as caught:
         compute_in_subprocess(order, store, killed)
     said = Path(str(caught.value).rpartition(" is in ")[2])
