@@ -12,7 +12,11 @@ import logging
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
 
 from ila_core.config import DataConfig
 from ila_core.data.batches import IGNORED, loss_tokens
@@ -20,9 +24,6 @@ from ila_core.data.chat_template import Renderer, Span
 from ila_core.data.conversation import Conversation, content_hash
 from ila_core.data.prepared import SPLITS, Prepared, Row, Split
 from ila_core.errors import UserError
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 log = logging.getLogger("ila")
 
@@ -53,7 +54,6 @@ def prepare(
     Raises:
         UserError: no usable template, or a split that is needed and came out empty.
     """
-    from tqdm import tqdm
 
     renderer = Renderer(tokenizer, template)
     splits: dict[Split, list[Row]] = {split: [] for split in SPLITS}
@@ -146,7 +146,6 @@ def _labels(ids: list[int], offsets: list[Span], spans: Sequence[Span]) -> list[
 
     A token of no width (a prefix space) on the edge of a span belongs to what is before it.
     """
-    import numpy as np
 
     starts, ends = np.array(offsets, dtype=np.int64).reshape(-1, 2).T
     learned: NDArray[np.bool_] = np.zeros(len(ids), dtype=bool)

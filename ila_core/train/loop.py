@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from tqdm import tqdm
 from transformers import (
     PrinterCallback,
     Trainer,
@@ -339,8 +340,6 @@ class _Journal(TrainerCallback):  # type: ignore[misc]
         stability: StabilitySettings | None,
         here: TrainRuntime,
     ) -> None:
-        from tqdm import tqdm
-
         self.losses: list[float] = []
         self.stable: bool | None = None if stability is None else False
         self.seconds_before = 0.0
