@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 
 from ila_core.config import Frozen
 from ila_core.models.layers import Layer
-from ila_core.search.ranks import average_ranks
 
 FEWEST_LAYERS = 4
 """Of a type: three layers have only six orders."""
@@ -53,6 +52,7 @@ def correlation_within_types(
 ) -> WithinTypes:
     """Spearman's rho of two named score columns within types, ties by average ranks."""
     import numpy as np
+    from scipy.stats import rankdata
 
     rng = np.random.default_rng(seed)
     by_type: dict[str, float] = {}
@@ -60,7 +60,7 @@ def correlation_within_types(
     total, n_layers = np.zeros(1 + permutations), 0
     for kind in dict.fromkeys(layer.type for layer in layers):
         names = [layer.name for layer in layers if layer.type == kind]
-        ranks = [average_ranks([scores[name] for name in names]) for _, scores in (a, b)]
+        ranks = [rankdata([scores[name] for name in names]) for _, scores in (a, b)]
         if len(names) < FEWEST_LAYERS or any(np.ptp(r) == 0 for r in ranks):
             left_out.append(kind)
             continue

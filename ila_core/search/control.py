@@ -80,12 +80,12 @@ def auc(scores: Mapping[str, float], corrupted: Collection[str]) -> float:
 
     From the rank sum (Mann and Whitney's U), so ties are exact.
     """
-    from ila_core.search.ranks import average_ranks
+    from scipy.stats import rankdata
 
     names = list(scores)
     n_bad, n_good = len(corrupted), len(names) - len(corrupted)
     assert n_bad and n_good, "some layers are corrupted and others are not"
-    ranks = dict(zip(names, average_ranks([scores[name] for name in names]), strict=True))
+    ranks = dict(zip(names, rankdata([scores[name] for name in names]), strict=True))
     above = sum(ranks[name] for name in corrupted) - n_bad * (n_bad + 1) / 2
     return float(1 - above / (n_bad * n_good))
 
