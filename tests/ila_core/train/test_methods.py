@@ -298,7 +298,7 @@ def test_4_bits_never_fall_back(tmp_path, monkeypatch):
     config = config_for(tmp_path, architecture=architecture, lm_head="adapt")
     with pytest.raises(UserError, match="no weights in 4 bits on mps"):
         load_base(config, "mps", four_bit=True)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("ila_core.models.loading.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"bitsandbytes, which is not installed: pip install"):
         load_base(config, "cpu", four_bit=True)
 
