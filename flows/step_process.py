@@ -11,8 +11,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from flows.pipeline import ila_pipeline
 from ila_core.config import Profile, RuntimeConfig
 from ila_core.errors import CheckError
+from ila_core.resolve import Lock
+from tasks.cache.step import in_order
 from tasks.run.supervise import end_with_parent
 
 
@@ -38,10 +41,7 @@ def main(error_file: Path) -> int:
 
 def _compute(request: dict[str, Any]) -> None:
     """Make the step again from the profile; its key proves that it is the one that was claimed."""
-    from flows.pipeline import ila_pipeline
     from flows.plan.references import resolve
-    from ila_core.resolve import Lock
-    from tasks.cache.step import in_order
     from tasks.cache.store import Store
     from tasks.run.compute import StepJob, compute_step
 

@@ -15,10 +15,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from ila_core import hub
 from ila_core.config import DatasetConfig, ModelConfig
+from ila_core.data import check_loader, content_digest, hub_revision, load_dataset
 from ila_core.errors import UserError
 from ila_core.keys import digest_of, file_digest, key_of
 from ila_core.models.layers import Layer
+from ila_core.models.loading import hub_model_revision, model_files, model_files_digest
 
 # Raised when the same files would be read as something else: the old entries then miss.
 _DATASET, _MODEL, _LAYERS, _FILES = "dataset v1", "model v1", "layers v1", "files v1"
@@ -48,8 +51,6 @@ class Lock:
 
     def dataset(self, config: DatasetConfig) -> str | Unknown:
         """Digest over the dataset's conversations, whichever way they are loaded."""
-        from ila_core.data import check_loader, content_digest, load_dataset
-
         check_loader(config)
         if config.path is not None:
             path = Path(config.path).expanduser()
@@ -77,16 +78,12 @@ class Lock:
         return revision
 
     def _dataset_revision(self, config: DatasetConfig) -> str | Unknown:
-        from ila_core.data import hub_revision
-
         return self._revision(
             f"dataset {config.loader}", config.revision, lambda: hub_revision(config)
         )
 
     def hub_dataset(self, repo: str, revision: str | None) -> str | Unknown:
         """The commit of a hub dataset that no loader of ours reads."""
-        from ila_core import hub
-
         return self._revision(
             f"dataset {repo}", revision, lambda: hub.current_commit(repo, kind="dataset")
         )
@@ -113,8 +110,6 @@ class Lock:
 
     def model(self, config: ModelConfig) -> dict[str, str] | Unknown:
         """`{"files": digest}` of a local folder; `{"hub": id, "revision": commit}` otherwise."""
-        from ila_core.models.loading import hub_model_revision, model_files, model_files_digest
-
         if config.local:
             folder = Path(config.source).expanduser()
             files = model_files(folder)

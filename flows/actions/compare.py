@@ -9,6 +9,7 @@ from flows.actions.evaluate import measured
 from flows.actions.evaluation_targets import Target, find_target
 from flows.results.profile_plan import plan_of
 from ila_core.compare.results import Evaluation
+from ila_core.compare.rule import load_rule
 from ila_core.config import RuntimeConfig
 from ila_core.errors import UserError
 from ila_core.evaluate.benchmarks import BENCHMARKS
@@ -54,7 +55,6 @@ def run_decide(
     """Whether the candidate may take the baseline's place; exits with 0, 3 or 4."""
     from flows.views.decision import EXIT_CODES, show_decision
     from ila_core.compare.decide import decide
-    from ila_core.compare.rule import load_rule
 
     required = load_rule(rule, BENCHMARKS)
     benchmarks = [requirement.benchmark for requirement in required.require]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from flows.actions.run import finished
 from flows.plan.refresh import Refresh
 from flows.results.profile_plan import plan_profile
+from flows.views.run import show_control
 from tasks.cache.payloads import fetch, read_json
 
 CONFIDENCE, RESAMPLES = 0.95, 10_000
@@ -17,7 +18,6 @@ def run_control(
     given: str, overrides: Sequence[str], refresh: Refresh, *, min_auc: float, as_json: bool
 ) -> None:
     """Run the positive control of a profile and show its AUC; exits with 3 below `min_auc`."""
-    from flows.views.run import show_control
     from ila_core.search.control import control_result
 
     planned = plan_profile(given, overrides, online=True, until="control")

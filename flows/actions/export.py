@@ -7,16 +7,20 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+from pydantic import ValidationError
+
+from ila_core.config import ArmConfig, FullMethod, LoraMethod, LoraSettings
+from ila_core.config.load import load_model_config, shipped
 from ila_core.errors import UserError, listed, unknown_name
-
-if TYPE_CHECKING:
-    from ila_core.config import LoraSettings
-    from ila_core.export.base import Training
-    from ila_core.search.ranking import Ranking
-    from ila_core.selection.policies import Policy
-    from ila_core.selection.selection import Selection
+from ila_core.export.base import Export, Training
+from ila_core.export.formats import export
+from ila_core.search.ranking import Ranking
+from ila_core.search.ranking_fit import RELATIONS, differing
+from ila_core.selection.policies import POLICIES, Policy
+from ila_core.selection.select import select
+from ila_core.selection.selection import Selection
 
 README = "README.txt"
 LEAST = 0.25
@@ -57,8 +61,6 @@ def run_export(
 
     from flows.plan.references import resolve
     from flows.views.printing import print_json
-    from ila_core.export.base import Export
-    from ila_core.export.formats import export
 
     found = resolve(reference)
     ranking = found.ranking
@@ -118,9 +120,6 @@ def choose(ranking: Ranking, asked: Asked, lora: LoraSettings, method: Training)
     Raises:
         UserError: what the policy needs is missing, or it takes no such limit.
     """
-    from ila_core.config import ArmConfig, FullMethod, LoraMethod
-    from ila_core.selection.select import select
-
     _check(ranking, asked)
     search = Fractions(ranking.keep, LEAST if asked.least is None else asked.least)
     arm = ArmConfig(
@@ -138,8 +137,6 @@ def choose(ranking: Ranking, asked: Asked, lora: LoraSettings, method: Training)
 
 
 def _check(ranking: Ranking, asked: Asked) -> None:
-    from ila_core.selection.policies import POLICIES
-
     if asked.policy not in POLICIES:
         raise unknown_name("policy", asked.policy, POLICIES)
     policy, datasets = POLICIES[asked.policy], ranking.datasets
@@ -195,10 +192,6 @@ def _check_limit(layers: int, asked: Asked, policy: Policy) -> None:
 
 def lora_settings(given: Mapping[str, float]) -> LoraSettings:
     """`--r`, `--alpha`, `--dropout`."""
-    from pydantic import ValidationError
-
-    from ila_core.config import LoraSettings
-
     try:
         return LoraSettings.model_validate(given)
     except ValidationError as error:
@@ -228,9 +221,6 @@ def _base(ranking: Ranking, given: str | None, relation: str | None) -> str:
         UserError: `given` is a model that ILA knows, with other layers than the ranking's, or not
             the model that was searched, and nobody says how the two are related.
     """
-    from ila_core.config.load import load_model_config, shipped
-    from ila_core.search.ranking_fit import RELATIONS, differing
-
     if relation is not None and relation not in RELATIONS:
         raise unknown_name("relation", relation, RELATIONS)
     if given in (None, ranking.base_model, _own(ranking)):

@@ -7,10 +7,13 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from flows.actions.run import finished
 from flows.plan.references import resolve
 from flows.plan.refresh import Refresh
 from flows.results.profile_plan import ProfilePlan, plan_of
+from flows.views.finetune import show_finetune, show_forecast
 from ila_core.compare.results import Evaluation
 from ila_core.config import ArmConfig, Profile, RuntimeConfig
 from ila_core.config.load import load_profile
@@ -21,10 +24,12 @@ from ila_core.search.ranking_fit import RELATIONS
 from ila_core.search.ranking_reference import ResolvedRanking
 from ila_core.selection.select import budget_table, reads_keep, required_datasets
 from ila_core.train.forecast import Forecast
+from tasks.cache.lookup import open_lookup
 from tasks.cache.payloads import MEASUREMENTS, fetch, read_json
 from tasks.cache.step import Step
 from tasks.cache.step_run import StepRun
 from tasks.steps.finetune.selection import load, tokens_to_train
+from tasks.steps.search.ranking import gather
 
 FRACTIONS = (0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
 ARM = "given"
@@ -47,8 +52,6 @@ def arm_of(
     Raises:
         UserError: options that contradict each other, or a limit that cannot be read.
     """
-    from pydantic import ValidationError
-
     given = {field: limit for field, limit in limits.items() if limit is not None}
     if fit is not None:
         given |= parse_fit(fit)
@@ -96,8 +99,6 @@ def run_finetune(
     as_json: bool,
 ) -> None:
     """Train one arm under every fine-tuning seed, evaluate it, and say why these layers."""
-    from flows.views.finetune import show_finetune
-
     if out is not None and out.exists() and any(out.iterdir()):
         raise UserError(f"--out {out} is not empty; give a folder that does not exist yet")
     profile = load_profile(given, overrides)
@@ -156,8 +157,6 @@ def run_forecast(
     as_json: bool,
 ) -> None:
     """What each share of the layers is in parameters, memory and time; nothing is trained."""
-    from flows.views.finetune import show_forecast
-
     found = resolve(ranking) if ranking else None
     profile = with_arm(load_profile(given, overrides), arm, searched=found is None)
     profile = related(profile, found, relation)
@@ -189,8 +188,6 @@ def with_arm(profile: Profile, arm: ArmConfig, *, searched: bool) -> Profile:
         searched: whether the profile's own search gives the scores, so that `arm.source` is one of
             its datasets; else a ranking does that was made elsewhere.
     """
-    from pydantic import ValidationError
-
     tree = profile.model_dump()
     tree["finetune"]["arms"] = [arm.model_dump() | ({} if searched else {"source": None})]
     tree["evaluate"]["against"] = arm.name
@@ -284,16 +281,12 @@ def _forecast(
 
 def _own_ranking(selection: Step, runs: Mapping[str, StepRun]) -> Ranking | None:
     """The scores that a selection was made from; `None` where its policy reads none."""
-    from tasks.steps.search.ranking import gather
-
     if not any("/" in name for name in selection.inputs):
         return None
     return gather(selection, {n: fetch(runs[str(s.key)]) for n, s in selection.inputs.items()})
 
 
 def _cached_ranking(planned: ProfilePlan) -> Ranking:
-    from tasks.cache.lookup import open_lookup
-
     key = str(planned.pipeline.ranking.key)
     lookup = open_lookup(RuntimeConfig.from_env(), planned.profile.model.name)
     if not lookup.finished(key):

@@ -15,7 +15,9 @@ from ila_core.config import RuntimeConfig
 from ila_core.config.load import load_profile
 from ila_core.errors import UserError
 from ila_core.keys import canonical
+from ila_core.models.loading import load_tokenizer
 from ila_core.resolve import Lock, Unknown
+from ila_core.train.merge import merged, worst_difference
 from tasks.cache.payloads import fetch
 from tasks.steps.base import Base
 
@@ -24,8 +26,6 @@ def run_merge(given: str, reference: str, *, out: Path, as_json: bool) -> None:
     """Write the base of a profile, with what the fine-tuning `reference` trained, to `out`."""
     if out.exists():
         raise UserError(f"--out {out} exists; give a folder that does not")
-    from ila_core.models.loading import load_tokenizer
-    from ila_core.train.merge import merged, worst_difference
 
     run = find_finetuning(reference)
     payload = fetch(run)

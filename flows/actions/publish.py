@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from flows.plan.references import MADE_BY, ranking_run, resolve
 from flows.results.publication import Publication, Trace
 from ila_core.config import RuntimeConfig
 from ila_core.errors import CheckError, UserError
 from ila_core.search.ranking import DOCUMENT, Ranking
-from ila_core.search.ranking_card import RankingCard, make_card
+from ila_core.search.ranking_card import RankingCard, make_card, markdown
 from ila_core.search.ranking_reference import (
     File,
     Key,
@@ -23,10 +22,10 @@ from tasks.cache.lineage import controls, licences, lineage, seconds
 from tasks.cache.lookup import open_lookup
 from tasks.cache.payloads import fetch
 from tasks.cache.step_run import StepRun
+from tasks.steps.search.adopted import adopt_ranking
 from tasks.tracking.client import sqlite_path
-
-if TYPE_CHECKING:
-    from tasks.tracking.ranking_version import Version
+from tasks.tracking.ranking_version import Version
+from tasks.tracking.registry import Registry
 
 
 def cached_rankings() -> list[tuple[StepRun, Ranking | Exception]]:
@@ -49,7 +48,6 @@ def published_rankings() -> list[Version]:
     path = sqlite_path(runtime.tracking_uri)
     if path is not None and not path.exists():
         return []
-    from tasks.tracking.registry import Registry
 
     return Registry(runtime).versions()
 
@@ -75,9 +73,6 @@ def run_publish(reference: str, name: str, alias: str | None) -> Publication:
         UserError: a file, which is to be adopted first; a name or alias that cannot be one.
         CheckError: the payload is damaged.
     """
-    from ila_core.search.ranking_card import markdown
-    from tasks.tracking.registry import Registry
-
     asked = parse(reference)
     if isinstance(asked, File):
         raise UserError(
@@ -103,7 +98,6 @@ def run_adopt(file: Path) -> tuple[Ranking, str]:
         CheckError: its layers are not those that its fingerprint stands for.
     """
     from flows.actions.run import followed
-    from tasks.steps.search.adopted import adopt_ranking
 
     ranking = Ranking.load(file)
     step = adopt_ranking(ranking)
@@ -123,8 +117,6 @@ def run_pull(reference: str, out: Path) -> tuple[ResolvedRanking, Path, Path]:
     Raises:
         UserError: `out` does not end in .json, or one of the two files exists.
     """
-    from ila_core.search.ranking_card import markdown
-
     beside = out.with_suffix(".md")
     if out.suffix != ".json":
         raise UserError(f"--out {out}: give a file ending in .json, which is then a reference too")
@@ -154,8 +146,6 @@ def run_retire(
     Raises:
         UserError: no version, one that was retired before, or one that an alias points at.
     """
-    from tasks.tracking.registry import Registry
-
     asked = parse(reference)
     if not isinstance(asked, Published) or asked.version is None:
         raise UserError(f"{reference!r}: give the version itself, name/version: an alias may move")

@@ -8,12 +8,15 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
 from flows.actions.reproduce_tables import ArmTable
 from flows.actions.run import finished
 from flows.plan.paper_tables import TABLES
 from flows.plan.refresh import Refresh
 from flows.results.profile_plan import ProfilePlan, plan_profile
 from flows.results.reproduction import Result
+from flows.views.run import show_reproduction
 from ila_core.config import RuntimeConfig
 from ila_core.errors import unknown_name
 from ila_core.models.layers import Layer
@@ -42,8 +45,6 @@ def run_reproduce(
     as_json: bool,
 ) -> None:
     """Compute what is missing for `what` (everything, if it is empty) and show it."""
-    from flows.views.run import show_reproduction
-
     known = [*TABLES, *FIGURES]
     for name in what:
         if name not in (*known, "all"):
@@ -203,8 +204,6 @@ def _percent(fraction: float) -> str:
 
 
 def _save(result: Result, folder: Path) -> list[Path]:
-    import pandas as pd
-
     from ila_core.report.tables import formatted
 
     paths = [path for drawing in result.drawings for path in drawing.save(folder)]

@@ -127,7 +127,7 @@ class ArmTable:
     def _theirs(self, part: Part, label: str) -> dict[str, Any]:
         return {
             f"paper, {model}: {column}": figure
-            for (model, dataset), rows in published_tables.ARMS.get(self._name, {}).items()
+            for (model, dataset), rows in published_tables.arms(self._name).items()
             if dataset == part.dataset and label in rows
             for column, figure in zip(published_tables.COLUMNS, rows[label], strict=True)
             if figure is not None

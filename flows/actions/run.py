@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from flows.plan.refresh import NOTHING, Refresh
 from flows.results.profile_plan import ProfilePlan, plan_profile
 from flows.views.judge_forecast import announce
+from flows.views.run import show_result
 from ila_core.config import RuntimeConfig
 from ila_core.errors import UserError
 from tasks.cache.step_run import StepRun
@@ -22,8 +23,6 @@ def run_until(
     *, rehash: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Compute what is missing up to `until`, then show the result."""
-    from flows.views.run import show_result
-
     start = time.perf_counter()
     planned = plan_profile(given, overrides, rehash=rehash, online=True, until=until)
     runs = finished(planned, until, refresh)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from flows.actions.run import finished, need_prefect, prefect_ready
 from flows.plan.tuning_grid import Trial
 from flows.results.profile_plan import ProfilePlan, plan_profile
+from flows.views.tune import show_tune
 from ila_core.compare.results import Evaluation
 from ila_core.config import Profile, RuntimeConfig, TuneConfig
 from ila_core.errors import CheckError, UserError, unknown_name
@@ -24,8 +25,6 @@ def run_tune(given: str, overrides: Sequence[str], *, jobs: int, as_json: bool) 
     A trial that diverges stands in the table as such; it leaves no result, so that it is tried
     again next time.
     """
-    from flows.views.tune import show_tune
-
     start = time.perf_counter()
     planned = plan_profile(given, overrides, online=True, until="before-tune")
     tune = _checked(planned.profile)

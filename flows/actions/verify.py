@@ -7,18 +7,19 @@ import sys
 from collections.abc import Sequence
 from itertools import islice, product
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from flows.actions.export import Asked, choose, lora_settings, training_of
+from flows.plan.finished import find_report
+from flows.plan.references import resolve
 from ila_core.config import RuntimeConfig
 from ila_core.errors import CheckError, UserError
+from ila_core.export.formats import EXPORTERS, recognise
+from ila_core.export.trained_adapter import WEIGHTS, read_adapter
+from ila_core.export.verify import Contract, check_configuration
 from tasks.cache.lookup import Lookup, open_lookup
 from tasks.cache.payloads import fetch, read_json
 from tasks.cache.step_run import StepRun, upstream_digest
 from tasks.steps.finetune.selection import load as load_selection
-
-if TYPE_CHECKING:
-    from ila_core.export.verify import Contract
 
 # Which of several results of one input a step was made from is found by trying.
 MOST_COMBINATIONS = 4096
@@ -65,11 +66,6 @@ def asked_for(
 
 
 def _of_path(path: Path, reference: str, asked: Asked, method: str, r: int) -> Contract:
-    from flows.plan.references import resolve
-    from ila_core.export.formats import EXPORTERS, recognise
-    from ila_core.export.trained_adapter import WEIGHTS, read_adapter
-    from ila_core.export.verify import check_configuration
-
     ranking = resolve(reference).ranking
     # As for `export`: what a limit in parameters, and ranks by score, are counted by.
     lora = lora_settings({"r": r, "alpha": r, "dropout": 0})
@@ -88,8 +84,6 @@ def _of_path(path: Path, reference: str, asked: Asked, method: str, r: int) -> C
 
 def _of_run(target: str) -> list[Contract]:
     """Every arm of a profile's newest finished run, or the step with a key."""
-    from flows.plan.finished import find_report
-
     lookup = open_lookup(RuntimeConfig.from_env())
     if match := re.fullmatch(r"key:([0-9a-f]{12})", target):
         runs = lookup.finished(match[1])
@@ -115,9 +109,6 @@ def _of_run(target: str) -> list[Contract]:
 
 def _of_step(label: str, run: StepRun, lookup: Lookup) -> Contract:
     """What was recorded while it trained, and what its adapter holds now."""
-    from ila_core.export.trained_adapter import read_adapter
-    from ila_core.export.verify import Contract
-
     payload = fetch(run)
     seen = read_json(payload / "finetune.json")["verification"]
     selection = load_selection(fetch(_inputs(run, lookup)["selection"]))

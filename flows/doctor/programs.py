@@ -14,6 +14,7 @@ from flows.doctor import servers
 from flows.results.check import Check
 from ila_core.config import RuntimeConfig
 from ila_core.errors import UserError
+from ila_core.models.loading import resolve_device
 
 _REQUIRED = ("torch", "transformers", "peft", "prefect", "mlflow")
 _OPTIONAL = {"bitsandbytes": "quant", "lm_eval": "eval"}
@@ -45,7 +46,6 @@ def _package(name: str) -> Check:
 def _device(runtime: RuntimeConfig) -> Check:
     if importlib.util.find_spec("torch") is None:
         return Check("device", "failed", "no torch")
-    from ila_core.models.loading import resolve_device
 
     try:
         return Check("device", "ok", resolve_device(runtime.device))

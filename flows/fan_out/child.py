@@ -9,8 +9,11 @@ import logging
 import sys
 from collections.abc import Sequence
 
+from flows.pipeline import ila_pipeline
 from ila_core.config import Profile, RuntimeConfig
 from ila_core.errors import CheckError, Diverged
+from ila_core.resolve import Lock
+from tasks.cache.step import in_order
 from tasks.run.supervise import end_with_parent
 
 DONE, FAILED, DIVERGED = 0, 1, 4
@@ -39,9 +42,6 @@ def main(until: str, keys: Sequence[str]) -> int:
 
 
 def _run(profile: Profile, until: str, keys: set[str]) -> None:
-    from flows.pipeline import ila_pipeline
-    from ila_core.resolve import Lock
-    from tasks.cache.step import in_order
     from tasks.cache.store import Store
     from tasks.run.execute import run_here
 

@@ -9,6 +9,7 @@ from ila_core.search.ranking_reference import File, Key, ResolvedRanking, parse
 from tasks.cache.lookup import open_lookup
 from tasks.cache.payloads import fetch
 from tasks.cache.step_run import StepRun
+from tasks.tracking.registry import Registry
 
 MADE_BY = ("ranking", "adopted")
 """The steps whose payload is a ranking: a search's, and one that was made elsewhere."""
@@ -29,7 +30,6 @@ def resolve(reference: str) -> ResolvedRanking:
     if isinstance(asked, Key):
         ranking = Ranking.load(fetch(ranking_run(asked.key)) / DOCUMENT)
         return ResolvedRanking(ranking, reference, pinned=reference)
-    from tasks.tracking.registry import Registry
 
     registry = Registry(RuntimeConfig.from_env())
     version = registry.find(asked)

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from ila_core.search.ranking_card import RankingCard
 from ila_core.search.ranking_reference import ResolvedRanking
 from tasks.cache.lineage import Lineage
-
-if TYPE_CHECKING:
-    from tasks.tracking.ranking_version import Version
+from tasks.tracking.ranking_version import Version
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import typer
 from filelock import FileLock
 
 from flows.servers.accounts import login
+from flows.servers.pool import count_gpus, deploy
 from flows.servers.postgres import Postgres
 from flows.servers.process import LOOPBACK, Server, start, stop_all, wait
 from flows.servers.programs import ADMIN, mlflow, prefect
@@ -113,8 +114,6 @@ def _accounts(folder: Path, tracking: str) -> dict[Role, Path]:
 
 
 def _set_up(teams: Mapping[str, int], gpus: int, deployments: Path | None) -> None:
-    from flows.servers.pool import count_gpus, deploy
-
     for team, port in teams.items():
         api = f"http://{LOOPBACK}:{port}/api"
         count_gpus(api, gpus)

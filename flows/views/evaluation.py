@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import typer
 
+from flows.results.evaluation import Measured
 from flows.views.printing import print_json, print_table
 from ila_core.compare.chance import at_chance, interval
 from ila_core.compare.judge_spread import judged_again
 from ila_core.config import Profile
-
-if TYPE_CHECKING:
-    from flows.results.evaluation import Measured
 
 
 def show_evaluation(profile: Profile, found: Sequence[Measured], *, as_json: bool) -> None:

@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from flows.views.printing import print_frame, print_json, print_table
+from ila_core.search.agreement import agreements_between
 from ila_core.search.ranking import Ranking, kept_count, order
 from ila_core.search.ranking_card import RankingCard, markdown
 from ila_core.search.ranking_reference import ResolvedRanking
 from ila_core.selection.select import reason
 from tasks.cache.step_run import StepRun
+from tasks.tracking.ranking_version import Version
 
 if TYPE_CHECKING:
     from flows.results.publication import Publication, Trace
-    from tasks.tracking.ranking_version import Version
 
 
 def show_rankings(
@@ -88,7 +89,6 @@ def show_ranking(
 def show_comparison(ranking: Ranking, other: Ranking, *, keep: float | None, as_json: bool) -> None:
     """Agreement of each dataset of one ranking with each of the other."""
     from ila_core.report.tables import agreement_table
-    from ila_core.search.agreement import agreements_between
 
     found = agreements_between(ranking, other, ranking.keep if keep is None else keep)
     if as_json:

@@ -12,18 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from flows.results.check import Check
 from flows.results.profile_plan import ProfilePlan
+from flows.results.reproduction import Result
 from flows.views.printing import print_frame, print_json, print_table
-from ila_core.config import RuntimeConfig
+from ila_core.config import RuntimeConfig, SearchConfig
 from ila_core.selection.select import lora_parameters
 from tasks.cache.payloads import fetch
 from tasks.cache.plan import Planned
 from tasks.cache.step_run import StepRun
 
 if TYPE_CHECKING:
-    from flows.results.check import Check
-    from flows.results.reproduction import Result
-    from ila_core.config import SearchConfig
     from ila_core.search.control import ControlResult
 
 
@@ -57,7 +56,7 @@ def _was_cached(planned: Planned, run: StepRun) -> bool:
     """Whether a step was there already, or came from somebody else who computed it meanwhile."""
     if planned.run is not None:
         return planned.run.run_id == run.run_id
-    from tasks.cache.store import owner
+    from tasks.cache.claim import owner
 
     return run.tags["ila.owner"] != owner()
 

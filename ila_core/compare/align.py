@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ila_core.compare.results import Evaluation
 from ila_core.errors import UserError, listed
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    Floats = NDArray[np.float64]
+Floats = NDArray[np.float64]
 
 
 class Side(NamedTuple):
@@ -41,7 +40,6 @@ def align(a: Side, b: Side) -> Aligned:
     Raises:
         UserError: not measured alike, or not on the same items.
     """
-    import numpy as np
 
     everyone = [(side.arm, x) for side in (a, b) for x in side.evaluations]
     _, first = everyone[0]
@@ -78,7 +76,6 @@ def between_repeats(a: Side, b: Side) -> float | None:
     The mean over all items of the first grades, of the second grades and so on, in each arm
     apart: its variance over the grades, divided by the arm's seeds, summed over both arms.
     """
-    import numpy as np
 
     variance = 0.0
     for side in (a, b):

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import numpy as np
+from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    Floats = NDArray[np.float64]
+Floats = NDArray[np.float64]
 
 _CHUNK = 2**22  # indices drawn at a time, so that memory does not grow with the resamples
 
@@ -29,7 +26,6 @@ def paired_bootstrap(
         values_b: the same items in the same order.
         weights: of each item, such as its tokens that are in the loss.
     """
-    import numpy as np
 
     n = len(weights)
     gap = values_a - values_b

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 
 from ila_core.compare.bootstrap import paired_bootstrap
-from ila_core.compare.quantiles import half_width
 from ila_core.compare.results import Evaluation
 
 RESAMPLES = 10_000
@@ -25,13 +26,9 @@ def interval(
     Wilson's score interval (1927) keeps its coverage near 0 and 1 and for few items, where the
     normal one does not (Brown, Cai and DasGupta 2001, doi:10.1214/ss/1009213286).
     """
-    import numpy as np
-
     if is_accuracy(evaluation):
-        n, p, z = len(evaluation.items), evaluation.value, half_width(confidence)
-        centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-        half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-        return max(0.0, centre - half), min(1.0, centre + half)
+        found = _right(evaluation).proportion_ci(confidence, method="wilson")
+        return float(found.low), float(found.high)
     values = np.array([x.value for x in evaluation.items])
     weights = np.array([x.weight for x in evaluation.items])
     _, low, high = paired_bootstrap(
@@ -57,9 +54,7 @@ def at_chance(evaluation: Evaluation, confidence: float) -> bool:
     if not is_accuracy(evaluation):
         low, high = interval(evaluation, confidence)
         return low <= evaluation.chance <= high
-    n = len(evaluation.items)
-    right = round(math.fsum(x.value for x in evaluation.items))
-    return _binomial_p(right, n, evaluation.chance) > 1 - confidence
+    return bool(_right(evaluation, evaluation.chance).pvalue > 1 - confidence)
 
 
 def all_at_chance(evaluations: Sequence[Evaluation], confidence: float) -> bool:
@@ -68,10 +63,9 @@ def all_at_chance(evaluations: Sequence[Evaluation], confidence: float) -> bool:
     return all(at_chance(x, each) for x in evaluations)
 
 
-def _binomial_p(right: int, n: int, chance: float) -> float:
-    def log_mass(k: int) -> float:
-        ways = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
-        return ways + k * math.log(chance) + (n - k) * math.log1p(-chance)
+def _right(evaluation: Evaluation, chance: float = 0.5) -> Any:
+    """How many items are right, as scipy's test of a binomial proportion."""
+    from scipy import stats
 
-    seen = log_mass(right) + 1e-7  # equally likely outcomes differ by rounding
-    return min(1.0, math.fsum(math.exp(m) for k in range(n + 1) if (m := log_mass(k)) <= seen))
+    right = sum(x.value == 1 for x in evaluation.items)
+    return stats.binomtest(right, len(evaluation.items), chance)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from ila_core.compare.results import Evaluation
 
 
@@ -14,7 +16,6 @@ def judged_again(
     `ila_core.compare.chance.interval`. With three repeats it is too narrow, as it draws from those
     it saw. `None` where no answer has two.
     """
-    import numpy as np
 
     if all(len(item.repeats) < 2 for item in evaluation.items):
         return None

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import fmean
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from ila_core.compare.arms import Comparison, bonferroni
 from ila_core.compare.decide import Decision
 from ila_core.compare.sample_size import POWER
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 def comparison_table(comparison: Comparison) -> pd.DataFrame:
     """One row per arm and benchmark; intervals over items and over seeds apart."""
-    import pandas as pd
 
     return pd.DataFrame(
         {
@@ -80,7 +77,6 @@ def comparison_notes(comparison: Comparison) -> list[str]:
 
 def decision_table(decision: Decision) -> pd.DataFrame:
     """One row per requirement."""
-    import pandas as pd
 
     return pd.DataFrame(
         {

@@ -17,12 +17,14 @@ from ila_core.config import (
     QuestionsSettings,
     RuntimeConfig,
 )
+from ila_core.config.load import load_model_config
 from ila_core.errors import UserError
 from ila_core.evaluate.subject import Need, Subject
 from ila_core.inference.generate import Answer, longest
 from ila_core.inference.questions import Question, load_questions
 from ila_core.judge.prompts import JudgePrompts
 from ila_core.keys import canonical
+from ila_core.models.loading import load_base, load_tokenizer, resolve_device
 from ila_core.resolve import Lock, Unknown
 
 if TYPE_CHECKING:
@@ -157,8 +159,6 @@ class Judged:
 
 
 def _local_model(judge: LocalJudgeSettings) -> Any:
-    from ila_core.config.load import load_model_config
-
     return load_model_config(judge.model)
 
 
@@ -203,7 +203,6 @@ def _local_judge(settings: LocalJudgeSettings, identity: str, device: str) -> Ju
         identity: its files and what else decides its grades, as canonical JSON.
     """
     from ila_core.judge.local_judge import LocalJudge
-    from ila_core.models.loading import load_base, load_tokenizer, resolve_device
 
     revision = json.loads(identity)["files"].get("revision")
     config = _local_model(settings).model_copy(update={"revision": revision})

@@ -19,6 +19,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from ila_core.errors import UserError, unknown_name
 
 LETTERS = "ABCD"
@@ -220,8 +222,6 @@ def _write_rows(out: Path, name: str, rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _write_yaml(path: Path, tree: dict[str, Any]) -> None:
-    import yaml
-
     _write(path, yaml.safe_dump(tree, sort_keys=False))
 
 

@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from ila_core.config import RuntimeConfig
+from ila_core.data.batches import Row
+from ila_core.inference.generate import Answer
 from ila_core.keys import key_of
-
-if TYPE_CHECKING:
-    from ila_core.data.batches import Row
-    from ila_core.inference.generate import Answer
-
 
 Need = Literal["rows", "texts", "answers"]
 """What a benchmark reads that is made by other steps."""

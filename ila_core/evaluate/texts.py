@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ila_core.errors import UserError
+from ila_core.provenance import seeded
 
 _AT_ONCE = 32
 """Texts sampled together."""
@@ -71,7 +72,6 @@ def sample_texts(
     import torch
     from transformers import GenerationConfig
 
-    from ila_core.provenance import seeded
     from ila_core.train.loss import eval_mode
 
     end = tokenizer.eos_token_id

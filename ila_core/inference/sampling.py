@@ -9,12 +9,11 @@ a generator of its own. It runs on the CPU: the same noise on every device.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
 
 from ila_core.keys import digest_of
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 class RowSampler:
@@ -26,16 +25,12 @@ class RowSampler:
     """
 
     def __init__(self, temperatures: Sequence[float], keys: Sequence[object]) -> None:
-        import torch
-
         self._temperatures = temperatures
         self._generators = [
             torch.Generator().manual_seed(int(digest_of(key)[:15], 16)) for key in keys
         ]
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        import torch
-
         noisy = scores.to(torch.float32, copy=True)
         for i, temperature in enumerate(self._temperatures):
             if temperature:

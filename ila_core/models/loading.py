@@ -9,6 +9,7 @@ A `revision` of `null` reads the hub's newest; pass a config whose revision is t
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -150,8 +151,6 @@ def load_base(config: ModelConfig, device: str, *, four_bit: bool = False) -> An
 
 def _four_bit(dtype: Any, device: str) -> dict[str, Any]:
     """What `from_pretrained` needs to quantise while it loads."""
-    from importlib.util import find_spec
-
     from transformers import BitsAndBytesConfig
 
     if find_spec("bitsandbytes") is None:

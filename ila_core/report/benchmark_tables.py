@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from ila_core.compare.arms import compare
 from ila_core.compare.chance import all_at_chance, at_chance, interval
 from ila_core.compare.results import Evaluation
 from ila_core.config import EvaluateConfig
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 def evaluation_table(result: Evaluation, confidence: float) -> pd.DataFrame:
     """One evaluation as a whole, then by subject or category, with intervals and beside chance."""
-    import pandas as pd
 
     parts = {"all": result}
     if len(result.groups) > 1:
@@ -39,7 +37,6 @@ def benchmarks_table(
     found: Mapping[str, Mapping[str, Sequence[Evaluation]]], evaluate: EvaluateConfig
 ) -> pd.DataFrame:
     """One row per benchmark and arm: its value, and the difference to `evaluate.against`."""
-    import pandas as pd
 
     against = evaluate.against
     apart = {}

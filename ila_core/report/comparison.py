@@ -13,18 +13,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ila_core.compare.bootstrap import paired_bootstrap
 from ila_core.compare.results import Evaluation
 from ila_core.config import BASE, EvaluateConfig, FinetuneConfig, Frozen
 from ila_core.errors import CheckError
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    Floats = NDArray[np.float64]
+Floats = NDArray[np.float64]
 
 Verdict = Literal["better", "worse", "no difference seen"]
 
@@ -206,7 +205,6 @@ def _difference(a: _Moment, b: _Moment, evaluate: EvaluateConfig) -> Difference:
 
 def _mean_over_seeds(arm: str, evaluations: Sequence[dict[str, Any]]) -> tuple[Floats, Floats]:
     """Loss per conversation averaged over seeds, and tokens per conversation."""
-    import numpy as np
 
     tokens = [[c["tokens"] for c in e["conversations"]] for e in evaluations]
     if any(t != tokens[0] for t in tokens):

@@ -5,21 +5,25 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection, PatchCollection
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from scipy.optimize import isotonic_regression
 
 from ila_core.config import BASE
 from ila_core.report.comparison import ArmResult
 from ila_core.report.tables import OUTSIDE
 from ila_core.search.mask_curve import MaskCurve, MaskCurves
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 # As they are in a file, on white; in the page `Drawing` turns them into the page's own colours.
 INK, FAINT, PAPER = "#010203", "#9a9a9b", "#fffffe"
@@ -64,8 +68,6 @@ class Drawing(NamedTuple):
         return svg, png
 
     def _svg(self, *, transparent: bool = True) -> str:
-        import matplotlib
-
         for text in self.figure.findobj(matplotlib.text.Text):
             text.set_parse_math(False)  # a dataset may be called "$1"
             if text.get_color() == "black":
@@ -90,8 +92,6 @@ def heat_map(grid: pd.DataFrame, frozen: pd.DataFrame, *, title: str) -> Drawing
         frozen: the same shape, true where frozen.
         title: the dataset.
     """
-    from matplotlib.collections import LineCollection, PatchCollection
-    from matplotlib.patches import Rectangle
 
     blocks = [c for c in grid.columns if c != OUTSIDE]
     figure, axes = _figure(0.75 + 0.24 * len(grid))
@@ -115,7 +115,7 @@ def heat_map(grid: pd.DataFrame, frozen: pd.DataFrame, *, title: str) -> Drawing
     shaded = PatchCollection(cells, cmap="YlGnBu", edgecolor=FAINT, linewidth=0.4)
     shaded.set_array(values)
     # One extreme layer (often lm_head) would otherwise leave all others one shade.
-    shaded.set_clim(*(float(_quantile(values, q)) for q in (0.02, 0.98)))
+    shaded.set_clim(*(float(np.quantile(values, q)) for q in (0.02, 0.98)))
     axes.add_collection(shaded)
     axes.add_collection(LineCollection(crosses, colors="#1b1b1b", linewidths=0.9))
     axes.set(xlim=(0, len(blocks) or 1), ylim=(y, 0), xlabel="block", title=title)
@@ -259,8 +259,6 @@ def _spread(curves: Sequence[MaskCurve]) -> tuple[list[float], list[float], list
 
 def _figure(height_in: float) -> tuple[Figure, Axes]:
     # Not pyplot: it keeps figures in a global registry and picks a backend.
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
     axes = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
@@ -276,22 +274,11 @@ def _figure(height_in: float) -> tuple[Figure, Axes]:
 def _apart(ends: Mapping[str, float], gap: float) -> dict[str, float]:
     """Label heights nearest to the lines' ends, in their order and at least `gap` apart.
 
-    Isotonic regression of the heights less their place in the order, by pooling neighbours.
+    Isotonic regression of the heights less their place in the order.
     """
     kinds = sorted(ends, key=lambda kind: ends[kind])
-    pools: list[list[float]] = []
-    for place, kind in enumerate(kinds):
-        pools.append([ends[kind] - place * gap])
-        while len(pools) > 1 and fmean(pools[-2]) >= fmean(pools[-1]):
-            pools[-2:] = [pools[-2] + pools[-1]]
-    heights = [fmean(pool) for pool in pools for _ in pool]
-    return {kind: heights[place] + place * gap for place, kind in enumerate(kinds)}
-
-
-def _quantile(values: Collection[float], q: float) -> float:
-    import numpy as np
-
-    return float(np.quantile(list(values), q))
+    heights = isotonic_regression([ends[kind] - i * gap for i, kind in enumerate(kinds)]).x
+    return {kind: float(heights[i]) + i * gap for i, kind in enumerate(kinds)}
 
 
 def jaccard_matrix(

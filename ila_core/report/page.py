@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
 from ila_core.models.layers import Layer
 from ila_core.report import figures, tables
@@ -13,9 +18,6 @@ from ila_core.report.data import ReportData
 from ila_core.report.headline import headline
 from ila_core.search.mask_curve import MaskCurves
 from ila_core.search.ranking import Ranking, kept_count, order
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 _KINDS = {
     "datasets": "Between datasets",
@@ -26,8 +28,6 @@ _KINDS = {
 
 def build_page(data: ReportData) -> str:
     """The report as HTML."""
-    import yaml
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -141,7 +141,6 @@ def _forest(data: ReportData) -> str:
 
 def _cells(frame: pd.DataFrame) -> list[list[tuple[str, str]]]:
     """Rows of (text, class): numbers are set apart to be aligned."""
-    from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
     classes = [
         "number" if is_numeric_dtype(t) and not is_bool_dtype(t) else "text" for t in frame.dtypes

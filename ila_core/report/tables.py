@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
+from pandas.api.types import is_bool
 
 from ila_core.config import SearchConfig
 from ila_core.models.layers import Layer
@@ -20,9 +23,6 @@ from ila_core.search.ranking import Ranking, kept_count, order
 from ila_core.search.scorers import IN_NATS
 from ila_core.selection.selection import Selection
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 OUTSIDE = "outside"
 """Column of `layers_grid` for layers that belong to no block, such as `lm_head`."""
 CURVE_POINTS = 40
@@ -33,7 +33,6 @@ def ranking_table(ranking: Ranking, keep: float) -> pd.DataFrame:
 
     `unsure on` is there only where several search seeds can tell: empty must mean sure.
     """
-    import pandas as pd
 
     ranks = {d: _ranks(ranking, d) for d in ranking.datasets}
     kept = kept_count(keep, len(ranking.layers))
@@ -55,7 +54,6 @@ def ranking_table(ranking: Ranking, keep: float) -> pd.DataFrame:
 
 def layers_grid(layers: Sequence[Layer], scores: Mapping[str, float]) -> pd.DataFrame:
     """Scores with layer types as rows and blocks as columns (Fig. 1)."""
-    import pandas as pd
 
     cells = [
         {"type": x.type, "block": OUTSIDE if x.block is None else x.block, "score": scores[x.name]}
@@ -70,7 +68,6 @@ def layers_grid(layers: Sequence[Layer], scores: Mapping[str, float]) -> pd.Data
 
 def agreement_table(agreements: Sequence[Agreement]) -> pd.DataFrame:
     """One row per pair, beside chance and chance within layer types."""
-    import pandas as pd
 
     return pd.DataFrame(
         {
@@ -92,7 +89,6 @@ def agreement_table(agreements: Sequence[Agreement]) -> pd.DataFrame:
 
 def arms_table(arms: Sequence[ArmResult], selections: Mapping[str, Selection]) -> pd.DataFrame:
     """One row per arm: its loss and difference, at the end and at best, and what it cost."""
-    import pandas as pd
 
     rows = []
     for x in arms:
@@ -120,7 +116,6 @@ def arms_table(arms: Sequence[ArmResult], selections: Mapping[str, Selection]) -
 
 def controls_table(arms: Sequence[ArmResult], selections: Mapping[str, Selection]) -> pd.DataFrame:
     """Each arm beside its random controls: what is equal, and the difference at both moments."""
-    import pandas as pd
 
     return pd.DataFrame(
         {
@@ -138,7 +133,6 @@ def controls_table(arms: Sequence[ArmResult], selections: Mapping[str, Selection
 
 def within_types_table(found: Sequence[WithinTypes]) -> pd.DataFrame:
     """One row per pair: rank correlation among the layers of each type, beside chance."""
-    import pandas as pd
 
     return pd.DataFrame(
         {
@@ -164,7 +158,6 @@ def scorers_table(
 
     Heights are in nats; the paper's method is the scorer `ila`.
     """
-    import pandas as pd
 
     rows = []
     for found in masks:
@@ -210,7 +203,6 @@ def nats_table(ranking: Ranking, scores: Sequence[Mapping[str, Any]]) -> pd.Data
     they miss (the midpoint rule's error, and that each point has a batch of its own) stands in the
     second row. Empty where nobody asked for them.
     """
-    import pandas as pd
 
     columns: dict[str, dict[str, float]] = {}
     for dataset in ranking.datasets:
@@ -232,7 +224,6 @@ def nats_table(ranking: Ranking, scores: Sequence[Mapping[str, Any]]) -> pd.Data
 
 def prepared_table(prepared: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     """One row per dataset: rows of each split, and rows dropped by reason."""
-    import pandas as pd
 
     reasons = sorted({reason for p in prepared.values() for reason in p["dropped"]})
     return pd.DataFrame(
@@ -256,7 +247,6 @@ def search_table(
     Args:
         stage2: the scores that the ranking is made of, whichever scorer gave them.
     """
-    import pandas as pd
 
     gates = {(s["dataset"], s["seed"]): s for s in stage2}
     rows = []
@@ -282,7 +272,6 @@ def search_table(
 
 def loss_curves(stage1: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """Stage-1 loss as means over windows of equal width, one column per dataset and seed."""
-    import pandas as pd
 
     width = max(1, -(-max(len(s["losses"]) for s in stage1) // CURVE_POINTS))
     columns = {
@@ -297,7 +286,6 @@ def loss_curves(stage1: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 
 def score_curves(ranking: Ranking, stage2: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """Stage-2 scores by step: mean over the layers of a type and over seeds, a column per type."""
-    import pandas as pd
 
     kinds = {layer.name: layer.type for layer in ranking.layers}
     cells = [
@@ -314,14 +302,12 @@ def score_curves(ranking: Ranking, stage2: Sequence[Mapping[str, Any]]) -> pd.Da
 
 def flat_table(nested: Mapping[str, Any], *, name: str, value: str) -> pd.DataFrame:
     """A nested mapping as two columns, keys joined by dots."""
-    import pandas as pd
 
     return pd.DataFrame(_flat(nested), columns=[name, value])
 
 
 def formatted(frame: pd.DataFrame) -> pd.DataFrame:
     """The same table as text. What is missing is a dash."""
-    import pandas as pd
 
     return pd.DataFrame({c: [_text(str(c), value) for value in frame[c]] for c in frame.columns})
 
@@ -374,8 +360,6 @@ def _flat(nested: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 
 
 def _text(column: str, value: Any) -> str:
-    from pandas.api.types import is_bool
-
     if value is None or value != value:  # NaN
         return "-"
     if column in _FORMATS:

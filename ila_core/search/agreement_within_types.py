@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from ila_core.config import Frozen
 from ila_core.models.layers import Layer
-from ila_core.search.ranks import average_ranks
 
 FEWEST_LAYERS = 4
 """Of a type: three layers have only six orders."""
@@ -52,7 +53,7 @@ def correlation_within_types(
     seed: int = 0,
 ) -> WithinTypes:
     """Spearman's rho of two named score columns within types, ties by average ranks."""
-    import numpy as np
+    from scipy import stats
 
     rng = np.random.default_rng(seed)
     by_type: dict[str, float] = {}
@@ -60,7 +61,7 @@ def correlation_within_types(
     total, n_layers = np.zeros(1 + permutations), 0
     for kind in dict.fromkeys(layer.type for layer in layers):
         names = [layer.name for layer in layers if layer.type == kind]
-        ranks = [average_ranks([scores[name] for name in names]) for _, scores in (a, b)]
+        ranks = [stats.rankdata([scores[name] for name in names]) for _, scores in (a, b)]
         if len(names) < FEWEST_LAYERS or any(np.ptp(r) == 0 for r in ranks):
             left_out.append(kind)
             continue

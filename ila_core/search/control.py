@@ -19,9 +19,13 @@ from collections.abc import Collection, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+import numpy as np
+import torch
+
 from ila_core.config import Frozen
 from ila_core.errors import CheckError, listed
 from ila_core.search.ranking import kept_count
+from ila_core.train.methods.lora import lora_layers
 
 FRACTION = 0.25
 FACTOR = 3.0
@@ -56,9 +60,6 @@ def plant_noise(
     Raises:
         CheckError: B = 0 in a drawn layer (an untrained adapter), whose noise would be 0 as well.
     """
-    import torch
-
-    from ila_core.train.methods.lora import lora_layers
 
     layers = lora_layers(model)
     count = max(1, kept_count(fraction, len(layers)))
@@ -80,12 +81,12 @@ def auc(scores: Mapping[str, float], corrupted: Collection[str]) -> float:
 
     From the rank sum (Mann and Whitney's U), so ties are exact.
     """
-    from ila_core.search.ranks import average_ranks
+    from scipy import stats
 
     names = list(scores)
     n_bad, n_good = len(corrupted), len(names) - len(corrupted)
     assert n_bad and n_good, "some layers are corrupted and others are not"
-    ranks = dict(zip(names, average_ranks([scores[name] for name in names]), strict=True))
+    ranks = dict(zip(names, stats.rankdata([scores[name] for name in names]), strict=True))
     above = sum(ranks[name] for name in corrupted) - n_bad * (n_bad + 1) / 2
     return float(1 - above / (n_bad * n_good))
 
@@ -94,7 +95,6 @@ def control_result(
     aucs: Mapping[int, float], *, confidence: float, resamples: int, seed: int
 ) -> ControlResult:
     """Mean over corruption seeds, with what its interval can and cannot say."""
-    import numpy as np
 
     values = list(aucs.values())
     low = high = None
@@ -113,8 +113,6 @@ def control_result(
 
 
 def _resampled_means(values: Sequence[float], resamples: int, seed: int) -> Any:
-    import numpy as np
-
     rng = np.random.default_rng(seed)
     drawn = rng.integers(len(values), size=(resamples, len(values)))
     return np.array(values)[drawn].mean(axis=1)

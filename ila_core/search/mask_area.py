@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ila_core.config import Frozen
 from ila_core.search.masked_loss import MaskedLoss
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    Floats = NDArray[np.float64]
+Floats = NDArray[np.float64]
 
 Control = Literal["random", "random within types"]
 
@@ -60,7 +59,6 @@ def area_between(
         order_sets: what the order closes at each fraction.
         random_sets: the same for each random order.
     """
-    import numpy as np
 
     weights = trapezoid_weights(fractions, up_to) / up_to
 
@@ -95,7 +93,6 @@ def trapezoid_weights(fractions: Sequence[float], up_to: float) -> Floats:
 
     The curve is linear between its points, so `up_to` need not be one of them.
     """
-    import numpy as np
 
     x = np.array(fractions, dtype=np.float64)
     ends = np.append(x[x < up_to], up_to)

@@ -10,8 +10,11 @@ import math
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
+import torch
+
 from ila_core.data.batches import Row, loss_tokens
 from ila_core.errors import CheckError, listed
+from ila_core.train.held_out_loss import held_out_loss
 from ila_core.train.methods.lora import lora_layers
 
 
@@ -65,10 +68,7 @@ class MaskedLoss:
         return self._found[key]
 
     def _evaluate(self, closed: frozenset[str]) -> tuple[float, ...]:
-        import torch
-
         from ila_core.search.gates import Gates
-        from ila_core.train.held_out_loss import held_out_loss
 
         self._on_evaluation()
         unknown = sorted(closed - self._names)

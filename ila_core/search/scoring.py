@@ -23,6 +23,7 @@ from ila_core.data.batches import (
 )
 from ila_core.errors import CheckError, listed
 from ila_core.models.layers import Layer
+from ila_core.train.methods.lora import lora_layers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -117,7 +118,6 @@ def adapted_layers(material: Material) -> dict[str, Any]:
             adapter is 0, and the ranking would be the layers' order.
     """
     from ila_core.search.gates import check_trained
-    from ila_core.train.methods.lora import lora_layers
 
     found = lora_layers(material.model)
     missing = [layer.name for layer in material.layers if layer.name not in found]

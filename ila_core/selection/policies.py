@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import Literal, Protocol
 
 from ila_core.config import AdaLoraMethod, ArmConfig, LoraMethod, MethodSettings
 from ila_core.errors import UserError
@@ -16,9 +16,7 @@ from ila_core.models.layers import Layer
 from ila_core.search import agreement
 from ila_core.search.ranking import Ranking, kept_count, order
 from ila_core.selection.selection import Details, Selection
-
-if TYPE_CHECKING:
-    from ila_core.train.forecast import Forecast
+from ila_core.train.forecast import Forecast
 
 RANDOM_DRAWS = 1000
 

@@ -9,7 +9,7 @@ just those columns:
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ila_core.config import ArmConfig, MethodSettings
 from ila_core.errors import UserError, unknown_name
@@ -17,9 +17,7 @@ from ila_core.models.layers import Layer
 from ila_core.search.ranking import Ranking, kept_count
 from ila_core.selection.policies import POLICIES, Fractions, Request
 from ila_core.selection.selection import Selection
-
-if TYPE_CHECKING:
-    from ila_core.train.forecast import Forecast
+from ila_core.train.forecast import Forecast
 
 
 def select(

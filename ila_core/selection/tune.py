@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from ila_core.config import Frozen, MethodSettings, Schedule, TuneGrid
 
 if TYPE_CHECKING:
@@ -118,8 +120,6 @@ def overrides(chosen: TrialResult, settings: MethodSettings) -> list[str]:
     Args:
         settings: of the method in the profile as it is.
     """
-    import yaml
-
     fields: dict[str, float | int | None] = {"lr": chosen.lr}
     for field in ("epochs", "steps"):
         value = getattr(chosen, field)

@@ -20,7 +20,9 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from ila_core.config import FullMethod, MethodSettings, ModelConfig
-from ila_core.models.layers import Layer
+from ila_core.models.layers import Layer, architecture_config
+from ila_core.models.loading import untie
+from ila_core.train.methods import METHODS
 
 VERSION = 2
 """Raised when the same selection would get another forecast: in the keys of what it decides."""
@@ -152,11 +154,8 @@ def _counted(
     from torch.autograd.graph import saved_tensors_hooks
     from transformers import AutoModelForCausalLM
 
-    from ila_core.models.layers import architecture_config
-    from ila_core.models.loading import untie
     from ila_core.train.lora_function import fused_lora
     from ila_core.train.loss import positions_per_chunk
-    from ila_core.train.methods import METHODS
     from ila_core.train.recompute import recomputing_activations
 
     dtype = getattr(torch, config.dtype)

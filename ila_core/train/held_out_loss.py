@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from ila_core.data.batches import Row, collate, loss_tokens
 from ila_core.errors import Diverged, UserError
-
-if TYPE_CHECKING:
-    from ila_core.data.batches import Row
 
 
 class ConversationLoss(BaseModel):
@@ -47,7 +45,6 @@ def held_out_loss(
     import torch
     from tqdm import tqdm
 
-    from ila_core.data.batches import collate, loss_tokens
     from ila_core.train.loss import TokenLoss, eval_mode
 
     if not rows:

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any, cast
 
 import torch
+from peft.tuners.adalora import SVDLinear
 from torch import Tensor, nn
 
 from ila_core.train.methods.lora import lora_layers
@@ -49,7 +50,6 @@ def is_plain(layer: Any) -> bool:
 
 def _has_values(layer: Any) -> bool:
     """Whether a layer computes AdaLoRA's `base(x) + beta * B (E . A) dropout(x)`, E (r, 1)."""
-    from peft.tuners.adalora import SVDLinear
 
     return isinstance(layer, SVDLinear) and _is_alone(layer)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ila_core.train.methods import METHODS
+from ila_core.train.methods.lora import lora_layers
 
 PROBE = 32
 """Tokens that a merged model is compared on."""
@@ -39,7 +40,6 @@ def folded(model: Any) -> Iterator[None]:
     import torch
 
     from ila_core.train.lora_function import is_plain
-    from ila_core.train.methods.lora import lora_layers
 
     embedding = model.get_input_embeddings().weight
     layers = [

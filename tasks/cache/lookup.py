@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from ila_core.config import RuntimeConfig
+from tasks.cache.mlflow_lookup import ClientLookup
 from tasks.cache.sqlite_lookup import SqliteLookup
 from tasks.cache.step import Step
 from tasks.cache.step_run import StepRun, upstream_digest
@@ -31,7 +32,6 @@ def open_lookup(runtime: RuntimeConfig, base_model: str | None = None) -> Lookup
     experiment = experiment_name(base_model or "%")
     if (path := sqlite_path(runtime.tracking_uri)) is not None:
         return SqliteLookup(path, experiment)
-    from tasks.cache.mlflow_lookup import ClientLookup
 
     return ClientLookup(runtime.tracking_uri, experiment)
 

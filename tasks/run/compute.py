@@ -11,6 +11,8 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
+from transformers.utils import logging as transformers_logging
+
 from ila_core.config import RuntimeConfig
 from ila_core.provenance import provenance
 from tasks.cache.payloads import MEASUREMENTS
@@ -19,6 +21,7 @@ from tasks.cache.step_run import StepRun
 from tasks.cache.store import Store
 from tasks.run.metrics import Journal
 from tasks.run.supervise import stop_if_interrupted
+from tasks.steps.table import STEPS
 from tasks.tracking.client import translate_mlflow_errors
 
 
@@ -43,8 +46,6 @@ def compute_step(job: StepJob, store: Store) -> StepRun:
         ConnectionError: MLflow did not take the result, which is kept for the next try.
         PermissionError: the same, from this account.
     """
-    from tasks.steps.table import STEPS
-
     step, run, runtime = job.step, job.run, job.runtime
     _quieten_libraries()
     journal = Journal(store.client, run.run_id, step.title, bar=job.bar)
@@ -89,7 +90,6 @@ def compute_step(job: StepJob, store: Store) -> StepRun:
 
 def _quieten_libraries() -> None:
     """Bars only where somebody watches, and no word about what only a library can mend."""
-    from transformers.utils import logging as transformers_logging
 
     if not sys.stderr.isatty():
         transformers_logging.disable_progress_bar()

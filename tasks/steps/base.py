@@ -9,6 +9,7 @@ from typing import Any
 from ila_core.config import ModelConfig, RuntimeConfig
 from ila_core.errors import CheckError
 from ila_core.models.layers import Layer
+from ila_core.models.loading import load_base, resolve_device
 from ila_core.resolve import Lock, Unknown
 
 resident: dict[tuple[Any, ...], Any] = {}
@@ -46,8 +47,6 @@ class Base:
         Raises:
             CheckError: a local folder that has changed since the run began.
         """
-        from ila_core.models.loading import load_base, resolve_device
-
         resident.clear()
         _forget_the_last_one()
         self.require_unchanged()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from uuid import UUID
 
 
 @dataclass(frozen=True)
@@ -17,8 +18,6 @@ class Origin:
     @classmethod
     def here(cls) -> Origin:
         """Of the flow that runs now; of its parent where it is part of another."""
-        from uuid import UUID
-
         from prefect.client.orchestration import get_client
         from prefect.runtime import flow_run
         from prefect.settings import PREFECT_API_URL

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import pandas as pd
+
+from ila_core.compare.results import Evaluation
+from ila_core.search.agreement import Agreement
 from ila_core.search.ranking import Ranking
 from tasks.cache.payloads import read_json
 from tasks.cache.step import Step
 from tasks.cache.step_run import StepRun
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def publish_tables(
@@ -25,7 +25,6 @@ def publish_tables(
     if step.name != "agreement":
         return
     from ila_core.report.tables import agreement_table, ranking_table
-    from ila_core.search.agreement import Agreement
 
     ranking = Ranking.load(fetch(upstream["ranking"]) / "ranking.json")
     found = read_json(fetch(run) / "agreement.json")["agreements"]
@@ -40,7 +39,6 @@ def publish_tables(
 
 
 def _publish_evaluation(step: Step, payload: Path) -> None:
-    from ila_core.compare.results import Evaluation
     from ila_core.report.benchmark_tables import evaluation_table
 
     result = Evaluation.load(payload / "evaluation.json")

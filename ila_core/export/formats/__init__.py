@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from yaml import YAMLError
+
 from ila_core.errors import CheckError, UserError, listed, unknown_name
 from ila_core.export.base import Export, Exported, Exporter
 from ila_core.export.formats.axolotl import Axolotl
@@ -78,8 +80,6 @@ def recognise(path: Path) -> tuple[str, str]:
 
 
 def _reads(exporter: Exporter, file: Path, text: str) -> bool:
-    from yaml import YAMLError
-
     try:
         return exporter.reads(file.name, text)
     except (ValueError, YAMLError):  # neither JSON nor YAML, so nobody's configuration

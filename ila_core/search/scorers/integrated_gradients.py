@@ -22,6 +22,7 @@ from ila_core.search.scoring import (
     gamma_gradient,
     tokens_of,
 )
+from ila_core.train.held_out_loss import held_out_loss
 
 
 class IntegratedGradients:
@@ -35,7 +36,6 @@ class IntegratedGradients:
         the sum of the scores: the midpoint rule's error, and that of one batch per point.
         """
         from ila_core.search.gates import Gates
-        from ila_core.train.held_out_loss import held_out_loss
         from ila_core.train.loss import TokenLoss
 
         model, batches = material.model, batches_of(material)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from ila_core.config import DataConfig, DatasetConfig
-from ila_core.data import licence
+from ila_core.data import content_digest, licence, load_dataset
 from ila_core.errors import CheckError
+from ila_core.models.loading import load_tokenizer
 from ila_core.resolve import Lock, Unknown
 from tasks.cache.step import Context, Step
 from tasks.steps.base import Base
@@ -32,9 +33,7 @@ def prepare(base: Base, dataset: DatasetConfig, data: DataConfig, lock: Lock) ->
 
 
 def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) -> None:
-    from ila_core.data import content_digest, load_dataset
     from ila_core.data.tokenize import prepare as prepare_rows
-    from ila_core.models.loading import load_tokenizer
 
     given = step.given
     base, dataset = given["base"], given["dataset"]

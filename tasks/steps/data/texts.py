@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ila_core.config import GeneralTextSettings
+from ila_core.models.loading import load_tokenizer
 from tasks.cache.payloads import read_json, write_json
 from tasks.cache.step import Context, Step
 from tasks.steps.base import Base
@@ -26,7 +27,6 @@ def sample(base: Base, settings: GeneralTextSettings) -> Step:
 
 def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) -> None:
     from ila_core.evaluate.texts import sample_texts
-    from ila_core.models.loading import load_tokenizer
 
     base: Base = step.given["base"]
     settings: GeneralTextSettings = step.given["settings"]

@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ila_core.config import BASE, EvaluateConfig
+from ila_core.data.chat_template import Renderer
+from ila_core.inference.fastchat import write_fastchat
+from ila_core.inference.generate import Answer, answer_all
+from ila_core.models.loading import load_tokenizer
 from tasks.cache.step import Context, Step
 from tasks.steps.base import Base
 from tasks.steps.resident import evaluated
 
 if TYPE_CHECKING:
     from ila_core.evaluate.benchmarks import AnswerBenchmark
-    from ila_core.inference.generate import Answer
 
 VERSION = 1
 _ANSWERS, _FASTCHAT = "answers.json", "fastchat.jsonl"
@@ -45,10 +48,6 @@ def answer(
 
 
 def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) -> None:
-    from ila_core.data.chat_template import Renderer
-    from ila_core.inference.generate import answer_all
-    from ila_core.models.loading import load_tokenizer
-
     base: Base = step.given["base"]
     evaluate: EvaluateConfig = step.given["evaluate"]
     questions = step.given["benchmark"].questions(evaluate)[: evaluate.limit]
@@ -74,8 +73,6 @@ def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) ->
 
 def write(answers: Sequence[Answer], model_id: str, out: Path) -> None:
     """The answers as `load` reads them, and as FastChat's tools do."""
-    from ila_core.inference.fastchat import write_fastchat
-
     found = [a.model_dump(mode="json") for a in answers]
     (out / _ANSWERS).write_text(json.dumps(found, indent=1), encoding="ascii")
     write_fastchat(answers, model_id, out / _FASTCHAT)
@@ -83,7 +80,5 @@ def write(answers: Sequence[Answer], model_id: str, out: Path) -> None:
 
 def load(payload: Path) -> tuple[Answer, ...]:
     """The answers of a finished step."""
-    from ila_core.inference.generate import Answer
-
     found = json.loads((payload / _ANSWERS).read_bytes())
     return tuple(Answer.model_validate(a) for a in found)

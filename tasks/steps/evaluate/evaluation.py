@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from ila_core.config import BASE, EvaluateConfig
+from ila_core.data.prepared import Prepared
 from ila_core.errors import unknown_name
 from ila_core.evaluate.benchmarks import BENCHMARKS
 from ila_core.evaluate.judged import Judged
 from ila_core.keys import digest_of
+from ila_core.models.loading import load_tokenizer
 from ila_core.resolve import Unknown
 from tasks.cache.payloads import write_json
 from tasks.cache.step import Context, Step
@@ -98,9 +100,7 @@ def _step(
 
 
 def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) -> None:
-    from ila_core.data.prepared import Prepared
     from ila_core.evaluate.subject import Subject
-    from ila_core.models.loading import load_tokenizer
 
     base: Base = step.given["base"]
     benchmark = step.given["benchmark"]

@@ -8,6 +8,8 @@ from typing import Any
 
 from ila_core.compare.results import Evaluation
 from ila_core.config import Profile
+from ila_core.provenance import provenance
+from ila_core.search.agreement import Agreement, Intersection
 from ila_core.search.ranking import Ranking
 from tasks.cache.payloads import MEASUREMENTS, read_json, write_json
 from tasks.cache.step import Context, Step, in_order
@@ -51,7 +53,6 @@ def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) ->
     from ila_core.report.data import ReportData
     from ila_core.report.headline import headline
     from ila_core.report.page import build_page
-    from ila_core.search.agreement import Agreement, Intersection
     from ila_core.search.agreement_within_types import WithinTypes
 
     profile: Profile = step.given["profile"]
@@ -122,8 +123,6 @@ def _benchmarks(
 
 def _provenance(inputs: dict[str, Path]) -> dict[str, Any]:
     """Where this page and the results it shows were computed."""
-    from ila_core.provenance import provenance
-
     places = [read_json(folder / MEASUREMENTS)["provenance"] for folder in inputs.values()]
     here = provenance()
     others = [place for i, place in enumerate(places) if place != here and place not in places[:i]]

@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from ila_core.config import FinetuneConfig, MethodSettings
+from ila_core.data.batches import planned_steps
+from ila_core.data.prepared import Prepared
 from ila_core.train.methods import METHODS
 from tasks.cache.payloads import write_result
 from tasks.cache.step import Context, Step
@@ -43,8 +45,6 @@ def finetune(base: Base, selection: Step, data: Step, settings: FinetuneConfig, 
 
 
 def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) -> None:
-    from ila_core.data.batches import planned_steps
-    from ila_core.data.prepared import Prepared
     from ila_core.selection.finetune import finetune as train_arm
     from ila_core.train.held_out_watch import HeldOutWatch
 
@@ -75,10 +75,3 @@ def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) ->
         runtime=replace(context.training(step.label), count_allocations=True),
     )
     write_result(out / "finetune.json", result, context)
-
-
-def load_tuned(step: Step, payload: Path, context: Context) -> object:
-    """The base of a fine-tuning step with what it trained, ready for evaluation."""
-    method = METHODS[step.given["method"]]
-    base = step.given["base"].load(context.runtime, four_bit=method.four_bit)
-    return method.load(base, payload / method.folder)

@@ -13,6 +13,7 @@ from ila_core.config import (
     MethodSettings,
     SearchConfig,
 )
+from ila_core.data.batches import planned_steps
 from ila_core.data.prepared import longest
 from ila_core.search.ranking import digest_read
 from ila_core.search.ranking_reference import ResolvedRanking
@@ -148,8 +149,6 @@ def tokens_to_train(
     prepared: Mapping[str, Any], finetuning: FinetuneConfig, method: MethodSettings
 ) -> int:
     """Tokens of all the conversations that a training sees; packing adds next to no padding."""
-    from ila_core.data.batches import planned_steps
-
     rows: int = prepared["rows"]["train"]
     tokens: int = prepared["tokens"]["train"]["all"]
     batch = finetuning.optimizer.batch_size

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from pathlib import Path
 
 from ila_core.config import SearchConfig
+from ila_core.search.agreement import agreements, intersection
 from ila_core.search.ranking import Ranking
 from tasks.cache.payloads import write_json
 from tasks.cache.step import Context, Step
@@ -25,9 +27,6 @@ def agree(ranking: Step, search: SearchConfig) -> Step:
 
 
 def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) -> None:
-    from itertools import combinations
-
-    from ila_core.search.agreement import agreements, intersection
     from ila_core.search.agreement_within_types import correlation_within_types
 
     search: SearchConfig = step.given["search"]

@@ -6,7 +6,10 @@ import tempfile
 from pathlib import Path
 
 from ila_core.config import SearchConfig
+from ila_core.data.prepared import Prepared
 from ila_core.search.scorers import ILA, SCORERS
+from ila_core.search.scoring import Material
+from ila_core.train.methods.lora import load_adapter, save_adapter
 from tasks.cache.payloads import write_json
 from tasks.cache.step import Context, Step
 from tasks.steps.base import Base
@@ -46,11 +49,8 @@ def control(
 
 
 def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) -> None:
-    from ila_core.data.prepared import Prepared
     from ila_core.search.control import auc, plant_noise
     from ila_core.search.gates import learn_gates
-    from ila_core.search.scoring import Material
-    from ila_core.train.methods.lora import load_adapter, save_adapter
 
     given = step.given
     base: Base = given["base"]

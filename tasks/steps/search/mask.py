@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
 from pathlib import Path
 
 from ila_core.config import EvidenceSettings, SearchConfig
+from ila_core.data.prepared import Prepared
 from ila_core.evaluate.benchmarks import BENCHMARKS
 from ila_core.search.scorers import IN_NATS
+from ila_core.train.methods.lora import load_adapter
 from tasks.cache.payloads import read_json, write_json
 from tasks.cache.step import Context, Step
 from tasks.steps.base import Base
@@ -53,12 +56,8 @@ def mask(
 
 
 def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) -> None:
-    import random
-
-    from ila_core.data.prepared import Prepared
     from ila_core.search.mask_curve import mask_curves, per_weight
     from ila_core.search.masked_loss import MaskedLoss
-    from ila_core.train.methods.lora import load_adapter
 
     given = step.given
     base: Base = given["base"]

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ila_core.config import SearchConfig
+from ila_core.models.layers import fingerprint
+from ila_core.provenance import provenance
+from ila_core.search.certainty import unsure_layers
 from ila_core.search.ranking import LayerScores, Ranking
 from tasks.cache.payloads import read_json
 from tasks.cache.step import Context, Step, in_order
@@ -36,10 +39,6 @@ def score_inputs(scores: Scores, datasets: list[str]) -> dict[str, Step]:
 
 def gather(step: Step, inputs: dict[str, Path]) -> Ranking:
     """The ranking over those inputs of `step` that are scores (`dataset/seed`)."""
-    from ila_core.models.layers import fingerprint
-    from ila_core.provenance import provenance
-    from ila_core.search.certainty import unsure_layers
-
     base: Base = step.given["base"]
     search: SearchConfig = step.given["search"]
     scores: dict[str, dict[str, dict[str, float]]] = {}

@@ -6,8 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from ila_core.config import SearchConfig
+from ila_core.data.prepared import Prepared
 from ila_core.errors import unknown_name
+from ila_core.models.loading import resolve_device
 from ila_core.search.scorers import ILA, SCORER_NAMES, SCORERS
+from ila_core.search.scoring import Material
+from ila_core.train.methods.lora import load_adapter
 from tasks.cache.payloads import write_json
 from tasks.cache.step import Context, Step
 from tasks.steps.base import Base
@@ -72,11 +76,7 @@ def score(
 def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) -> None:
     import torch
 
-    from ila_core.data.prepared import Prepared
-    from ila_core.models.loading import resolve_device
-    from ila_core.search.scoring import Material
     from ila_core.train.memory import measured
-    from ila_core.train.methods.lora import load_adapter
 
     given = step.given
     base: Base = given["base"]

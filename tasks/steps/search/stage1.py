@@ -13,6 +13,8 @@ from ila_core.config import (
     Stage1Settings,
     Stage2Settings,
 )
+from ila_core.data.batches import planned_steps
+from ila_core.data.prepared import Prepared
 from ila_core.errors import CheckError, UserError, unknown_name
 from ila_core.search.scorers import ILA, SCORERS
 from tasks.cache.payloads import read_json, write_result
@@ -51,8 +53,6 @@ def stage1(
 
 
 def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) -> None:
-    from ila_core.data.batches import planned_steps
-    from ila_core.data.prepared import Prepared
     from ila_core.search.ranking_stop import RankingStop
     from ila_core.search.stage1 import learn_adapter
 

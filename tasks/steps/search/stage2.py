@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ila_core.config import Stage2Settings
+from ila_core.data.prepared import Prepared
 from ila_core.search.scorers import ILA
 from tasks.cache.payloads import write_result
 from tasks.cache.step import Context, Step
@@ -41,7 +42,6 @@ def stage2(
 
 
 def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) -> None:
-    from ila_core.data.prepared import Prepared
     from ila_core.search.gates import learn_gates
 
     given = step.given

@@ -5,13 +5,10 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from scipy.stats import rankdata, spearmanr
+from scipy.stats import spearmanr
 
 from ila_core.models.layers import Layer
 from ila_core.search.agreement_within_types import correlation_within_types
-from ila_core.search.ranks import average_ranks
 
 KINDS = ("q_proj", "k_proj", "up_proj")
 LAYERS = [
@@ -26,11 +23,6 @@ def column(seed: int, like: dict[str, float] | None = None, noise: float = 1.0):
     """Scores that differ by type far more than within one."""
     rng = random.Random(seed)
     return {x.name: (like[x.name] if like else LIFT[x.type]) + rng.gauss(0, noise) for x in LAYERS}
-
-
-@given(st.lists(st.integers(0, 5), min_size=1))
-def test_ranks_are_scipys(values: list[int]) -> None:
-    assert average_ranks(values).tolist() == rankdata(values).tolist()
 
 
 def test_agreement_by_type_alone_is_chance_here() -> None:
