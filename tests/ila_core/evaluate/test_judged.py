@@ -18,6 +18,7 @@ from ila_core.errors import CheckError, UserError
 from ila_core.inference.generate import Answer
 from ila_core.inference.questions import Question
 from ila_core.judge.openai_judge import OpenAiJudge
+from tests.conftest import wait_until
 from tests.helpers.judge_server import KEY, Act, Request, fail, rate, say
 from tests.helpers.judged import ANSWERS, VERDICTS, Serve, graded, judge_at, one
 from tests.helpers.spoken import QUESTIONS
@@ -49,7 +50,7 @@ from ila_core.config import JudgeLimits, OpenAiJudgeSettings
 from ila_core.judge.grade import grade
 from ila_core.judge.openai_judge import OpenAiJudge
 from ila_core.judge.prompts import JudgePrompts
-from ila_core.judge.verdict_store import VerdictStore
+from ila_core.judge.ask import VerdictStore
 
 questions = [Question(id=n, category="generic", turns=(f"q{n}",)) for n in range(80)]
 answers = [Answer(question_id=n, turns=(f"a{n}",)) for n in range(80)]
@@ -82,7 +83,7 @@ def test_a_kill_after_79_questions_costs_one_request(serve: Serve, tmp_path: Pat
         )
 
     killed = child()
-    assert waiting.wait(300)
+    wait_until(waiting.is_set, killed)
     killed.kill()
     killed.communicate()
     assert len(server.requests) == 80
