@@ -42,12 +42,6 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
-def folder_digest(folder: Path) -> str:
-    """SHA-256 over the names and contents of all files below `folder`."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file())
-    return digest_of({p.relative_to(folder).as_posix(): file_digest(p) for p in files})
-
-
 def _plain(value: Any) -> Any:
     # A field at its default is left out: a new option at its default must not change old keys.
     if isinstance(value, BaseModel):

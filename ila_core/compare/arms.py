@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from statistics import fmean
 from typing import Literal, NamedTuple
 
 from ila_core.compare.align import Aligned, Side, align, between_repeats
@@ -56,14 +55,6 @@ class Compared(Frozen):
     between_repeats: float | None
     at_chance_a: bool
     at_chance_b: bool
-
-    @property
-    def value_a(self) -> float:
-        return fmean(self.by_seed_a)
-
-    @property
-    def value_b(self) -> float:
-        return fmean(self.by_seed_b)
 
     @property
     def sign(self) -> int:

@@ -110,15 +110,12 @@ class Exporter(Protocol):
         Raises:
             UserError: it cannot express what is wanted.
         """
-        ...
 
     def reads(self, name: str, text: str) -> bool:
         """Whether a file, by its name and fields, is a configuration of this consumer."""
-        ...
 
     def selected(self, text: str, layers: Sequence[Layer], parameters: Sequence[str]) -> Matches:
         """What the consumer would train, given the model's layers and its other parameters."""
-        ...
 
 
 def whole(number: float) -> float:

@@ -85,7 +85,6 @@ class Scorer(Protocol):
     @property
     def version(self) -> int:
         """Raised when the same material would get other scores."""
-        ...
 
     def score(self, material: Material) -> ScoreResult:
         """Score every layer of `material.layers`.
@@ -94,7 +93,6 @@ class Scorer(Protocol):
             UserError: too few rows for one batch, or a row without loss.
             CheckError: a layer without a trained adapter, or a score that is not finite.
         """
-        ...
 
 
 def base_weight(model: Any, name: str) -> Tensor:

@@ -122,7 +122,8 @@ def train(
         stability: stop at the first stable step, or at the ceiling; `None` trains to the end.
         make_optimizer: something other than AdamW over the trainable parameters.
         callbacks: `TrainerCallback`s that look on; gradients are there in `on_pre_optimizer_step`.
-            One that remembers anything is `Resumable`.
+            One that remembers anything has `state()`, as JSON, and `restore(state)`; one that
+            remembers tensors has `tensors()` and `restore_tensors(tensors)` as well.
         penalty: added to the loss once a step, 0-d; the losses reported are without it.
         autocast: what a step computes in, where that is not the weights' dtype.
         runtime: micro-batch, progress, checkpoints; changes no result beyond rounding.

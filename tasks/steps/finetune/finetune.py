@@ -75,10 +75,3 @@ def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) ->
         runtime=replace(context.training(step.label), count_allocations=True),
     )
     write_result(out / "finetune.json", result, context)
-
-
-def load_tuned(step: Step, payload: Path, context: Context) -> object:
-    """The base of a fine-tuning step with what it trained, ready for evaluation."""
-    method = METHODS[step.given["method"]]
-    base = step.given["base"].load(context.runtime, four_bit=method.four_bit)
-    return method.load(base, payload / method.folder)
