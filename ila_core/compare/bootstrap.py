@@ -26,7 +26,6 @@ def paired_bootstrap(
         values_b: the same items in the same order.
         weights: of each item, such as its tokens that are in the loss.
     """
-
     n = len(weights)
     gap = values_a - values_b
     rng = np.random.default_rng(seed)

@@ -16,7 +16,6 @@ def judged_again(
     `ila_core.compare.chance.interval`. With three repeats it is too narrow, as it draws from those
     it saw. `None` where no answer has two.
     """
-
     if all(len(item.repeats) < 2 for item in evaluation.items):
         return None
     rng = np.random.default_rng(seed)

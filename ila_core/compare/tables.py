@@ -14,7 +14,6 @@ from ila_core.compare.sample_size import POWER
 
 def comparison_table(comparison: Comparison) -> pd.DataFrame:
     """One row per arm and benchmark; intervals over items and over seeds apart."""
-
     return pd.DataFrame(
         {
             "benchmark": x.benchmark,
@@ -77,7 +76,6 @@ def comparison_notes(comparison: Comparison) -> list[str]:
 
 def decision_table(decision: Decision) -> pd.DataFrame:
     """One row per requirement."""
-
     return pd.DataFrame(
         {
             "benchmark": x.benchmark,

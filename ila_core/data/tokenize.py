@@ -54,7 +54,6 @@ def prepare(
     Raises:
         UserError: no usable template, or a split that is needed and came out empty.
     """
-
     renderer = Renderer(tokenizer, template)
     splits: dict[Split, list[Row]] = {split: [] for split in SPLITS}
     usable, dropped = _usable(conversations)
@@ -146,7 +145,6 @@ def _labels(ids: list[int], offsets: list[Span], spans: Sequence[Span]) -> list[
 
     A token of no width (a prefix space) on the edge of a span belongs to what is before it.
     """
-
     starts, ends = np.array(offsets, dtype=np.int64).reshape(-1, 2).T
     learned: NDArray[np.bool_] = np.zeros(len(ids), dtype=bool)
     for a, b in spans:

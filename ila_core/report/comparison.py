@@ -205,7 +205,6 @@ def _difference(a: _Moment, b: _Moment, evaluate: EvaluateConfig) -> Difference:
 
 def _mean_over_seeds(arm: str, evaluations: Sequence[dict[str, Any]]) -> tuple[Floats, Floats]:
     """Loss per conversation averaged over seeds, and tokens per conversation."""
-
     tokens = [[c["tokens"] for c in e["conversations"]] for e in evaluations]
     if any(t != tokens[0] for t in tokens):
         raise CheckError(

@@ -50,7 +50,6 @@ def is_plain(layer: Any) -> bool:
 
 def _has_values(layer: Any) -> bool:
     """Whether a layer computes AdaLoRA's `base(x) + beta * B (E . A) dropout(x)`, E (r, 1)."""
-
     return isinstance(layer, SVDLinear) and _is_alone(layer)
 
 
