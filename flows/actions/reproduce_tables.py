@@ -1,7 +1,5 @@
 """Tables 1 and 3 to 11 as rows: ours, what stands beside each claim, and the paper's figures."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean

@@ -4,8 +4,6 @@ Every claim of the paper has two arms of ours beside it: random layers of as man
 many random layers. An arm of several tables is the same cached steps in all of them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 

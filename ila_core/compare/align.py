@@ -1,7 +1,5 @@
 """Two arms' evaluations of one benchmark brought to the same items, or refused."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """Two that answer the same items, compared item by item."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

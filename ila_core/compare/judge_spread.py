@@ -1,7 +1,5 @@
 """How far a mean grade moves when the same judge is asked again about the same answers."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from ila_core.compare.results import Evaluation

@@ -1,7 +1,5 @@
 """What fine-tuning seeds add to a difference between arms."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

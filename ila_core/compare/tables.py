@@ -1,7 +1,5 @@
 """A comparison and a decision as tables, and what is said below them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from statistics import fmean
 

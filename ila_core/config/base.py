@@ -1,7 +1,5 @@
 """What the parts of a profile have in common."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 

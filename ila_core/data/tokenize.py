@@ -5,8 +5,6 @@
 {'ends on a user turn': 1}
 """
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import sys

@@ -7,8 +7,6 @@ One rule both writes and verifies: what a file selects is asked of the consumer'
 code that wrote the file.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol

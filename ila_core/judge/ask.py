@@ -1,7 +1,5 @@
 """What every judge is: it gets questions about answers and gives a verdict on each, once."""
 
-from __future__ import annotations
-
 import json
 import os
 import threading

@@ -1,7 +1,5 @@
 """Tables of what was evaluated beside held-out loss."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any

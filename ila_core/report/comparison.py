@@ -9,8 +9,6 @@ step is chosen on the rows that the loss is then taken on: an optimistic number,
 alike.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from statistics import fmean
 from typing import Any, Literal, NamedTuple

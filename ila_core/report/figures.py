@@ -1,7 +1,5 @@
 """The pictures, to be placed inside the page or saved as files. Equal data give equal bytes."""
 
-from __future__ import annotations
-
 import io
 import math
 import re

@@ -1,7 +1,5 @@
 """One self-contained HTML page: no script, no request, readable on a phone and on paper."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

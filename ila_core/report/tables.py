@@ -3,8 +3,6 @@
 Cells are values; `formatted` turns them into what people read.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import Any

@@ -1,7 +1,5 @@
 """Which layers' place in a ranking is sure: whether every search seed puts them on one side."""
 
-from __future__ import annotations
-
 from statistics import fmean, stdev
 
 from ila_core.config import Frozen

@@ -12,8 +12,6 @@ learning closes those first and then sees what the rest is worth.
     auc(scores, corrupted)  # 1.0: every corrupted layer below every other one
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Collection, Mapping, Sequence
 from statistics import fmean

@@ -5,8 +5,6 @@ of d_out numbers per token are kept (`ila_core.train.lora_function`; costs:
 benchmarks/results/gate_cost.json).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from contextlib import ExitStack

@@ -1,7 +1,5 @@
 """One number for a mask curve: the area between it and its random control."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 from typing import Literal
 

@@ -4,8 +4,6 @@ A scorer that needs a few batches looks at the adapter on the way. Nothing of th
 by that: the steps up to the last one are those of the whole schedule.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

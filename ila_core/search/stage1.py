@@ -1,7 +1,5 @@
 """Stage 1: LoRA on every layer until the loss is epsilon-stable (Algorithm 1, first half)."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Fine-tune a selection of layers under the contract."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

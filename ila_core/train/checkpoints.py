@@ -10,8 +10,6 @@ come in the middle of writing), and it belongs to one training.
     <folder>/checkpoint-120/{trained.safetensors,optimizer.pt,scheduler.pt,...,complete.json}
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

@@ -3,8 +3,6 @@
 The field's commonest complaint is a selection that silently does nothing, so a breach is an error.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence

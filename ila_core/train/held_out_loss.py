@@ -1,7 +1,5 @@
 """The loss of a model on held-out rows, conversation by conversation."""
 
-from __future__ import annotations
-
 import math
 import sys
 from collections.abc import Sequence

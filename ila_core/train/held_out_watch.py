@@ -1,7 +1,5 @@
 """Held-out loss on the way of a training: an arm that overfits is judged at its best step too."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -5,8 +5,6 @@ conversations are packed into micro-batches is a runtime setting: the loss is th
 the whole step, so the layout moves it by rounding only (and by other dropout masks).
 """
 
-from __future__ import annotations
-
 import json
 import math
 import sys

@@ -7,8 +7,6 @@ On one H100 at 7B shape a step of stage 1, with `recompute`, takes 0.79 of the t
 memory of PEFT's own modules (benchmarks/results/gpu_h100.json).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial

@@ -5,8 +5,6 @@ earliest live claim wins and the others wait for it. Two finishers of one key ar
 results are addressed by content and the oldest FINISHED run wins.
 """
 
-from __future__ import annotations
-
 import logging
 import socket
 import threading

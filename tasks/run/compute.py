@@ -1,7 +1,5 @@
 """Compute one claimed step and commit what comes out."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import sys

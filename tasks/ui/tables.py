@@ -1,7 +1,5 @@
 """Tables of the search and of evaluations in the Prefect UI, computed now or cached."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

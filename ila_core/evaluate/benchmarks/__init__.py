@@ -1,7 +1,5 @@
 """What a model is measured by: one file per benchmark, one line in `BENCHMARKS`."""
 
-from __future__ import annotations
-
 from typing import Any, Protocol
 
 from ila_core.compare.results import Evaluation

@@ -5,8 +5,6 @@ MMLU (5-shot accuracy), HellaSwag (0-shot `acc`), Vicuna and MT-Bench (GPT-4's g
 3.1-8B; they are Table 10's figures, but for the 30 %.
 """
 
-from __future__ import annotations
-
 import csv
 from pathlib import Path
 

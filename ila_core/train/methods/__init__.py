@@ -1,7 +1,5 @@
 """How selected layers are trained: one file per method, one line in `METHODS`."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol

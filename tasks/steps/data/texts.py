@@ -1,7 +1,5 @@
 """Texts that the base writes by itself, once for all that are compared on them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from ila_core.config import GeneralTextSettings
