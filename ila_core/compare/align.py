@@ -5,12 +5,10 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ila_core.compare.bootstrap import Floats
 from ila_core.compare.results import Evaluation
 from ila_core.errors import UserError, listed
-
-Floats = NDArray[np.float64]
 
 
 class Side(NamedTuple):

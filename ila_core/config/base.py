@@ -19,6 +19,12 @@ class Frozen(BaseModel):
     )
 
 
+class Outcome(BaseModel):
+    """Base of what a computation gives: immutable, and a number in it may be infinite."""
+
+    model_config = ConfigDict(frozen=True)
+
+
 class LoraSettings(Frozen):
     r: int = Field(ge=1)
     alpha: float = Field(gt=0)

@@ -14,14 +14,11 @@ from statistics import fmean
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ila_core.compare.bootstrap import paired_bootstrap
+from ila_core.compare.bootstrap import Floats, paired_bootstrap
 from ila_core.compare.results import Evaluation
 from ila_core.config import BASE, EvaluateConfig, FinetuneConfig, Frozen
 from ila_core.errors import CheckError
-
-Floats = NDArray[np.float64]
 
 Verdict = Literal["better", "worse", "no difference seen"]
 

@@ -11,9 +11,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import field_validator
 
 from ila_core.config import ScorerSettings
+from ila_core.config.base import Outcome
 from ila_core.data.batches import (
     Row,
     check_rows,
@@ -54,10 +55,8 @@ class Material:
     """Most conversations per forward pass; moves scores by rounding only."""
 
 
-class ScoreResult(BaseModel):
+class ScoreResult(Outcome):
     """One score per layer, in layer order; larger is more important."""
-
-    model_config = ConfigDict(frozen=True)
 
     scores: dict[str, float]
     cost_tokens: float

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
 from ila_core.config import MethodSettings, OptimizerSettings
+from ila_core.config.base import Outcome
 from ila_core.data.batches import Row
 from ila_core.selection.selection import Selection
 from ila_core.train.contract import Verification
@@ -16,10 +15,8 @@ from ila_core.train.methods import METHODS
 from ila_core.train.selected import train_selected
 
 
-class FinetuneResult(BaseModel):
+class FinetuneResult(Outcome):
     """`finetune.json`, less arm, policy and dataset."""
-
-    model_config = ConfigDict(frozen=True)
 
     method: str
     seed: int

@@ -9,19 +9,17 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 from transformers import TrainerCallback, TrainerState
 
+from ila_core.config.base import Outcome
 from ila_core.errors import CheckError, listed
 
 GRADIENT_STEPS = 3
 """Steps within which every selected layer must have had a gradient that is not zero."""
 
 
-class Verification(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
+class Verification(Outcome):
     requested: int
     matched: int
     """Requested layers that hold trainable parameters."""

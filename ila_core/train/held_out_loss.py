@@ -5,24 +5,19 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
+from ila_core.config.base import Outcome
 from ila_core.data.batches import Row, collate, loss_tokens
 from ila_core.errors import Diverged, UserError
 
 
-class ConversationLoss(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
+class ConversationLoss(Outcome):
     nll: float
     """Negative log-likelihood, summed over the conversation's targets, in nats."""
     tokens: int
 
 
-class HeldOut(BaseModel):
+class HeldOut(Outcome):
     """The loss of one model on held-out rows."""
-
-    model_config = ConfigDict(frozen=True)
 
     loss: float
     """Mean over all tokens."""

@@ -3,16 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
 from transformers import TrainerCallback, TrainerState
 
+from ila_core.config.base import Outcome
 from ila_core.data.batches import Row
 from ila_core.train.held_out_loss import ConversationLoss, held_out_loss
 
 
-class Watched(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
+class Watched(Outcome):
     step: int
     loss: float
     """Mean over all tokens, in nats."""

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -34,6 +33,7 @@ from transformers import (
 )
 
 from ila_core.config import OptimizerSettings, Schedule, StabilitySettings
+from ila_core.config.base import Outcome
 from ila_core.data.batches import (
     MicroBatches,
     Row,
@@ -77,9 +77,7 @@ class TrainRuntime:
     """Where an interrupted training goes on from; `None` starts anew."""
 
 
-class TrainResult(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
+class TrainResult(Outcome):
     losses: list[float]
     """Mean token loss of every step, in nats."""
     steps: int
