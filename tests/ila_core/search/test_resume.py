@@ -23,6 +23,8 @@ from ila_core.train.checkpoints import CheckpointFolder
 from ila_core.train.loop import TrainRuntime, train
 from tests.helpers import tiny
 
+pytestmark = pytest.mark.never_rerun
+
 STAGE1 = Stage1Settings(
     lora=LoraSettings(r=4, alpha=8, dropout=0.1),  # dropout draws from the generators
     optimizer=tiny.OPTIMIZER.model_copy(update={"schedule": "cosine", "warmup_ratio": 0.1}),
@@ -135,7 +137,6 @@ def test_twenty_kills_over_both_stages_change_nothing(processes, undisturbed, tm
 
 
 @pytest.mark.slow
-@pytest.mark.never_rerun
 def test_milestones_survive_a_kill(processes, undisturbed, tmp_path):
     with killed(processes, tmp_path) as child:
         while child.recv() != ("stage1", 17):  # the last milestone is step 12 of 25

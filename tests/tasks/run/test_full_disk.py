@@ -8,7 +8,7 @@ import pytest
 
 from tests.conftest import ROOT, Ila
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.never_rerun]
 NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount"]  # a disk of its own, no root
 FULL = """
 mount -t tmpfs -o size={size} tmpfs "$ILA_HOME" || exit 77

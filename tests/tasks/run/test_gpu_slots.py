@@ -17,9 +17,9 @@ pytestmark = [pytest.mark.servers, pytest.mark.slow, pytest.mark.never_rerun]
 HOLD = """
 import logging, sys
 from tasks.run.gpu_slots import slot
-logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-for name in ("httpx", "prefect"):
-    logging.getLogger(name).setLevel(logging.WARNING)
+log = logging.getLogger("ila")
+log.setLevel(logging.INFO)
+log.addHandler(logging.StreamHandler(sys.stdout))
 with slot(sys.argv[1], "training"):
     print("held", flush=True)
     while sys.stdin.readline() != "give back\\n":
@@ -53,7 +53,7 @@ class Limit:
 
 @pytest.fixture
 def limit(prefect, prefect_folder, tmp_path):
-    return Limit(prefect, tmp_path.name, prefect_folder)
+    return Limit(prefect, f"one-{tmp_path.name}"[:40], prefect_folder)
 
 
 @pytest.fixture
@@ -77,9 +77,10 @@ def hold(prefect, limit, tmp_path):
         process.communicate()
 
 
-def until(process, word):
+def until(process, said):
+    """Read what the process says up to a line that ends so."""
     for line in process.stdout:
-        if word in line:
+        if line.rstrip().endswith(said):
             return
     raise AssertionError(process.stderr.read())
 
@@ -88,7 +89,7 @@ def test_a_limit_of_one_is_held_by_one_and_outlives_a_kill(hold, limit):
     first = hold()
     until(first, "held")
     second = hold()
-    until(second, "waits for a slot of the limit")
+    until(second, f"waits for a slot of the limit {limit.name!r}")
     assert limit.taken == 1
     first.stdin.write("give back\n")
     first.stdin.flush()

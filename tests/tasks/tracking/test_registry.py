@@ -265,6 +265,7 @@ def publish_at_once(ila, runs_and_names, alias):
     return found
 
 
+@pytest.mark.never_rerun
 def test_two_teams_publish_the_same_and_different_rankings_at_once(team, adopted, registry):
     made, key = team
     lookup = open_lookup(runtime_of(made))
@@ -283,6 +284,7 @@ def test_two_teams_publish_the_same_and_different_rankings_at_once(team, adopted
     assert registry.read(champion).digest == champion.digest
 
 
+@pytest.mark.never_rerun
 def test_an_alias_that_several_make_at_once_is_made(team, registry):
     # Of 100 such calls the database refused 17; the forty here are enough to meet one.
     made, key = team
