@@ -19,7 +19,7 @@ class Frozen(BaseModel):
     )
 
 
-class Outcome(BaseModel):
+class FrozenResult(BaseModel):
     """Base of what a computation gives: immutable, and a number in it may be infinite."""
 
     model_config = ConfigDict(frozen=True)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerState
 
 from ila_core.config import OptimizerSettings, Schedule, Stage2Settings
-from ila_core.config.base import Outcome
+from ila_core.config.base import FrozenResult
 from ila_core.data.batches import Row
 from ila_core.errors import CheckError, listed
 from ila_core.train.loop import TrainRuntime, train
@@ -30,7 +30,7 @@ HISTORY_POINTS = 20
 _SCORE = "ila_score"
 
 
-class GateResult(Outcome):
+class GateResult(FrozenResult):
     """`stage2.json`, less the dataset."""
 
     seed: int

@@ -10,7 +10,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from ila_core.config import RankingStopSettings
-from ila_core.config.base import Outcome
+from ila_core.config.base import FrozenResult
 from ila_core.data.batches import Row
 from ila_core.errors import UserError
 from ila_core.models.layers import Layer
@@ -21,7 +21,7 @@ from ila_core.search.scorers import SCORERS
 from ila_core.search.scoring import Material
 
 
-class Probe(Outcome):
+class Probe(FrozenResult):
     """The scores on the way, and how far the ranking has moved since the probe before."""
 
     step: int

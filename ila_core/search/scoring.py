@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from pydantic import field_validator
 
 from ila_core.config import ScorerSettings
-from ila_core.config.base import Outcome
+from ila_core.config.base import FrozenResult
 from ila_core.data.batches import (
     Row,
     check_rows,
@@ -55,7 +55,7 @@ class Material:
     """Most conversations per forward pass; moves scores by rounding only."""
 
 
-class ScoreResult(Outcome):
+class ScoreResult(FrozenResult):
     """One score per layer, in layer order; larger is more important."""
 
     scores: dict[str, float]

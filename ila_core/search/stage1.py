@@ -8,7 +8,7 @@ from typing import Any, Literal
 from transformers import TrainerCallback, TrainerState
 
 from ila_core.config import Schedule, Stage1Settings
-from ila_core.config.base import Outcome
+from ila_core.config.base import FrozenResult
 from ila_core.data.batches import Row, planned_steps
 from ila_core.search.ranking_stop import Probe, RankingStop
 from ila_core.train.contract import Verification
@@ -17,7 +17,7 @@ from ila_core.train.methods.lora import save_adapter
 from ila_core.train.selected import train_selected
 
 
-class Stage1Result(Outcome):
+class Stage1Result(FrozenResult):
     """`stage1.json`, less the dataset."""
 
     seed: int

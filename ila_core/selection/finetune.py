@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ila_core.config import MethodSettings, OptimizerSettings
-from ila_core.config.base import Outcome
+from ila_core.config.base import FrozenResult
 from ila_core.data.batches import Row
 from ila_core.selection.selection import Selection
 from ila_core.train.contract import Verification
@@ -15,7 +15,7 @@ from ila_core.train.methods import METHODS
 from ila_core.train.selected import train_selected
 
 
-class FinetuneResult(Outcome):
+class FinetuneResult(FrozenResult):
     """`finetune.json`, less arm, policy and dataset."""
 
     method: str

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback, TrainerState
 
-from ila_core.config.base import Outcome
+from ila_core.config.base import FrozenResult
 from ila_core.errors import CheckError, listed
 
 GRADIENT_STEPS = 3
 """Steps within which every selected layer must have had a gradient that is not zero."""
 
 
-class Verification(Outcome):
+class Verification(FrozenResult):
     requested: int
     matched: int
     """Requested layers that hold trainable parameters."""

@@ -5,18 +5,18 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from ila_core.config.base import Outcome
+from ila_core.config.base import FrozenResult
 from ila_core.data.batches import Row, collate, loss_tokens
 from ila_core.errors import Diverged, UserError
 
 
-class ConversationLoss(Outcome):
+class ConversationLoss(FrozenResult):
     nll: float
     """Negative log-likelihood, summed over the conversation's targets, in nats."""
     tokens: int
 
 
-class HeldOut(Outcome):
+class HeldOut(FrozenResult):
     """The loss of one model on held-out rows."""
 
     loss: float

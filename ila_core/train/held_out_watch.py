@@ -5,12 +5,12 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerState
 
-from ila_core.config.base import Outcome
+from ila_core.config.base import FrozenResult
 from ila_core.data.batches import Row
 from ila_core.train.held_out_loss import ConversationLoss, held_out_loss
 
 
-class Watched(Outcome):
+class Watched(FrozenResult):
     step: int
     loss: float
     """Mean over all tokens, in nats."""

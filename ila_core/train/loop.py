@@ -33,7 +33,7 @@ from transformers import (
 )
 
 from ila_core.config import OptimizerSettings, Schedule, StabilitySettings
-from ila_core.config.base import Outcome
+from ila_core.config.base import FrozenResult
 from ila_core.data.batches import (
     MicroBatches,
     Row,
@@ -77,7 +77,7 @@ class TrainRuntime:
     """Where an interrupted training goes on from; `None` starts anew."""
 
 
-class TrainResult(Outcome):
+class TrainResult(FrozenResult):
     losses: list[float]
     """Mean token loss of every step, in nats."""
     steps: int
