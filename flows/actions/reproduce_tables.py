@@ -84,7 +84,7 @@ class ArmTable:
                     self._names(dataset, label)
                     | _ours(found, selections[arm])
                     | self._benchmarks(dataset, arm)
-                    | published_tables.figures(self._name, dataset, label)
+                    | self._theirs(dataset, label)
                 )
         return rows
 
@@ -121,6 +121,15 @@ class ArmTable:
             column = _COLUMNS[name] + _apart_from_the_papers(results[0].comparable)
             columns[column] = scale * fmean(r.value for r in results)
         return columns
+
+    def _theirs(self, dataset: str, label: str) -> dict[str, Any]:
+        return {
+            f"paper, {model}: {column}": figure
+            for (model, of), rows in published_tables.arms(self._name).items()
+            if of == dataset and label in rows
+            for column, figure in zip(published_tables.COLUMNS, rows[label], strict=True)
+            if figure is not None
+        }
 
     def memory(self) -> Rows:
         """Table 7: measured and forecast in these arms' own training, forecast at 2 x 1,024."""

@@ -56,7 +56,7 @@ def _was_cached(planned: Planned, run: StepRun) -> bool:
     """Whether a step was there already, or came from somebody else who computed it meanwhile."""
     if planned.run is not None:
         return planned.run.run_id == run.run_id
-    from tasks.cache.store import owner
+    from tasks.cache.claim import owner
 
     return run.tags["ila.owner"] != owner()
 

@@ -12,14 +12,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ila_core.config import DataConfig
-from ila_core.data.batches import IGNORED, loss_tokens
-from ila_core.data.chat_template import Renderer, Span
+from ila_core.data.batches import loss_tokens
+from ila_core.data.chat_template import Renderer
 from ila_core.data.conversation import Conversation, content_hash
+from ila_core.data.loss_mask import labels
 from ila_core.data.prepared import SPLITS, Prepared, Row, Split
 from ila_core.errors import UserError
 
@@ -135,20 +134,7 @@ def _tokenized(
         )
         columns = zip(rendered, tokens["input_ids"], tokens["offset_mapping"], strict=True)
         for r, ids, offsets in columns:
-            yield Row(ids, _labels(ids, offsets, r.spans))
-
-
-def _labels(ids: list[int], offsets: list[Span], spans: Sequence[Span]) -> list[int]:
-    """`ids` where a token lies wholly within a span, `IGNORED` elsewhere.
-
-    A token of no width (a prefix space) on the edge of a span belongs to what is before it.
-    """
-    starts, ends = np.array(offsets, dtype=np.int64).reshape(-1, 2).T
-    learned: NDArray[np.bool_] = np.zeros(len(ids), dtype=bool)
-    for a, b in spans:
-        learned |= (starts >= a) & (ends > a) & (starts < b) & (ends <= b)
-    labels: list[int] = np.where(learned, np.array(ids, dtype=np.int64), IGNORED).tolist()
-    return labels
+            yield Row(ids, labels(ids, offsets, r.spans))
 
 
 def _refuse_empty(prepared: Prepared, data: DataConfig, given: int) -> None:

@@ -1,7 +1,5 @@
 """A model's answers to FastChat's questions, graded by a judge."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from functools import lru_cache

@@ -14,6 +14,7 @@ import hashlib
 import json
 import logging
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -107,3 +108,16 @@ def _digests(checkpoint: Path) -> dict[str, str]:
         for file in sorted(checkpoint.iterdir())
         if not file.name.startswith(_MANIFEST)
     }
+
+
+@contextmanager
+def held_folder(
+    folder: CheckpointFolder | None, identity: str
+) -> Iterator[tuple[Path, Path | None]]:
+    """Yield Trainer's output folder, and the checkpoint in it to resume from or None."""
+    if folder is None:
+        with tempfile.TemporaryDirectory() as unused:
+            yield Path(unused), None
+    else:
+        with folder.held(identity) as checkpoint:
+            yield folder.path, checkpoint

@@ -8,7 +8,6 @@ the whole step, so the layout moves it by rounding only (and by other dropout ma
 import json
 import math
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -45,7 +44,7 @@ from ila_core.data.batches import (
 from ila_core.errors import Diverged, UserError
 from ila_core.keys import digest_of
 from ila_core.provenance import seeded
-from ila_core.train.checkpoints import KEPT, CheckpointFolder, seal
+from ila_core.train.checkpoints import KEPT, CheckpointFolder, held_folder, seal
 from ila_core.train.lora_function import fused_lora
 from ila_core.train.loss import TokenLoss
 from ila_core.train.memory import Allocations, measured
@@ -143,7 +142,7 @@ def train(
         # Its cache of cast weights would outlive the optimizer's steps.
         torch.autocast(device.type, autocast, autocast is not None, cache_enabled=False),
         seeded(seed),
-        _checkpoints(here.checkpoints, identity) as (folder, checkpoint),
+        held_folder(here.checkpoints, identity) as (folder, checkpoint),
         measured(device) as cost,
     ):
         parameters = [p for p in model.parameters() if p.requires_grad]
@@ -212,19 +211,6 @@ def _mode_restored(model: Any) -> Iterator[None]:
     finally:
         model.train(training)
         base.config.use_cache = use_cache
-
-
-@contextmanager
-def _checkpoints(
-    folder: CheckpointFolder | None, identity: str
-) -> Iterator[tuple[Path, Path | None]]:
-    """Yield Trainer's output folder, and the checkpoint in it to resume from or None."""
-    if folder is None:
-        with tempfile.TemporaryDirectory() as unused:
-            yield Path(unused), None
-    else:
-        with folder.held(identity) as checkpoint:
-            yield folder.path, checkpoint
 
 
 def _shapes(model: Any) -> list[list[Any]]:

@@ -25,7 +25,7 @@ from mlflow import MlflowClient
 from flows import loop
 from flows.results import profile_plan
 from ila_core.config.load import load_profile
-from tasks.cache import store
+from tasks.cache import claim
 from tasks.cache.step import Context, Step, in_order
 from tasks.cache.step_run import StepRun
 from tasks.steps import table as kinds
@@ -60,7 +60,7 @@ class Small:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         patch.delenv("PREFECT_API_URL", raising=False)
         patch.setitem(kinds.STEPS, "number", self._compute)
-        patch.setattr(store, "_POLL_SECONDS", 0.02)
+        patch.setattr(claim, "_POLL_SECONDS", 0.02)
         patch.setattr(loop, "ila_pipeline", self._pipeline)
         patch.setattr(profile_plan, "ila_pipeline", self._pipeline)
         self.steps = _steps()

@@ -1,27 +1,30 @@
-"""The paper's Tables 1 and 3 to 11, as printed, for what `ila reproduce` shows beside ours.
+"""The paper's Tables 1 and 3 to 11 as printed (`tables.csv`), which `ila reproduce` puts by ours.
 
-MMLU (5-shot accuracy), HellaSwag (0-shot `acc`), Vicuna and MT-Bench (GPT-4's grades), in
-`published_tables.csv`. Its rows of Table 6 are those printed for QLoRA on Llama 2-7B and Llama
-3.1-8B; they are Table 10's figures, but for the 30 %.
+MMLU (5-shot accuracy), HellaSwag (0-shot `acc`), Vicuna and MT-Bench (GPT-4's grades). Table 6 is
+printed for QLoRA on Llama 2-7B and Llama 3.1-8B; it has Table 10's figures, but for the 30 %.
 """
 
 import csv
+from functools import cache
 from pathlib import Path
 
 COLUMNS = ("MMLU", "HellaSwag", "Vicuna", "MT-Bench")
 
+Figures = tuple[float | None, ...]
+Rows = dict[str, Figures]
+"""Row label to the figures in the order of `COLUMNS`."""
 
-def figures(table: str, dataset: str, row: str) -> dict[str, float]:
-    """What the paper prints in a row of a table, by model and column."""
-    path = Path(__file__).with_suffix(".csv")
-    with path.open(encoding="ascii", newline="") as lines:
-        return {
-            f"paper, {x['model']}: {column}": float(x[column])
-            for x in csv.DictReader(lines)
-            if (x["table"], x["dataset"], x["row"]) == (table, dataset, row)
-            for column in COLUMNS
-            if x[column]
-        }
+
+@cache
+def arms(table: str) -> dict[tuple[str, str], Rows]:
+    """Rows of a table by model and dataset; none of a table that has no arms."""
+    found: dict[tuple[str, str], Rows] = {}
+    with Path(__file__).with_name("tables.csv").open(encoding="ascii", newline="") as file:
+        for row in csv.DictReader(file):
+            if row["table"] == table:
+                figures = tuple(float(row[column]) if row[column] else None for column in COLUMNS)
+                found.setdefault((row["model"], row["dataset"]), {})[row["arm"]] = figures
+    return found
 
 
 MEMORY_MIB: dict[str, int] = {

@@ -1,7 +1,5 @@
 """A model's answers to a benchmark's questions: generated once, whoever judges them how often."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

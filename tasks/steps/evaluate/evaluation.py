@@ -1,7 +1,5 @@
 """Evaluation of the base and of every fine-tuned model, one step for each benchmark."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path

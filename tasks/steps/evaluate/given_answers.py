@@ -1,7 +1,5 @@
 """Another model's answers, read from a file in FastChat's schema."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from ila_core.config import EvaluateConfig

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 from ila_core.config import RuntimeConfig
-from tasks.cache import store as module
+from tasks.cache import claim, store
 from tasks.cache.step import Step
 from tasks.cache.step_run import StepRun
 from tasks.cache.store import Store
@@ -143,12 +143,12 @@ def play(monkeypatch, tmp_path):
     def play(wanting, schedule, dies=None, clock=one_after_the_other):
         turns = Turns(schedule, dies)
         records = Records(turns, clock)
-        monkeypatch.setattr(module, "open_client", lambda uri: records)
-        monkeypatch.setattr(module, "open_lookup", lambda *_: records)
-        monkeypatch.setattr(module, "owner", lambda: str(turns.me.number))
-        monkeypatch.setattr(module, "_owner_is_gone", lambda owner: int(owner) in turns.dead)
+        monkeypatch.setattr(store, "open_client", lambda uri: records)
+        monkeypatch.setattr(store, "open_lookup", lambda *_: records)
+        monkeypatch.setattr(claim, "owner", lambda: str(turns.me.number))
+        monkeypatch.setattr(claim, "_owner_is_gone", lambda owner: int(owner) in turns.dead)
         sleeping = SimpleNamespace(sleep=lambda seconds: turns.gate(), time=time.time)
-        monkeypatch.setattr(module, "time", sleeping)
+        monkeypatch.setattr(claim, "time", sleeping)
         computed, found = [], {}
 
         def want(number):
