@@ -2,9 +2,12 @@
 
 import math
 
+_NORMAL_FROM = 1000.0
+"""Degrees of freedom from which Student's 99.9 % interval is within 0.4 % of the normal one."""
+
 
 def half_width(confidence: float, df: float = math.inf) -> float:
     """Half the two-sided interval in standard errors: 1.96 at 95 %, 4.30 with two degrees."""
     from scipy import stats
 
-    return float(stats.t.ppf((1 + confidence) / 2, df))
+    return float(stats.t.ppf((1 + confidence) / 2, df if df < _NORMAL_FROM else math.inf))
