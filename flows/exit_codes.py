@@ -1,7 +1,5 @@
 """Exit codes: 0 done, 1 failed, 2 wrong input, 3 a check said no, 4 undecided."""
 
-from __future__ import annotations
-
 import errno
 import shutil
 from collections.abc import Iterator

@@ -4,8 +4,6 @@ Each step is what the body of its Prefect task is (`look_up`). What Prefect adds
 left out: its UI, steps side by side, and a server that counts GPUs.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping, Sequence
 

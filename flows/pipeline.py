@@ -1,7 +1,5 @@
 """The paper's method as steps. Nothing runs here: keys, plans and runs all come from it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 

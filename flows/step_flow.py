@@ -1,7 +1,5 @@
 """The story as a Prefect flow: every step one task, looked up before it is computed."""
 
-from __future__ import annotations
-
 import logging
 import sys
 from collections.abc import Mapping, Sequence

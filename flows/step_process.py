@@ -3,8 +3,6 @@
 One line of JSON on standard input says which; ERROR gets what went wrong, where it was foreseen.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import sys

@@ -3,8 +3,6 @@
 >>> folder = fetch("GAIR/lima", ["train.jsonl"], revision=None, kind="dataset")
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Seeds that leave no trace, and the record of what computed a result."""
 
-from __future__ import annotations
-
 import os
 import platform
 import random

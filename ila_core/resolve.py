@@ -5,8 +5,6 @@ file's entry holds size, mtime and inode and is hashed again when any of them di
 is valid for its revision only. What cannot be resolved offline is an `Unknown` with its reason.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence

@@ -1,7 +1,5 @@
 """`ila compare` and `ila decide`: what was evaluated, item by item, against each other."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """`ila control`: is noise planted in some layers found at the bottom of the ranking?"""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 

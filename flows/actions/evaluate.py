@@ -1,7 +1,5 @@
 """`ila evaluate`: a run's arms, an adapter or the base on any benchmark, each computed once."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 from flows.actions.evaluation_targets import Target, find_target

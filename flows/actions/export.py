@@ -1,7 +1,5 @@
 """`ila export`: a ranking's selection as another trainer's configuration."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Mapping

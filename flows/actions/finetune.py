@@ -1,7 +1,5 @@
 """`ila finetune` and `ila forecast`: one arm from any ranking, and what shares of layers cost."""
 
-from __future__ import annotations
-
 import re
 import shutil
 from collections.abc import Mapping, Sequence

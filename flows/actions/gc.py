@@ -1,7 +1,5 @@
 """`ila gc`: what can never be used again, and what removing it would free."""
 
-from __future__ import annotations
-
 import typer
 
 from flows.views.printing import print_json, print_table

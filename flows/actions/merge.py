@@ -1,7 +1,5 @@
 """`ila merge`: what was fine-tuned as one model of transformers, for whoever loads no adapters."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import tempfile

@@ -1,7 +1,5 @@
 """`ila compare --pairwise`: a judge sees both models' answers, in both orders."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import typer

@@ -1,7 +1,5 @@
 """What `ila rankings` does beside showing: publish, adopt, pull, retire, and trace."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from flows.plan.references import MADE_BY, ranking_run, resolve

@@ -1,14 +1,12 @@
 """Tables 1 and 3 to 11 as rows: ours, what stands beside each claim, and the paper's figures."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from flows.plan.arms import Arms
-from flows.plan.paper_tables import TABLES, Part, finetuning_on, stand_in
+from flows.plan.paper_tables import TABLES, finetuning_on, stand_in
 from flows.results.profile_plan import ProfilePlan
 from ila_core.compare.results import Evaluation
 from ila_core.config import ArmConfig, FinetuneConfig
@@ -48,7 +46,7 @@ class ArmTable:
         self._arms = planned.pipeline.tables([name])
         self._runs = runs
         self._fetched: dict[str, Path] = {}
-        self._compared = {part.dataset: self._compare(part) for part in self._table.parts}
+        self._compared = {name: self._compare(name) for name in self._table.datasets}
 
     @property
     def title(self) -> str:
@@ -61,11 +59,11 @@ class ArmTable:
         lines = [self._table.note] if self._table.note else []
         if not self._planned.profile.finetune.watch:
             return [*lines, "nobody looked on the way (finetune.watch): overfitting is unknown"]
-        for part in self._table.parts:
-            arms = self._compared[part.dataset]
-            where = stand_in(self._planned.profile, part.dataset)
+        for dataset in self._table.datasets:
+            arms = self._compared[dataset]
+            where = stand_in(self._planned.profile, dataset)
             compared = {x.versus.against for x in arms.values() if x.versus}
-            for name in sorted({part.against, *compared}):
+            for name in sorted({self._table.against, *compared}):
                 best = f"best step {arms[name].best_step} of {arms[name].steps}"
                 lines.append(
                     f"{name} overfits on {where} ({best}): a gain from freezing may be "
@@ -78,41 +76,41 @@ class ArmTable:
     def rows(self) -> Rows:
         """A row for each of the paper's and each of ours beside it."""
         rows = []
-        for part in self._table.parts:
-            selections = self._selections(part)
-            for label, arm in part.rows.items():
-                found = self._compared[part.dataset][arm]
+        for dataset in self._table.datasets:
+            selections = self._selections(dataset)
+            for label, arm in self._table.rows.items():
+                found = self._compared[dataset][arm]
                 rows.append(
-                    self._names(part, label)
+                    self._names(dataset, label)
                     | _ours(found, selections[arm])
-                    | self._benchmarks(part, arm)
-                    | self._theirs(part, label)
+                    | self._benchmarks(dataset, arm)
+                    | self._theirs(dataset, label)
                 )
         return rows
 
     def controls(self) -> Rows:
         """Each claim beside random layers: as many parameters, as many layers; end and best."""
         rows = []
-        for part in self._table.parts:
-            selections = self._selections(part)
-            for label, arm in part.rows.items():
-                for control in self._compared[part.dataset][arm].controls:
+        for dataset in self._table.datasets:
+            selections = self._selections(dataset)
+            for label, arm in self._table.rows.items():
+                for control in self._compared[dataset][arm].controls:
                     details = selections[control.against].details
                     rows.append(
-                        self._names(part, label)
+                        self._names(dataset, label)
                         | {"equal": control.match, "parameters apart": details.get("difference")}
                         | _apart(control, control.at_best)
                         | {"verdict": control.verdict, "verdict at best": control.at_best.verdict}
                     )
         return rows
 
-    def _names(self, part: Part, label: str) -> dict[str, Any]:
-        return {"dataset": stand_in(self._planned.profile, part.dataset), "arm": label}
+    def _names(self, dataset: str, label: str) -> dict[str, Any]:
+        return {"dataset": stand_in(self._planned.profile, dataset), "arm": label}
 
-    def _benchmarks(self, part: Part, arm: str) -> dict[str, Any]:
+    def _benchmarks(self, dataset: str, arm: str) -> dict[str, Any]:
         """Beside the paper's columns, the mean over seeds of what else was evaluated."""
         found: dict[str, list[Evaluation]] = {}
-        for step in self._arms[part.dataset].evaluations(arm):
+        for step in self._arms[dataset].evaluations(arm):
             name = step.given["benchmark"].name
             if name in _COLUMNS:
                 result = Evaluation.load(self._payload(step) / "evaluation.json")
@@ -124,26 +122,26 @@ class ArmTable:
             columns[column] = scale * fmean(r.value for r in results)
         return columns
 
-    def _theirs(self, part: Part, label: str) -> dict[str, Any]:
+    def _theirs(self, dataset: str, label: str) -> dict[str, Any]:
         return {
             f"paper, {model}: {column}": figure
-            for (model, dataset), rows in published_tables.arms(self._name).items()
-            if dataset == part.dataset and label in rows
+            for (model, of), rows in published_tables.arms(self._name).items()
+            if of == dataset and label in rows
             for column, figure in zip(published_tables.COLUMNS, rows[label], strict=True)
             if figure is not None
         }
 
     def memory(self) -> Rows:
         """Table 7: measured and forecast in these arms' own training, forecast at 2 x 1,024."""
-        (part,) = self._table.parts
+        (dataset,) = self._table.datasets
         profile, base = self._planned.profile, self._planned.pipeline.base
-        finetuning = finetuning_on(profile, part.dataset, set(part.rows.values()))
+        finetuning = finetuning_on(profile, dataset, set(self._table.rows.values()))
         by_name = {arm.name: arm for arm in finetuning.arms}
-        selections = self._selections(part)
+        selections = self._selections(dataset)
         data = self._planned.pipeline.data[finetuning.dataset]
         length = longest(self._payload(data), "train")
         rows: Rows = []
-        for label, name in part.rows.items():
+        for label, name in self._table.rows.items():
             arm, train = by_name[name], selections[name].train
             method, how = finetuning.method_of(arm), finetuning.settings_of(arm)
 
@@ -151,7 +149,7 @@ class ArmTable:
                 shape = {"batch_size": batch_size, "micro_batch": micro_batch, "length": length}
                 return Forecast.of(base.config, base.layers, method, how, **shape).memory(train)  # noqa: B023
 
-            tuned = self._arms[part.dataset].tuned[name].values()
+            tuned = self._arms[dataset].tuned[name].values()
             spent = [read_json(self._payload(s) / MEASUREMENTS) for s in tuned]
             peaks = [c["peak_allocated_bytes"] for c in spent]
             found = None if None in peaks else fmean(peaks)  # a device that counts nothing
@@ -174,8 +172,8 @@ class ArmTable:
                 row[f"{column}: of 100 %"] = row[column] / whole[column] if known else None
         return rows
 
-    def _selections(self, part: Part) -> dict[str, Selection]:
-        arms = self._arms[part.dataset]
+    def _selections(self, dataset: str) -> dict[str, Selection]:
+        arms = self._arms[dataset]
         return {n: load(self._payload(step)) for n, step in arms.selections.items()}
 
     def _payload(self, step: Step) -> Path:
@@ -185,11 +183,12 @@ class ArmTable:
             self._fetched[key] = fetch(self._runs[key])
         return self._fetched[key]
 
-    def _compare(self, part: Part) -> dict[str, ArmResult]:
-        """Every arm beside all layers under its own method; those beside the part's own arm."""
-        arms: Arms = self._arms[part.dataset]
+    def _compare(self, dataset: str) -> dict[str, ArmResult]:
+        """Every arm beside all layers under its own method; those beside the table's own arm."""
+        arms: Arms = self._arms[dataset]
         profile = self._planned.profile
-        finetuning = finetuning_on(profile, part.dataset, set(part.rows.values()) | {part.against})
+        table = self._table
+        finetuning = finetuning_on(profile, dataset, {*table.rows.values(), table.against})
         evaluations = [
             {**read_json(self._payload(s) / "evaluation.json"), **s.given["names"]}
             for s in arms.evaluated
@@ -204,7 +203,7 @@ class ArmTable:
             for s in of_seed.values()
         ]
         found: dict[str, ArmResult] = {}
-        for against, group in _groups(finetuning, part.against).items():
+        for against, group in _groups(finetuning, table.against).items():
             compared = compare_arms(
                 evaluations,
                 finetunes,
@@ -212,7 +211,7 @@ class ArmTable:
                 evaluate=profile.evaluate.model_copy(update={"against": against}),
             )
             for result in compared:
-                if result.arm != against or against == part.against:
+                if result.arm != against or against == table.against:
                     found[result.arm] = result
         return found
 

@@ -1,7 +1,5 @@
 """`ila run`, `ila search` and `ila plan`: the plan first, and Prefect and torch only if need be."""
 
-from __future__ import annotations
-
 import logging
 import os
 import sys

@@ -1,7 +1,5 @@
 """`ila tune`: learning rates and lengths of fine-tuning, tried and chosen on held-out loss."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping, Sequence
 

@@ -1,7 +1,5 @@
 """`ila verify`: was a selection applied, by our runs, by a trained adapter, by a configuration?"""
 
-from __future__ import annotations
-
 import re
 import sys
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """The command line. Nothing heavy at module level: `ila --help` must answer at once."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import Annotated

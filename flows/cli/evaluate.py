@@ -1,7 +1,5 @@
 """`ila evaluate`, `ila compare` and `ila decide` as commands: their arguments and options."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer

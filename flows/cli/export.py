@@ -1,7 +1,5 @@
 """The commands that take a ranking, and a policy, to another trainer, and back."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

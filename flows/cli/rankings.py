@@ -1,7 +1,5 @@
 """`ila rankings`: rankings by name, key or file, for those who search and those who never do."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

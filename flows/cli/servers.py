@@ -1,7 +1,5 @@
 """The commands of `ila servers`; nothing heavy at module level."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

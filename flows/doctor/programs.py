@@ -1,7 +1,5 @@
 """What is installed, reachable and usable here, and what to do about the rest."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib.util
 import os

@@ -1,7 +1,5 @@
 """`ila doctor`, of servers: whether each answers, which version, and what one may do there."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable

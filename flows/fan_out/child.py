@@ -3,8 +3,6 @@
 The profile comes as one line of JSON on standard input, which ends when the parent does.
 """
 
-from __future__ import annotations
-
 import logging
 import sys
 from collections.abc import Sequence

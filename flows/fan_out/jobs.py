@@ -3,8 +3,6 @@
 A training seeds its process's generators and takes its whole device, so two cannot share a process.
 """
 
-from __future__ import annotations
-
 import logging
 import sys
 import time

@@ -1,7 +1,5 @@
 """Arms of one fine-tuning: their selections, what they train, and how each is evaluated."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import NamedTuple
 

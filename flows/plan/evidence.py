@@ -1,7 +1,5 @@
 """Beside the ranking: what says that it means something. No step of the main path needs these."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from ila_core.config import SearchConfig

@@ -1,7 +1,5 @@
 """Finished results by reference: reports of a profile, fine-tunings by key."""
 
-from __future__ import annotations
-
 import re
 
 from ila_core.config import RuntimeConfig

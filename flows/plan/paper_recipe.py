@@ -4,8 +4,6 @@ It is what `ila reproduce` shows beside the paper's numbers, and what a cheaper 
 (`benchmarks/search_cost.py`): the whole stage-1 schedule, then gates on the rows of stage 1.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import NamedTuple
 

@@ -4,8 +4,6 @@ Every claim of the paper has two arms of ours beside it: random layers of as man
 many random layers. An arm of several tables is the same cached steps in all of them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -18,20 +16,16 @@ from tasks.steps.base import Base
 LIMA, NO_ROBOTS, ALPACA = "lima", "no_robots", "alpaca_gpt4"
 
 
-class Part(NamedTuple):
-    """The rows of a table that fine-tune on one dataset."""
+class Table(NamedTuple):
+    """The rows of a table of the paper, the same on each of its datasets."""
 
-    dataset: str
+    title: str
+    datasets: tuple[str, ...]
     """Of the paper."""
     rows: Mapping[str, str]
     """The paper's label to the arm."""
-    against: str
+    against: str = "lora"
     """The arm that the others are compared with."""
-
-
-class Table(NamedTuple):
-    title: str
-    parts: tuple[Part, ...]
     note: str = ""
 
 
@@ -42,106 +36,78 @@ _METHODS = {
     "LoRA": "lora",
     "LoRA w/ ILA": "lora-ila",
 }
-_QLORA = {
-    "QLoRA": "qlora",
-    "QLoRA w/ ILA (75 %)": "qlora-ila",
-    "QLoRA w/ ILA (30 %)": "qlora-ila-30",
-}
-_SCALE = {"LoRA": "lora", "LoRA w/ ILA": "lora-ila"}
 
 TABLES: dict[str, Table] = {
     "table1": Table(
         "Table 1: regions of the model",
-        (
-            Part(
-                LIMA,
-                {
-                    "ATT (q, k, v, o)": "attention",
-                    "ATT2 (q, k, v)": "qkv",
-                    "FFN (up, down, gate)": "ffn",
-                    "LoRA": "lora",
-                },
-                "lora",
-            ),
-        ),
+        (LIMA,),
+        {
+            "ATT (q, k, v, o)": "attention",
+            "ATT2 (q, k, v)": "qkv",
+            "FFN (up, down, gate)": "ffn",
+            "LoRA": "lora",
+        },
     ),
-    "table3": Table("Table 3: methods", (Part(NO_ROBOTS, _METHODS, "lora"),)),
-    "table4": Table("Table 4: methods", (Part(LIMA, _METHODS, "lora"),)),
+    "table3": Table("Table 3: methods", (NO_ROBOTS,), _METHODS),
+    "table4": Table("Table 4: methods", (LIMA,), _METHODS),
     "table5": Table(
         "Table 5: the most important 10, 20 and 30 %",
-        (
-            Part(
-                NO_ROBOTS,
-                {
-                    "LoRA": "lora",
-                    **{f"LoRA w/ ILA ({n} %)": f"lora-ila-{n}" for n in (10, 20, 30)},
-                },
-                "lora",
-            ),
-        ),
+        (NO_ROBOTS,),
+        {"LoRA": "lora", **{f"LoRA w/ ILA ({n} %)": f"lora-ila-{n}" for n in (10, 20, 30)}},
     ),
     "table6": Table(
         "Table 6: QLoRA",
-        (Part(LIMA, _QLORA, "qlora"), Part(NO_ROBOTS, _QLORA, "qlora")),
-        "The paper's Table 6 repeats the figures of its Table 10 (LoRA, Llama 2-13B); only its "
-        "30 % row is its own. They are no target.",
+        (LIMA, NO_ROBOTS),
+        {
+            "QLoRA": "qlora",
+            "QLoRA w/ ILA (75 %)": "qlora-ila",
+            "QLoRA w/ ILA (30 %)": "qlora-ila-30",
+        },
+        against="qlora",
+        note="The paper's Table 6 repeats the figures of its Table 10 (LoRA, Llama 2-13B); only "
+        "its 30 % row is its own. They are no target.",
     ),
     "table8": Table(
         "Table 8: random, first and last layers frozen",
-        (
-            Part(
-                NO_ROBOTS,
-                {
-                    "LoRA": "lora",
-                    "LoRA w/ RL 1": "lora-ila-random-layers",
-                    "LoRA w/ RL 2": "lora-ila-random-layers-2",
-                    "LoRA w/ FL": "first-frozen",
-                    "LoRA w/ LL": "last-frozen",
-                    "LoRA w/ ILA": "lora-ila",
-                    "ours: the most important frozen": "reversed",
-                    "ours: per parameter": "per-cost",
-                    "ours: rank by score": "soft-ranks",
-                    "ours: learning rate by score": "soft-rates",
-                },
-                "lora",
-            ),
-        ),
+        (NO_ROBOTS,),
+        {
+            "LoRA": "lora",
+            "LoRA w/ RL 1": "lora-ila-random-layers",
+            "LoRA w/ RL 2": "lora-ila-random-layers-2",
+            "LoRA w/ FL": "first-frozen",
+            "LoRA w/ LL": "last-frozen",
+            "LoRA w/ ILA": "lora-ila",
+            "ours: the most important frozen": "reversed",
+            "ours: per parameter": "per-cost",
+            "ours: rank by score": "soft-ranks",
+            "ours: learning rate by score": "soft-rates",
+        },
     ),
     "table9": Table(
         "Table 9: whose ranking",
-        (
-            Part(
-                LIMA,
-                {
-                    "LIMA": "lora-ila-of-lima",
-                    "No Robots": "lora-ila",
-                    "Alpaca-GPT4": "lora-ila-of-alpaca",
-                    "Intersection": "intersection",
-                    "ours: two of three": "vote",
-                    "ours: all layers": "lora",
-                },
-                "lora",
-            ),
-        ),
+        (LIMA,),
+        {
+            "LIMA": "lora-ila-of-lima",
+            "No Robots": "lora-ila",
+            "Alpaca-GPT4": "lora-ila-of-alpaca",
+            "Intersection": "intersection",
+            "ours: two of three": "vote",
+            "ours: all layers": "lora",
+        },
     ),
     "table10": Table(
-        "Table 10: scale", (Part(LIMA, _SCALE, "lora"), Part(NO_ROBOTS, _SCALE, "lora"))
+        "Table 10: scale", (LIMA, NO_ROBOTS), {"LoRA": "lora", "LoRA w/ ILA": "lora-ila"}
     ),
-    "table11": Table("Table 11: methods", (Part(ALPACA, _METHODS, "lora"),)),
+    "table11": Table("Table 11: methods", (ALPACA,), _METHODS),
     "table7": Table(
         "Table 7: memory",
-        (
-            Part(
-                NO_ROBOTS,
-                {
-                    "LoRA (100 %)": "lora",
-                    "LoRA w/ ILA (30 %)": "lora-ila-30",
-                    "QLoRA (100 %)": "qlora",
-                    "QLoRA w/ ILA (30 %)": "qlora-ila-30",
-                },
-                "lora",
-            ),
-        ),
+        (NO_ROBOTS,),
+        {
+            "LoRA (100 %)": "lora",
+            "LoRA w/ ILA (30 %)": "lora-ila-30",
+            "QLoRA (100 %)": "qlora",
+            "QLoRA w/ ILA (30 %)": "qlora-ila-30",
+        },
     ),
 }
 
@@ -155,10 +121,13 @@ def table_arms(
         UserError: a table whose dataset or method the profile does not have.
     """
     found = {}
-    parts = [part for name in names for part in TABLES[name].parts]
-    for dataset in dict.fromkeys(part.dataset for part in parts):
+    tables = [TABLES[name] for name in names]
+    for dataset in dict.fromkeys(dataset for table in tables for dataset in table.datasets):
         wanted = {
-            arm for p in parts if p.dataset == dataset for arm in (*p.rows.values(), p.against)
+            arm
+            for table in tables
+            if dataset in table.datasets
+            for arm in (*table.rows.values(), table.against)
         }
         finetuning = finetuning_on(profile, dataset, wanted)
         evaluation = profile.evaluate.model_copy(update={"against": finetuning.arms[0].name})

@@ -1,7 +1,5 @@
 """Rankings by reference, for every command and flow that takes one."""
 
-from __future__ import annotations
-
 from ila_core.config import RuntimeConfig
 from ila_core.errors import UserError
 from ila_core.search.ranking import DOCUMENT, Ranking

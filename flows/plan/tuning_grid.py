@@ -4,8 +4,6 @@ A trial is what any arm is, selection, fine-tuning and held-out evaluation, so t
 that the profile already stands at is the profile's own arm, and the search for layers is shared.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import NamedTuple
 

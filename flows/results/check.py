@@ -1,7 +1,5 @@
 """One line of `ila doctor`."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 

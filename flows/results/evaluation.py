@@ -1,7 +1,5 @@
 """What was evaluated."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from ila_core.compare.results import Evaluation

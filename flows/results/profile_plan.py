@@ -1,7 +1,5 @@
 """A profile's pipeline, and which of its steps are cached."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

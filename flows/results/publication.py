@@ -1,7 +1,5 @@
 """What publishing a ranking did, and where a ranking comes from."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from ila_core.search.ranking_card import RankingCard

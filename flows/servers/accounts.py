@@ -1,7 +1,5 @@
 """`ila servers reserve` and `account`: who may do what on an MLflow server."""
 
-from __future__ import annotations
-
 import os
 import secrets
 from collections.abc import Sequence

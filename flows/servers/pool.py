@@ -1,7 +1,5 @@
 """What a Prefect server needs once: the limit that counts GPUs, a work pool, and deployments."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """PostgreSQL from the system's packages: a cluster of its own, reachable on this machine only."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import signal

@@ -1,7 +1,5 @@
 """A server as a process: known by its pid and its birth, so that nothing else is ever ended."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -1,7 +1,5 @@
 """MLflow with accounts and proxied artifacts, and Prefect, as servers on databases of their own."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Passwords that are made here: each in a file that its owner alone can read."""
 
-from __future__ import annotations
-
 import os
 import secrets
 import shlex

@@ -1,7 +1,5 @@
 """`ila ui`: both web UIs over the embedded stores, as child processes until stopped."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """`ila servers up` and `down`: one PostgreSQL, one MLflow, a Prefect server for each team."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """What `ila compare` and `ila decide` print, and the exit code of an answer."""
 
-from __future__ import annotations
-
 import typer
 
 from flows.views.printing import print_frame, print_json

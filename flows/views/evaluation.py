@@ -1,7 +1,5 @@
 """What was evaluated: every benchmark of every model, beside chance, with its interval."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import typer

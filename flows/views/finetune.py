@@ -1,7 +1,5 @@
 """What `ila finetune` and `ila forecast` print."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any

@@ -1,7 +1,5 @@
 """What a command is about to ask a judge at an endpoint, said before its first call."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 
 import typer

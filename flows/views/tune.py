@@ -1,7 +1,5 @@
 """What `ila tune` prints: every trial, the choice, and the `--set` that applies it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import typer

@@ -1,18 +1,14 @@
 """Two arms' evaluations of one benchmark brought to the same items, or refused."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ila_core.compare.bootstrap import Floats
 from ila_core.compare.results import Evaluation
 from ila_core.errors import UserError, listed
-
-Floats = NDArray[np.float64]
 
 
 class Side(NamedTuple):
@@ -40,7 +36,6 @@ def align(a: Side, b: Side) -> Aligned:
     Raises:
         UserError: not measured alike, or not on the same items.
     """
-
     everyone = [(side.arm, x) for side in (a, b) for x in side.evaluations]
     _, first = everyone[0]
     for arm, other in everyone[1:]:
@@ -76,7 +71,6 @@ def between_repeats(a: Side, b: Side) -> float | None:
     The mean over all items of the first grades, of the second grades and so on, in each arm
     apart: its variance over the grades, divided by the arm's seeds, summed over both arms.
     """
-
     variance = 0.0
     for side in (a, b):
         for evaluation in side.evaluations:

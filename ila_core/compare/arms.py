@@ -12,8 +12,6 @@ Bonferroni over all comparisons of one call: with probability `confidence` every
 it is about. Unlike Holm's steps, that gives intervals, and one that does not depend on the others.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple

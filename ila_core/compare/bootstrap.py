@@ -1,7 +1,5 @@
 """Two that answer the same items, compared item by item."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -26,7 +24,6 @@ def paired_bootstrap(
         values_b: the same items in the same order.
         weights: of each item, such as its tokens that are in the loss.
     """
-
     n = len(weights)
     gap = values_a - values_b
     rng = np.random.default_rng(seed)

@@ -1,7 +1,5 @@
 """One evaluation by itself: its interval, and whether it differs from guessing."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

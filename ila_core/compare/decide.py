@@ -7,8 +7,6 @@ seeds where an arm has several, else that over items; all of a rule hold at once
 (Berger 1982, doi:10.1080/00401706.1982.10487790); for "no", where one failure does, it could not.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """How far a mean grade moves when the same judge is asked again about the same answers."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from ila_core.compare.results import Evaluation
@@ -16,7 +14,6 @@ def judged_again(
     `ila_core.compare.chance.interval`. With three repeats it is too narrow, as it draws from those
     it saw. `None` where no answer has two.
     """
-
     if all(len(item.repeats) < 2 for item in evaluation.items):
         return None
     rng = np.random.default_rng(seed)

@@ -1,7 +1,5 @@
 """Which of two models a judge preferred, question by question, and how sure that is."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 

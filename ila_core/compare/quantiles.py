@@ -1,7 +1,5 @@
 """Quantiles of intervals."""
 
-from __future__ import annotations
-
 import math
 
 _NORMAL_FROM = 1000.0

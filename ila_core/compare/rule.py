@@ -12,8 +12,6 @@ superiority, and above 0 by that much: one that is exactly as good stays undecid
 measured.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Self
 

@@ -6,8 +6,6 @@ items, `n * ((z + z_power) * e / gap)^2` items separate a difference from a marg
 with Student's quantile, searched for.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from statistics import NormalDist

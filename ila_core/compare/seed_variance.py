@@ -1,17 +1,11 @@
 """What fine-tuning seeds add to a difference between arms."""
 
-from __future__ import annotations
-
 import math
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ila_core.compare.align import Aligned
+from ila_core.compare.bootstrap import Floats
 from ila_core.compare.quantiles import half_width
 from ila_core.config import Frozen
-
-Floats = NDArray[np.float64]
 
 
 class OverSeeds(Frozen):

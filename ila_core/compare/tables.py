@@ -1,7 +1,5 @@
 """A comparison and a decision as tables, and what is said below them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from statistics import fmean
 
@@ -14,7 +12,6 @@ from ila_core.compare.sample_size import POWER
 
 def comparison_table(comparison: Comparison) -> pd.DataFrame:
     """One row per arm and benchmark; intervals over items and over seeds apart."""
-
     return pd.DataFrame(
         {
             "benchmark": x.benchmark,
@@ -77,7 +74,6 @@ def comparison_notes(comparison: Comparison) -> list[str]:
 
 def decision_table(decision: Decision) -> pd.DataFrame:
     """One row per requirement."""
-
     return pd.DataFrame(
         {
             "benchmark": x.benchmark,

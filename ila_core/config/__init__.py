@@ -5,8 +5,6 @@ so a device or a path cannot change a key. Every field is required unless its de
 default; a run profile is complete by itself and inherits from nothing.
 """
 
-from __future__ import annotations
-
 from ila_core.config.base import (
     Frozen,
     LoraSettings,

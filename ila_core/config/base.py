@@ -1,7 +1,5 @@
 """What the parts of a profile have in common."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
@@ -19,6 +17,12 @@ class Frozen(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False
     )
+
+
+class FrozenResult(BaseModel):
+    """Base of what a computation gives: immutable, and a number in it may be infinite."""
+
+    model_config = ConfigDict(frozen=True)
 
 
 class LoraSettings(Frozen):

@@ -1,7 +1,5 @@
 """What arms are measured by, and how two of them are compared."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Literal, Self
 

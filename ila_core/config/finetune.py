@@ -1,7 +1,5 @@
 """Methods, arms, and what they are compared by."""
 
-from __future__ import annotations
-
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator

@@ -1,7 +1,5 @@
 """The base model, the datasets, and how conversations become token rows."""
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 from pydantic import Field

@@ -4,8 +4,6 @@
 0.002
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """One complete run."""
 
-from __future__ import annotations
-
 from typing import Self
 
 from pydantic import Field, field_validator, model_validator

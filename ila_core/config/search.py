@@ -1,7 +1,5 @@
 """Both stages of the search, its scorers, its evidence and its control."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field

@@ -7,8 +7,6 @@ Nothing here imports torch or transformers: keys are computed from these convers
 anything runs.
 """
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Alpaca-GPT4: 52,000 instructions answered by GPT-4."""
 
-from __future__ import annotations
-
 from ila_core.data.conversation import Conversation
 from ila_core.data.formats import Dataset, from_instruction
 from ila_core.data.rows import SourceRow

@@ -32,7 +32,6 @@ class Row(Protocol):
     @property
     def labels(self) -> list[int]:
         """Same length; -100 where there is no loss."""
-        ...
 
 
 def loss_tokens(row: Row) -> int:

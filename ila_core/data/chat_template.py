@@ -7,8 +7,6 @@ exactly as the model will meet it:
 * any other is rendered turn by turn, and what each assistant turn adds is its stretch.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from typing import Any

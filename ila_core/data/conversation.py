@@ -5,8 +5,6 @@
 True
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """Databricks Dolly: 15,000 instructions, some about a given text, answered by people."""
 
-from __future__ import annotations
-
 from ila_core.data.conversation import Conversation
 from ila_core.data.formats import Dataset, from_instruction
 from ila_core.data.rows import SourceRow

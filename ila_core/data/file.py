@@ -1,7 +1,5 @@
 """A user's own file: each row says by its fields which of three shapes it has."""
 
-from __future__ import annotations
-
 from ila_core.data.conversation import Conversation
 from ila_core.data.formats import Dataset, from_instruction, from_messages, one_exchange
 from ila_core.data.rows import SourceRow

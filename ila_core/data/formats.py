@@ -1,7 +1,5 @@
 """The shapes in which several datasets keep a conversation."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import cycle

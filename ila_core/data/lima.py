@@ -1,7 +1,5 @@
 """LIMA: 1,030 curated conversations, 30 of them multi-turn. One row ends on a user turn."""
 
-from __future__ import annotations
-
 from ila_core.data.conversation import Conversation
 from ila_core.data.formats import Dataset, from_turns
 from ila_core.data.rows import SourceRow

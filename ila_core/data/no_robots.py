@@ -1,7 +1,5 @@
 """No Robots: about 9,500 conversations written by people, some led by a system message."""
 
-from __future__ import annotations
-
 from ila_core.data.formats import Dataset, from_messages
 
 DATASET = Dataset(

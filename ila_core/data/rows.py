@@ -1,7 +1,5 @@
 """Rows of a JSON, JSON Lines or Parquet file, each knowing where it stands for error messages."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

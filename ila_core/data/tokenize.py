@@ -5,8 +5,6 @@
 {'ends on a user turn': 1}
 """
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import sys
@@ -53,7 +51,6 @@ def prepare(
     Raises:
         UserError: no usable template, or a split that is needed and came out empty.
     """
-
     renderer = Renderer(tokenizer, template)
     splits: dict[Split, list[Row]] = {split: [] for split in SPLITS}
     usable, dropped = _usable(conversations)

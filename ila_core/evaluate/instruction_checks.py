@@ -1,7 +1,5 @@
 """What an answer to an instruction can be checked for without a judge."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections import Counter

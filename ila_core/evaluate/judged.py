@@ -1,12 +1,10 @@
 """A model's answers to FastChat's questions, graded by a judge."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ila_core.compare.results import Evaluation
 from ila_core.config import (
@@ -22,14 +20,17 @@ from ila_core.errors import UserError
 from ila_core.evaluate.subject import Need, Subject
 from ila_core.inference.generate import Answer, longest
 from ila_core.inference.questions import Question, load_questions
+from ila_core.judge.ask import Judge, VerdictStore
+from ila_core.judge.budget import Budget, Forecast
+from ila_core.judge.grade import grade, single
+from ila_core.judge.items import asks_of
+from ila_core.judge.local_judge import LocalJudge
+from ila_core.judge.openai_judge import OpenAiJudge
+from ila_core.judge.pairwise import compare, side_by_side
 from ila_core.judge.prompts import JudgePrompts
 from ila_core.keys import canonical
 from ila_core.models.loading import load_base, load_tokenizer, resolve_device
 from ila_core.resolve import Lock, Unknown
-
-if TYPE_CHECKING:
-    from ila_core.judge.ask import Judge, VerdictStore
-    from ila_core.judge.budget import Budget, Forecast
 
 Pair = tuple[Sequence[Answer], Sequence[Answer]]
 """Two models' answers to the same questions."""
@@ -73,8 +74,6 @@ class Judged:
     def run(
         self, subject: Subject, evaluate: EvaluateConfig, resolved: dict[str, Any]
     ) -> Evaluation:
-        from ila_core.judge.grade import grade
-
         found = grade(
             self._asked(evaluate),
             subject.answers,
@@ -93,8 +92,6 @@ class Judged:
         resolved: dict[str, Any],
     ) -> Evaluation:
         """Both models' answers compared, in both orders."""
-        from ila_core.judge.pairwise import compare
-
         found = compare(
             self._asked(evaluate),
             *pair,
@@ -119,11 +116,6 @@ class Judged:
             runtime: where the verdicts lie that are not asked for again.
             evaluate: the questions and the judge.
         """
-        from ila_core.judge.grade import single
-        from ila_core.judge.items import asks_of
-        from ila_core.judge.openai_judge import OpenAiJudge
-        from ila_core.judge.pairwise import side_by_side
-
         settings = self._judge_settings(evaluate)
         if isinstance(settings, LocalJudgeSettings):
             return None
@@ -167,8 +159,6 @@ def _judge(
     runtime: RuntimeConfig,
     resolved: dict[str, Any],
 ) -> Judge:
-    from ila_core.judge.openai_judge import OpenAiJudge
-
     if isinstance(settings, LocalJudgeSettings):
         return _local_judge(settings, canonical(resolved["judge_model"]), runtime.device)
     limits = runtime.judge
@@ -178,14 +168,10 @@ def _judge(
 @lru_cache(maxsize=1)
 def _budget(limits: JudgeLimits) -> Budget:
     """One for all that this process judges, which is all that a command does."""
-    from ila_core.judge.budget import Budget
-
     return Budget(limits.requests, limits.tokens)
 
 
 def _store(runtime: RuntimeConfig) -> VerdictStore:
-    from ila_core.judge.ask import VerdictStore
-
     return VerdictStore(runtime.home / "verdicts")
 
 
@@ -202,8 +188,6 @@ def _local_judge(settings: LocalJudgeSettings, identity: str, device: str) -> Ju
     Args:
         identity: its files and what else decides its grades, as canonical JSON.
     """
-    from ila_core.judge.local_judge import LocalJudge
-
     revision = json.loads(identity)["files"].get("revision")
     config = _local_model(settings).model_copy(update={"revision": revision})
     model = load_base(config, resolve_device(device))

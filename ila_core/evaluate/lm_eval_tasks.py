@@ -6,8 +6,6 @@ file's name carries its content's hash: `datasets` would serve a changed file of
 time from its cache.
 """
 
-from __future__ import annotations
-
 import csv
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """What a benchmark is given: the model under evaluation, and where and how it may work."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """General text, on which forgetting is seen: read from a file, or sampled from the base itself."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

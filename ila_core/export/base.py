@@ -7,8 +7,6 @@ One rule both writes and verifies: what a file selects is asked of the consumer'
 code that wrote the file.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
@@ -110,15 +108,12 @@ class Exporter(Protocol):
         Raises:
             UserError: it cannot express what is wanted.
         """
-        ...
 
     def reads(self, name: str, text: str) -> bool:
         """Whether a file, by its name and fields, is a configuration of this consumer."""
-        ...
 
     def selected(self, text: str, layers: Sequence[Layer], parameters: Sequence[str]) -> Matches:
         """What the consumer would train, given the model's layers and its other parameters."""
-        ...
 
 
 def whole(number: float) -> float:

@@ -1,7 +1,5 @@
 """One row per layer: what it is, how it scored, whether it trains, and why."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from ila_core.export.base import Export

@@ -1,7 +1,5 @@
 """The nearest selection that a consumer can express, and what is lost by it, in numbers."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations

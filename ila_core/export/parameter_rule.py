@@ -1,7 +1,5 @@
 """Full fine-tuning by a list of expressions over parameter names, as Axolotl and Spectrum do."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Sequence
 

@@ -3,8 +3,6 @@
 `tests/ila_core/export/test_formats.py` holds it against the PEFT that is installed.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

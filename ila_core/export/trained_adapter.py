@@ -3,8 +3,6 @@
 read_adapter(Path("adapter")).check(layers, wanted)  # Contract
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections import defaultdict

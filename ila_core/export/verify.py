@@ -3,8 +3,6 @@
 `ila_core.train.contract` holds our own trainings to it while they run; this reads what is there.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 from pydantic import Field

@@ -1,7 +1,5 @@
 """A file to which finished work is appended line by line, so that a kill loses only the last."""
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path

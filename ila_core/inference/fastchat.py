@@ -1,7 +1,5 @@
 """Answers in FastChat's own schema, so that its tools read ours and ours read its."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

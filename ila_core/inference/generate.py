@@ -5,8 +5,6 @@ appended to a file: what was generated is not generated again. The batch moves t
 rounding only, and sampling not at all (`ila_core.inference.sampling`).
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import os

@@ -4,8 +4,6 @@ The files are FastChat's: `question_id`, `category`, `turns`. What else a row ho
 short references of its own) is left alone, as FastChat's judge does.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

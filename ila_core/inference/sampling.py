@@ -6,8 +6,6 @@ rows at different temperatures share a batch, no global random state is touched,
 a generator of its own. It runs on the CPU: the same noise on every device.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """What every judge is: it gets questions about answers and gives a verdict on each, once."""
 
-from __future__ import annotations
-
 import json
 import os
 import threading
@@ -102,18 +100,14 @@ class Judge(Protocol):
     @property
     def repeats(self) -> int:
         """How often each answer is judged; 1 where a second time would say the same."""
-        ...
 
     @property
     def local(self) -> bool:
         """A model of one's own, whose grades never stand in the paper's column."""
-        ...
 
     @property
     def identity(self) -> dict[str, Any]:
         """What two evaluations must have in common, prompts aside."""
-        ...
 
     def verdicts(self, asks: Sequence[Ask], store: VerdictStore) -> list[Verdict]:
         """One per ask, in their order; what is in the store is not asked again."""
-        ...

@@ -1,7 +1,5 @@
 """Single-answer grading: every answer's turns, `repeats` times each, as one evaluation."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any

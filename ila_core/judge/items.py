@@ -4,8 +4,6 @@ An item is judged if every turn has a verdict in some repeat; only repeats that 
 count. What is not judged is counted by its reason and has no part in any mean.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

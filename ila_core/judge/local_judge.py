@@ -5,8 +5,6 @@ works offline. What a small model expects is no judgement that anybody published
 marked and never stand in the paper's column.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

@@ -7,8 +7,6 @@ waits is `ila_core.judge.openai_judge`.
 The key is read from the environment and is in no message, not even where a server echoes it.
 """
 
-from __future__ import annotations
-
 import email.utils
 import time
 from collections.abc import Mapping

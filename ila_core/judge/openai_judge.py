@@ -7,8 +7,6 @@ Every verdict is stored when it comes, so whatever ends the judging, a crash or 
 was paid for stays.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import random

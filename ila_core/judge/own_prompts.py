@@ -5,8 +5,6 @@ file. `SHORT` asks a small model of one's own, which only has to continue with a
 A grade under either is not a grade under FastChat's prompts.
 """
 
-from __future__ import annotations
-
 FIELDS = {
     "single-v1": ("question", "answer"),
     "single-math-v1": ("question", "ref_answer_1", "answer"),

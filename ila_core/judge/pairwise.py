@@ -1,7 +1,5 @@
 """Two models' answers side by side, in both orders: a win counts only if both orders agree."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

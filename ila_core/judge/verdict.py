@@ -1,7 +1,5 @@
 """What a judge said about an answer, and how a grade is read from it."""
 
-from __future__ import annotations
-
 import re
 from typing import Literal
 

@@ -7,8 +7,6 @@ A hub model is downloaded first and then read as the folder it is, so both ways 
 A `revision` of `null` reads the hub's newest; pass a config whose revision is the locked one.
 """
 
-from __future__ import annotations
-
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any

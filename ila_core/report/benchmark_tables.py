@@ -1,7 +1,5 @@
 """Tables of what was evaluated beside held-out loss."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
@@ -16,7 +14,6 @@ from ila_core.config import EvaluateConfig
 
 def evaluation_table(result: Evaluation, confidence: float) -> pd.DataFrame:
     """One evaluation as a whole, then by subject or category, with intervals and beside chance."""
-
     parts = {"all": result}
     if len(result.groups) > 1:
         for group in result.groups:
@@ -37,7 +34,6 @@ def benchmarks_table(
     found: Mapping[str, Mapping[str, Sequence[Evaluation]]], evaluate: EvaluateConfig
 ) -> pd.DataFrame:
     """One row per benchmark and arm: its value, and the difference to `evaluate.against`."""
-
     against = evaluate.against
     apart = {}
     if len(found) > 1 and against in found:

@@ -9,21 +9,16 @@ step is chosen on the rows that the loss is then taken on: an optimistic number,
 alike.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from statistics import fmean
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ila_core.compare.bootstrap import paired_bootstrap
+from ila_core.compare.bootstrap import Floats, paired_bootstrap
 from ila_core.compare.results import Evaluation
 from ila_core.config import BASE, EvaluateConfig, FinetuneConfig, Frozen
 from ila_core.errors import CheckError
-
-Floats = NDArray[np.float64]
 
 Verdict = Literal["better", "worse", "no difference seen"]
 
@@ -205,7 +200,6 @@ def _difference(a: _Moment, b: _Moment, evaluate: EvaluateConfig) -> Difference:
 
 def _mean_over_seeds(arm: str, evaluations: Sequence[dict[str, Any]]) -> tuple[Floats, Floats]:
     """Loss per conversation averaged over seeds, and tokens per conversation."""
-
     tokens = [[c["tokens"] for c in e["conversations"]] for e in evaluations]
     if any(t != tokens[0] for t in tokens):
         raise CheckError(

@@ -1,7 +1,5 @@
 """What a run found, as one page: `page` puts `tables` and `figures` of a `ReportData` together."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from ila_core.compare.results import Evaluation

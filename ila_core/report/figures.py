@@ -1,7 +1,5 @@
 """The pictures, to be placed inside the page or saved as files. Equal data give equal bytes."""
 
-from __future__ import annotations
-
 import io
 import math
 import re
@@ -92,7 +90,6 @@ def heat_map(grid: pd.DataFrame, frozen: pd.DataFrame, *, title: str) -> Drawing
         frozen: the same shape, true where frozen.
         title: the dataset.
     """
-
     blocks = [c for c in grid.columns if c != OUTSIDE]
     figure, axes = _figure(0.75 + 0.24 * len(grid))
     cells: list[Rectangle] = []

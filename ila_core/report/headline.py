@@ -1,7 +1,5 @@
 """The answer in plain sentences, computed from the data and as sober as the data are."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from statistics import fmean

@@ -1,7 +1,5 @@
 """One self-contained HTML page: no script, no request, readable on a phone and on paper."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +26,6 @@ _KINDS = {
 
 def build_page(data: ReportData) -> str:
     """The report as HTML."""
-
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -141,7 +138,6 @@ def _forest(data: ReportData) -> str:
 
 def _cells(frame: pd.DataFrame) -> list[list[tuple[str, str]]]:
     """Rows of (text, class): numbers are set apart to be aligned."""
-
     classes = [
         "number" if is_numeric_dtype(t) and not is_bool_dtype(t) else "text" for t in frame.dtypes
     ]

@@ -3,8 +3,6 @@
 Cells are values; `formatted` turns them into what people read.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
@@ -33,7 +31,6 @@ def ranking_table(ranking: Ranking, keep: float) -> pd.DataFrame:
 
     `unsure on` is there only where several search seeds can tell: empty must mean sure.
     """
-
     ranks = {d: _ranks(ranking, d) for d in ranking.datasets}
     kept = kept_count(keep, len(ranking.layers))
     unsure = {
@@ -54,7 +51,6 @@ def ranking_table(ranking: Ranking, keep: float) -> pd.DataFrame:
 
 def layers_grid(layers: Sequence[Layer], scores: Mapping[str, float]) -> pd.DataFrame:
     """Scores with layer types as rows and blocks as columns (Fig. 1)."""
-
     cells = [
         {"type": x.type, "block": OUTSIDE if x.block is None else x.block, "score": scores[x.name]}
         for x in layers
@@ -68,7 +64,6 @@ def layers_grid(layers: Sequence[Layer], scores: Mapping[str, float]) -> pd.Data
 
 def agreement_table(agreements: Sequence[Agreement]) -> pd.DataFrame:
     """One row per pair, beside chance and chance within layer types."""
-
     return pd.DataFrame(
         {
             "first": x.a,
@@ -89,7 +84,6 @@ def agreement_table(agreements: Sequence[Agreement]) -> pd.DataFrame:
 
 def arms_table(arms: Sequence[ArmResult], selections: Mapping[str, Selection]) -> pd.DataFrame:
     """One row per arm: its loss and difference, at the end and at best, and what it cost."""
-
     rows = []
     for x in arms:
         selection = selections.get(x.arm)
@@ -116,7 +110,6 @@ def arms_table(arms: Sequence[ArmResult], selections: Mapping[str, Selection]) -
 
 def controls_table(arms: Sequence[ArmResult], selections: Mapping[str, Selection]) -> pd.DataFrame:
     """Each arm beside its random controls: what is equal, and the difference at both moments."""
-
     return pd.DataFrame(
         {
             "arm": x.arm,
@@ -133,7 +126,6 @@ def controls_table(arms: Sequence[ArmResult], selections: Mapping[str, Selection
 
 def within_types_table(found: Sequence[WithinTypes]) -> pd.DataFrame:
     """One row per pair: rank correlation among the layers of each type, beside chance."""
-
     return pd.DataFrame(
         {
             "first": x.a,
@@ -158,7 +150,6 @@ def scorers_table(
 
     Heights are in nats; the paper's method is the scorer `ila`.
     """
-
     rows = []
     for found in masks:
         curves = MaskCurves.model_validate(found["count"])
@@ -203,7 +194,6 @@ def nats_table(ranking: Ranking, scores: Sequence[Mapping[str, Any]]) -> pd.Data
     they miss (the midpoint rule's error, and that each point has a batch of its own) stands in the
     second row. Empty where nobody asked for them.
     """
-
     columns: dict[str, dict[str, float]] = {}
     for dataset in ranking.datasets:
         found = [s for s in scores if s["dataset"] == dataset and s["scorer"] == IN_NATS]
@@ -224,7 +214,6 @@ def nats_table(ranking: Ranking, scores: Sequence[Mapping[str, Any]]) -> pd.Data
 
 def prepared_table(prepared: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     """One row per dataset: rows of each split, and rows dropped by reason."""
-
     reasons = sorted({reason for p in prepared.values() for reason in p["dropped"]})
     return pd.DataFrame(
         {
@@ -247,7 +236,6 @@ def search_table(
     Args:
         stage2: the scores that the ranking is made of, whichever scorer gave them.
     """
-
     gates = {(s["dataset"], s["seed"]): s for s in stage2}
     rows = []
     for s in stage1:
@@ -272,7 +260,6 @@ def search_table(
 
 def loss_curves(stage1: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """Stage-1 loss as means over windows of equal width, one column per dataset and seed."""
-
     width = max(1, -(-max(len(s["losses"]) for s in stage1) // CURVE_POINTS))
     columns = {
         f"{s['dataset']} seed {s['seed']}": {
@@ -286,7 +273,6 @@ def loss_curves(stage1: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 
 def score_curves(ranking: Ranking, stage2: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """Stage-2 scores by step: mean over the layers of a type and over seeds, a column per type."""
-
     kinds = {layer.name: layer.type for layer in ranking.layers}
     cells = [
         {"dataset": s["dataset"], "step": step, "type": kinds[name], "score": score}
@@ -302,13 +288,11 @@ def score_curves(ranking: Ranking, stage2: Sequence[Mapping[str, Any]]) -> pd.Da
 
 def flat_table(nested: Mapping[str, Any], *, name: str, value: str) -> pd.DataFrame:
     """A nested mapping as two columns, keys joined by dots."""
-
     return pd.DataFrame(_flat(nested), columns=[name, value])
 
 
 def formatted(frame: pd.DataFrame) -> pd.DataFrame:
     """The same table as text. What is missing is a dash."""
-
     return pd.DataFrame({c: [_text(str(c), value) for value in frame[c]] for c in frame.columns})
 
 

@@ -9,8 +9,6 @@ more, so no agreement is given without both levels and their 99th percentiles:
 Everything counts ways to draw a set in whole numbers: the levels are exact, not sampled.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from itertools import combinations

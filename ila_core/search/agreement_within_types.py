@@ -4,8 +4,6 @@ Two rankings may agree because both put `k_proj` low. Spearman's rho among the l
 does not see that; pooled over types it is one number, with its chance level from permutations.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np

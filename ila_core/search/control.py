@@ -12,8 +12,6 @@ learning closes those first and then sees what the rest is worth.
     auc(scores, corrupted)  # 1.0: every corrupted layer below every other one
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Collection, Mapping, Sequence
 from statistics import fmean
@@ -60,7 +58,6 @@ def plant_noise(
     Raises:
         CheckError: B = 0 in a drawn layer (an untrained adapter), whose noise would be 0 as well.
     """
-
     layers = lora_layers(model)
     count = max(1, kept_count(fraction, len(layers)))
     drawn = set(random.Random(f"{seed}/control").sample(sorted(layers), count))
@@ -95,7 +92,6 @@ def control_result(
     aucs: Mapping[int, float], *, confidence: float, resamples: int, seed: int
 ) -> ControlResult:
     """Mean over corruption seeds, with what its interval can and cannot say."""
-
     values = list(aucs.values())
     low = high = None
     if len(values) > 1:

@@ -5,8 +5,6 @@ of d_out numbers per token are kept (`ila_core.train.lora_function`; costs:
 benchmarks/results/gate_cost.json).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -16,11 +14,11 @@ from types import TracebackType
 from typing import Any, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerState
 
 from ila_core.config import OptimizerSettings, Schedule, Stage2Settings
+from ila_core.config.base import FrozenResult
 from ila_core.data.batches import Row
 from ila_core.errors import CheckError, listed
 from ila_core.train.loop import TrainRuntime, train
@@ -32,10 +30,8 @@ HISTORY_POINTS = 20
 _SCORE = "ila_score"
 
 
-class GateResult(BaseModel):
+class GateResult(FrozenResult):
     """`stage2.json`, less the dataset."""
-
-    model_config = ConfigDict(frozen=True)
 
     seed: int
     scores: dict[str, float]

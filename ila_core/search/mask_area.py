@@ -1,7 +1,5 @@
 """One number for a mask curve: the area between it and its random control."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 from typing import Literal
 
@@ -59,7 +57,6 @@ def area_between(
         order_sets: what the order closes at each fraction.
         random_sets: the same for each random order.
     """
-
     weights = trapezoid_weights(fractions, up_to) / up_to
 
     def under(sets: Sequence[Collection[str]]) -> Floats:
@@ -93,7 +90,6 @@ def trapezoid_weights(fractions: Sequence[float], up_to: float) -> Floats:
 
     The curve is linear between its points, so `up_to` need not be one of them.
     """
-
     x = np.array(fractions, dtype=np.float64)
     ends = np.append(x[x < up_to], up_to)
     return np.array(

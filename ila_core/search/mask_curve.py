@@ -6,8 +6,6 @@ with its own sequence of types, because most of a ranking can be the layers' typ
 *afterwards* costs is not what never training a layer costs: only fine-tuning shows that.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Literal

@@ -4,8 +4,6 @@
 >>> masked.loss(["lm_head"]) - masked.loss([])
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Collection, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """A ranking's card: what one must know before training with it, as data and as Markdown."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from ila_core.config import Frozen

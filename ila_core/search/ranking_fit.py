@@ -1,7 +1,5 @@
 """Does a ranking serve a model? Layers must match, and weights too, or be declared related."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import get_args

@@ -4,8 +4,6 @@
 Published(name='stories3m', alias='champion', version=None)
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from pathlib import Path

@@ -4,15 +4,13 @@ A scorer that needs a few batches looks at the adapter on the way. Nothing of th
 by that: the steps up to the last one are those of the whole schedule.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from ila_core.config import RankingStopSettings
+from ila_core.config.base import FrozenResult
 from ila_core.data.batches import Row
 from ila_core.errors import UserError
 from ila_core.models.layers import Layer
@@ -23,10 +21,8 @@ from ila_core.search.scorers import SCORERS
 from ila_core.search.scoring import Material
 
 
-class Probe(BaseModel):
+class Probe(FrozenResult):
     """The scores on the way, and how far the ranking has moved since the probe before."""
-
-    model_config = ConfigDict(frozen=True)
 
     step: int
     scores: dict[str, float]

@@ -11,9 +11,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import field_validator
 
 from ila_core.config import ScorerSettings
+from ila_core.config.base import FrozenResult
 from ila_core.data.batches import (
     Row,
     check_rows,
@@ -54,10 +55,8 @@ class Material:
     """Most conversations per forward pass; moves scores by rounding only."""
 
 
-class ScoreResult(BaseModel):
+class ScoreResult(FrozenResult):
     """One score per layer, in layer order; larger is more important."""
-
-    model_config = ConfigDict(frozen=True)
 
     scores: dict[str, float]
     cost_tokens: float
@@ -85,7 +84,6 @@ class Scorer(Protocol):
     @property
     def version(self) -> int:
         """Raised when the same material would get other scores."""
-        ...
 
     def score(self, material: Material) -> ScoreResult:
         """Score every layer of `material.layers`.
@@ -94,7 +92,6 @@ class Scorer(Protocol):
             UserError: too few rows for one batch, or a row without loss.
             CheckError: a layer without a trained adapter, or a score that is not finite.
         """
-        ...
 
 
 def base_weight(model: Any, name: str) -> Tensor:

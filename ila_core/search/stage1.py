@@ -1,16 +1,14 @@
 """Stage 1: LoRA on every layer until the loss is epsilon-stable (Algorithm 1, first half)."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
 from transformers import TrainerCallback, TrainerState
 
 from ila_core.config import Schedule, Stage1Settings
+from ila_core.config.base import FrozenResult
 from ila_core.data.batches import Row, planned_steps
 from ila_core.search.ranking_stop import Probe, RankingStop
 from ila_core.train.contract import Verification
@@ -19,10 +17,8 @@ from ila_core.train.methods.lora import save_adapter
 from ila_core.train.selected import train_selected
 
 
-class Stage1Result(BaseModel):
+class Stage1Result(FrozenResult):
     """`stage1.json`, less the dataset."""
-
-    model_config = ConfigDict(frozen=True)
 
     seed: int
     losses: list[float]

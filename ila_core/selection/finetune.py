@@ -1,14 +1,11 @@
 """Fine-tune a selection of layers under the contract."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
 from ila_core.config import MethodSettings, OptimizerSettings
+from ila_core.config.base import FrozenResult
 from ila_core.data.batches import Row
 from ila_core.selection.selection import Selection
 from ila_core.train.contract import Verification
@@ -18,10 +15,8 @@ from ila_core.train.methods import METHODS
 from ila_core.train.selected import train_selected
 
 
-class FinetuneResult(BaseModel):
+class FinetuneResult(FrozenResult):
     """`finetune.json`, less arm, policy and dataset."""
-
-    model_config = ConfigDict(frozen=True)
 
     method: str
     seed: int

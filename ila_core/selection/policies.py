@@ -3,8 +3,6 @@
 A policy depends on nothing but what it reads: the scores of no dataset, of one, or of all.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -6,8 +6,6 @@ just those columns:
     required_datasets(ArmConfig(name="baseline", policy="all"), ("lima", "dolly"))  # ()
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 

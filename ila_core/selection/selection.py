@@ -1,7 +1,5 @@
 """What a policy decided: the layers that train, and those that are frozen."""
 
-from __future__ import annotations
-
 from ila_core.config import Frozen
 
 Details = dict[str, int | float | str]

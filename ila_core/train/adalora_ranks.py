@@ -1,7 +1,5 @@
 """What PEFT's AdaLoRA leaves to the training loop: falling ranks, and the orthogonality penalty."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

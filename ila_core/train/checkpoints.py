@@ -10,8 +10,6 @@ come in the middle of writing), and it belongs to one training.
     <folder>/checkpoint-120/{trained.safetensors,optimizer.pt,scheduler.pt,...,complete.json}
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging
@@ -21,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -85,19 +83,6 @@ class CheckpointFolder:
             else:
                 return checkpoint
         return None
-
-
-class Resumable(Protocol):
-    """A callback of a training with a memory of its own.
-
-    One that remembers tensors has `tensors()` and `restore_tensors(tensors)` as well.
-    """
-
-    def state(self) -> dict[str, Any]:
-        """As JSON."""
-        ...
-
-    def restore(self, state: dict[str, Any]) -> None: ...
 
 
 def seal(checkpoint: Path, identity: str) -> None:

@@ -3,27 +3,23 @@
 The field's commonest complaint is a selection that silently does nothing, so a breach is an error.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 from transformers import TrainerCallback, TrainerState
 
+from ila_core.config.base import FrozenResult
 from ila_core.errors import CheckError, listed
 
 GRADIENT_STEPS = 3
 """Steps within which every selected layer must have had a gradient that is not zero."""
 
 
-class Verification(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
+class Verification(FrozenResult):
     requested: int
     matched: int
     """Requested layers that hold trainable parameters."""

@@ -1,30 +1,23 @@
 """The loss of a model on held-out rows, conversation by conversation."""
 
-from __future__ import annotations
-
 import math
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
+from ila_core.config.base import FrozenResult
 from ila_core.data.batches import Row, collate, loss_tokens
 from ila_core.errors import Diverged, UserError
 
 
-class ConversationLoss(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
+class ConversationLoss(FrozenResult):
     nll: float
     """Negative log-likelihood, summed over the conversation's targets, in nats."""
     tokens: int
 
 
-class HeldOut(BaseModel):
+class HeldOut(FrozenResult):
     """The loss of one model on held-out rows."""
-
-    model_config = ConfigDict(frozen=True)
 
     loss: float
     """Mean over all tokens."""

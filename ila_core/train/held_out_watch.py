@@ -1,20 +1,16 @@
 """Held-out loss on the way of a training: an arm that overfits is judged at its best step too."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
 from transformers import TrainerCallback, TrainerState
 
+from ila_core.config.base import FrozenResult
 from ila_core.data.batches import Row
 from ila_core.train.held_out_loss import ConversationLoss, held_out_loss
 
 
-class Watched(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
+class Watched(FrozenResult):
     step: int
     loss: float
     """Mean over all tokens, in nats."""

@@ -5,8 +5,6 @@ conversations are packed into micro-batches is a runtime setting: the loss is th
 the whole step, so the layout moves it by rounding only (and by other dropout masks).
 """
 
-from __future__ import annotations
-
 import json
 import math
 import sys
@@ -19,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -35,6 +32,7 @@ from transformers import (
 )
 
 from ila_core.config import OptimizerSettings, Schedule, StabilitySettings
+from ila_core.config.base import FrozenResult
 from ila_core.data.batches import (
     MicroBatches,
     Row,
@@ -78,9 +76,7 @@ class TrainRuntime:
     """Where an interrupted training goes on from; `None` starts anew."""
 
 
-class TrainResult(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
+class TrainResult(FrozenResult):
     losses: list[float]
     """Mean token loss of every step, in nats."""
     steps: int
@@ -121,7 +117,8 @@ def train(
         stability: stop at the first stable step, or at the ceiling; `None` trains to the end.
         make_optimizer: something other than AdamW over the trainable parameters.
         callbacks: `TrainerCallback`s that look on; gradients are there in `on_pre_optimizer_step`.
-            One that remembers anything is `Resumable`.
+            One that remembers anything has `state()`, as JSON, and `restore(state)`; one that
+            remembers tensors has `tensors()` and `restore_tensors(tensors)` as well.
         penalty: added to the loss once a step, 0-d; the losses reported are without it.
         autocast: what a step computes in, where that is not the weights' dtype.
         runtime: micro-batch, progress, checkpoints; changes no result beyond rounding.

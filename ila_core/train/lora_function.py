@@ -7,8 +7,6 @@ On one H100 at 7B shape a step of stage 1, with `recompute`, takes 0.79 of the t
 memory of PEFT's own modules (benchmarks/results/gpu_h100.json).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -50,7 +48,6 @@ def is_plain(layer: Any) -> bool:
 
 def _has_values(layer: Any) -> bool:
     """Whether a layer computes AdaLoRA's `base(x) + beta * B (E . A) dropout(x)`, E (r, 1)."""
-
     return isinstance(layer, SVDLinear) and _is_alone(layer)
 
 

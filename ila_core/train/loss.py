@@ -10,8 +10,6 @@ computed twice, and nothing as wide as the vocabulary is alive while the body ru
     >>> token_loss.backward(batch, 512)      # sum of the losses / 512; gradients are in `.grad`
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast

@@ -4,8 +4,6 @@
 >>> cost.seconds, cost.peak_memory_bytes
 """
 
-from __future__ import annotations
-
 import functools
 import os
 import re

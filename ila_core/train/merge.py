@@ -1,7 +1,5 @@
 """Fine-tuned parts taken into the base's own weights, and how far that moves the logits."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path

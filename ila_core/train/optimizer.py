@@ -1,7 +1,5 @@
 """AdamW as in Appendix B, with a learning rate by parameter where a policy asks for it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -10,8 +10,6 @@ arithmetic to the bit. Gradients do too, except that the path through a norm and
 may be added in another order.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import lru_cache, partial

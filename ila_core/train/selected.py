@@ -1,7 +1,5 @@
 """Train some layers of a base under the contract: a selection, or in stage 1 every layer."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any

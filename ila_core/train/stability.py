@@ -4,8 +4,6 @@ The definition asks for the expected loss to change by less than epsilon from on
 A batch loss is too noisy for that, so its mean over W steps stands for the expectation.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from itertools import pairwise

@@ -4,8 +4,6 @@ A selection records the scores that it read, and a search's own the steps that g
 used a ranking is found by content, however it was called, renamed or published.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path

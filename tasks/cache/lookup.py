@@ -1,7 +1,5 @@
 """Which steps are cached: two readers of MLflow's records answer the same questions."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Protocol
 

@@ -1,7 +1,5 @@
 """What a run would do: each step HIT, MISS, RUNNING or UNKNOWN, and why. Computes nothing."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

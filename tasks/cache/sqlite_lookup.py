@@ -3,8 +3,6 @@
 Importing MLflow and its SQL store takes 3 s, more than a fully cached `ila run` may take in all.
 """
 
-from __future__ import annotations
-
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing

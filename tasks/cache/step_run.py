@@ -1,7 +1,5 @@
 """One MLflow run of one step, as it is read from any store."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 Who computes a step is `tasks.cache.claim`'s part.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Compute a claimed step in a process of its own, which ends with this one."""
 
-from __future__ import annotations
-
 import json
 import logging
 import signal

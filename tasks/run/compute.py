@@ -1,7 +1,5 @@
 """Compute one claimed step and commit what comes out."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import sys
@@ -90,7 +88,6 @@ def compute_step(job: StepJob, store: Store) -> StepRun:
 
 def _quieten_libraries() -> None:
     """Bars only where somebody watches, and no word about what only a library can mend."""
-
     if not sys.stderr.isatty():
         transformers_logging.disable_progress_bar()
     # PEFT 0.21 asks transformers 5.23 for a property by its deprecated name.

@@ -1,7 +1,5 @@
 """One step: look it up, or claim it, compute it and commit it. No Prefect here."""
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """One of the GPUs that a Prefect server counts, for as long as a step computes."""
 
-from __future__ import annotations
-
 import logging
 import os
 from asyncio import CancelledError

@@ -1,7 +1,5 @@
 """A process that lives no longer than this one, and what it says, line by line."""
 
-from __future__ import annotations
-
 import os
 import queue
 import signal

@@ -4,8 +4,6 @@ An adapter is put on it and taken off again, which leaves every weight as it was
 changes the base for good, so after it, or after an error, the next evaluation loads it anew.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path

@@ -3,8 +3,6 @@
 To add one: a file with `VERSION`, a describing function and `compute`, and a line in `STEPS`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

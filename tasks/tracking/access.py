@@ -1,7 +1,5 @@
 """What the caller may do on an MLflow server: whether it answers, as whom, and who may write."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Who may do what on a shared MLflow: three roles by accounts of its basic authentication."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Sequence
 from enum import StrEnum

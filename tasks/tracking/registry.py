@@ -13,8 +13,9 @@ alias is the last one's: MLflow moves it in one call, so it always points at one
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ila_core.config import RuntimeConfig
 from ila_core.errors import CheckError, UserError, listed, unknown_name
@@ -167,12 +168,8 @@ class Registry:
         wanted = f"name = '{PREFIX}{name}'" if name else f"name LIKE '{PREFIX}%'"
         with translate_mlflow_errors(self._uri):
             aliases = {m.name: m.aliases for m in self._models(wanted)}
-            found: list[Version] = []
-            page = None
-            while page != "":
-                got = self._client.search_model_versions(wanted, _PAGE, page_token=page)
-                found += [read_version(mv, aliases.get(mv.name, {})) for mv in got]
-                page = got.token or ""
+            versions = _pages(self._client.search_model_versions, wanted)
+            found = [read_version(mv, aliases.get(mv.name, {})) for mv in versions]
         return sorted(found, key=lambda v: (v.name, v.number))
 
     def retire(self, version: Version, reason: str) -> None:
@@ -272,13 +269,7 @@ class Registry:
         return self._client.get_registered_model(PREFIX + name)
 
     def _models(self, wanted: str) -> list[RegisteredModel]:
-        found: list[RegisteredModel] = []
-        page = None
-        while page != "":
-            got = self._client.search_registered_models(wanted, _PAGE, page_token=page)
-            found += got
-            page = got.token or ""
-        return found
+        return _pages(self._client.search_registered_models, wanted)
 
     def _unknown(self, wanted: Published, error: Exception) -> Exception:
         """What to say of a reference that MLflow does not know; its own error where it does."""
@@ -308,6 +299,17 @@ class Registry:
             f"{wanted.name!r} has no version {wanted.version}; it has "
             f"{listed([str(n) for n in reversed(numbers)]) or 'none'}"
         )
+
+
+def _pages(search: Callable[..., Any], wanted: str) -> list[Any]:
+    """All that a search of MLflow's client finds, page by page."""
+    found: list[Any] = []
+    page = None
+    while page != "":
+        got = search(wanted, _PAGE, page_token=page)
+        found += got
+        page = got.token or ""
+    return found
 
 
 def _tags(run: StepRun, ranking: Ranking) -> dict[str, str]:

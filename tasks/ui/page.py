@@ -1,7 +1,5 @@
 """What a flow run came to, as a page of the Prefect UI: plan, numbers, and where the rest is."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence

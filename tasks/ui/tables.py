@@ -1,13 +1,12 @@
 """Tables of the search and of evaluations in the Prefect UI, computed now or cached."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 
 from ila_core.compare.results import Evaluation
+from ila_core.report.benchmark_tables import evaluation_table
 from ila_core.search.agreement import Agreement
 from ila_core.search.ranking import Ranking
 from tasks.cache.payloads import read_json
@@ -39,8 +38,6 @@ def publish_tables(
 
 
 def _publish_evaluation(step: Step, payload: Path) -> None:
-    from ila_core.report.benchmark_tables import evaluation_table
-
     result = Evaluation.load(payload / "evaluation.json")
     limit = step.given["evaluate"].limit
     _table(

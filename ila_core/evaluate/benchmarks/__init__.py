@@ -1,7 +1,5 @@
 """What a model is measured by: one file per benchmark, one line in `BENCHMARKS`."""
 
-from __future__ import annotations
-
 from typing import Any, Protocol
 
 from ila_core.compare.results import Evaluation
@@ -30,7 +28,6 @@ class Benchmark(Protocol):
         Raises:
             UserError: the profile says too little for this benchmark, or a file is not there.
         """
-        ...
 
     def run(
         self, subject: Subject, evaluate: EvaluateConfig, resolved: dict[str, Any]
@@ -40,7 +37,6 @@ class Benchmark(Protocol):
         Args:
             resolved: what `identity` gave.
         """
-        ...
 
 
 class AnswerBenchmark(Benchmark, Protocol):
@@ -48,7 +44,6 @@ class AnswerBenchmark(Benchmark, Protocol):
 
     def asked(self, evaluate: EvaluateConfig, lock: Lock) -> str | Unknown:
         """Identity of the questions."""
-        ...
 
     def questions(self, evaluate: EvaluateConfig) -> tuple[Question, ...]:
         """All of them, in order.
@@ -56,7 +51,6 @@ class AnswerBenchmark(Benchmark, Protocol):
         Raises:
             UserError: the profile names no file, or one that holds no questions.
         """
-        ...
 
 
 BENCHMARKS: dict[str, Benchmark] = {

@@ -3,8 +3,6 @@
 What is forgotten is an arm's loss minus the base's (`ila compare`).
 """
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Held-out loss, conversation by conversation: the report compares arms on the same ones."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """HellaSwag, 0-shot (Tables 3 to 11): `acc`, not `acc_norm`, as the paper's figures are."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -5,8 +5,6 @@ prompts are ours and ask for little, so that small models differ on them. Beside
 an answer must end by itself and not go round in circles.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from ila_core.compare.results import Evaluation, Item

@@ -1,7 +1,5 @@
 """MMLU, 5-shot (Tables 1 and 3 to 11): `acc` weighted by the subjects' sizes, as lm-eval's."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

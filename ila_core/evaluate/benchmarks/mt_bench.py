@@ -1,7 +1,5 @@
 """MT-Bench (Tables 1 and 3 to 11): 80 questions of two turns, each graded from 1 to 10."""
 
-from __future__ import annotations
-
 from ila_core.evaluate.judged import Judged
 
 

@@ -5,8 +5,6 @@ Every export is read back by its consumer's rule before anything is written:
     export("peft", Export(...)).files  # {"adapter_config.json": ...}
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from yaml import YAMLError

@@ -1,7 +1,5 @@
 """Axolotl: the part of its YAML that says what trains."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

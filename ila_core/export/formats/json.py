@@ -1,7 +1,5 @@
 """JSON: the whole selection with every layer's scores, and where it comes from."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import replace

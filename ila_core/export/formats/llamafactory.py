@@ -1,7 +1,5 @@
 """LLaMA-Factory: LoRA exactly; freezing only by whole modules of the first or last blocks."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """PEFT: `adapter_config.json`, for `LoraConfig.from_pretrained(DIR)`."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Spectrum: its YAML, which Axolotl, SageMaker's recipes and TRL scripts read, and its JSON."""
 
-from __future__ import annotations
-
 import json
 from collections import defaultdict
 from collections.abc import Sequence

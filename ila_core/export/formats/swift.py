@@ -1,7 +1,5 @@
 """ms-swift: a shell script with the arguments that say what trains."""
 
-from __future__ import annotations
-
 import re
 import shlex
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """TRL: what to train, and a `train.py` that trains it with `SFTTrainer`, or `Trainer` where not."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

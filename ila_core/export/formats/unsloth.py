@@ -1,7 +1,5 @@
 """Unsloth: `FastLanguageModel.get_peft_model`, whose arguments take leaf names and blocks only."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import replace

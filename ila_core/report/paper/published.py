@@ -3,8 +3,6 @@
 Jaccard of the 169 kept of 225 layers, at two decimals; two random such sets have 0.60.
 """
 
-from __future__ import annotations
-
 TABLE_2: dict[str, dict[tuple[str, str], float]] = {
     "Llama 2-7B": {
         ("lima", "no_robots"): 0.91,

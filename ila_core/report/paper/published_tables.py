@@ -4,8 +4,6 @@ MMLU (5-shot accuracy), HellaSwag (0-shot `acc`), Vicuna and MT-Bench (GPT-4's g
 printed for QLoRA on Llama 2-7B and Llama 3.1-8B; it has Table 10's figures, but for the 30 %.
 """
 
-from __future__ import annotations
-
 import csv
 from functools import cache
 from pathlib import Path

@@ -7,8 +7,6 @@ against a dear one:
     SCORERS["integrated_gradients"].score(material)  # ScoreResult(scores, cost_tokens, remainder)
 """
 
-from __future__ import annotations
-
 from ila_core.search.scorers.fisher import Fisher
 from ila_core.search.scorers.gate_gradient import GateGradient
 from ila_core.search.scorers.integrated_gradients import IntegratedGradients

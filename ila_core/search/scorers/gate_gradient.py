@@ -1,7 +1,5 @@
 """One gradient of the gates at half open: what gate learning starts from, without the learning."""
 
-from __future__ import annotations
-
 from statistics import fmean
 
 from ila_core.search.scoring import (

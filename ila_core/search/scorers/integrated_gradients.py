@@ -7,8 +7,6 @@ loss 4.028 with 8 batches of this, 4.044 with 100 gate steps, one run each. Wher
 noise, gate learning is better (`ila_core.search.control`).
 """
 
-from __future__ import annotations
-
 import math
 from statistics import fmean
 

@@ -3,8 +3,6 @@
 It adapts the layers of the *lowest* condition number kappa, so the score is 1 / kappa.
 """
 
-from __future__ import annotations
-
 from ila_core.search.scoring import Material, Needs, ScoreResult, base_weight
 
 

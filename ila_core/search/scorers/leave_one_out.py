@@ -1,7 +1,5 @@
 """What the loss rises by when one adapter alone is closed: exact, one evaluation per layer."""
 
-from __future__ import annotations
-
 from ila_core.search.scoring import (
     FORWARD,
     Material,

@@ -1,7 +1,5 @@
 """How far stage 1 moved a layer: the Frobenius norm of its update."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from ila_core.search.scoring import Material, Needs, ScoreResult, adapted_layers

@@ -1,7 +1,5 @@
 """Chance: a score that knows nothing of the layer but its name."""
 
-from __future__ import annotations
-
 import random
 
 from ila_core.search.scoring import Material, Needs, ScoreResult

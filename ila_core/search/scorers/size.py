@@ -4,8 +4,6 @@ On grouped-query models the search freezes mostly `k_proj` and `v_proj`, the sma
 so does this rule (they agree at 0.73-0.88 on stories3m): a search has to say more than that.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from ila_core.models.layers import Layer

@@ -1,7 +1,5 @@
 """How selected layers are trained: one file per method, one line in `METHODS`."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,7 +25,6 @@ class Method(Protocol):
         Raises:
             UserError: saying what would do.
         """
-        ...
 
     def prepare(
         self,
@@ -44,11 +41,9 @@ class Method(Protocol):
         Args:
             ranks: by layer, where they are not everywhere the method's.
         """
-        ...
 
     def save(self, model: Any, folder: Path, base_name: str | None) -> None:
         """Write what was trained, the same bytes for the same weights."""
-        ...
 
     def load(self, base: Any, folder: Path) -> Any:
         """The base with what `save` wrote.
@@ -57,11 +52,9 @@ class Method(Protocol):
             UserError: nothing that this method wrote is there.
             CheckError: what is there belongs to another model.
         """
-        ...
 
     def detach(self, model: Any) -> None:
         """Take an adapter off the base again; full fine-tuning has changed it for good."""
-        ...
 
 
 METHODS: dict[str, Method] = {

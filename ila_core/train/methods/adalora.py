@@ -5,8 +5,6 @@ to after each step, and adds its orthogonality penalty only to a loss that the m
 both are done here, or ranks would never fall and nothing would keep P and Q orthogonal.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Full fine-tuning of the selected layers: their own weights train, with embeddings and norms."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

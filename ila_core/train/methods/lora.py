@@ -3,8 +3,6 @@
 PEFT ignores a name that matches nothing, so names are checked before and layers after.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 import re

@@ -1,7 +1,5 @@
 """QLoRA: LoRA on a base whose linear weights, `lm_head` apart, are kept in 4-bit NF4."""
 
-from __future__ import annotations
-
 from ila_core.train.methods.lora import Lora
 
 

@@ -1,7 +1,5 @@
 """Conversations to token rows: one dataset, tokenised, masked and split."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from ila_core.config import DataConfig, DatasetConfig

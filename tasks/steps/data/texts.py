@@ -1,10 +1,9 @@
 """Texts that the base writes by itself, once for all that are compared on them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from ila_core.config import GeneralTextSettings
+from ila_core.evaluate.texts import sample_texts
 from ila_core.models.loading import load_tokenizer
 from tasks.cache.payloads import read_json, write_json
 from tasks.cache.step import Context, Step
@@ -26,8 +25,6 @@ def sample(base: Base, settings: GeneralTextSettings) -> Step:
 
 
 def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) -> None:
-    from ila_core.evaluate.texts import sample_texts
-
     base: Base = step.given["base"]
     settings: GeneralTextSettings = step.given["settings"]
     with evaluated(base, None, None, context) as model:

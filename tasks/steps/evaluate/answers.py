@@ -1,23 +1,18 @@
 """A model's answers to a benchmark's questions: generated once, whoever judges them how often."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ila_core.config import BASE, EvaluateConfig
 from ila_core.data.chat_template import Renderer
+from ila_core.evaluate.benchmarks import AnswerBenchmark
 from ila_core.inference.fastchat import write_fastchat
 from ila_core.inference.generate import Answer, answer_all
 from ila_core.models.loading import load_tokenizer
 from tasks.cache.step import Context, Step
 from tasks.steps.base import Base
 from tasks.steps.resident import evaluated
-
-if TYPE_CHECKING:
-    from ila_core.evaluate.benchmarks import AnswerBenchmark
 
 VERSION = 1
 _ANSWERS, _FASTCHAT = "answers.json", "fastchat.jsonl"

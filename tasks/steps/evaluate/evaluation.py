@@ -1,17 +1,16 @@
 """Evaluation of the base and of every fine-tuned model, one step for each benchmark."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from ila_core.config import BASE, EvaluateConfig
 from ila_core.data.prepared import Prepared
 from ila_core.errors import unknown_name
-from ila_core.evaluate.benchmarks import BENCHMARKS
+from ila_core.evaluate.benchmarks import BENCHMARKS, AnswerBenchmark
 from ila_core.evaluate.judged import Judged
+from ila_core.evaluate.subject import Subject
 from ila_core.keys import digest_of
 from ila_core.models.loading import load_tokenizer
 from ila_core.resolve import Unknown
@@ -24,9 +23,6 @@ from tasks.steps.evaluate.answers import answer
 from tasks.steps.evaluate.answers import load as load_answers
 from tasks.steps.evaluate.given_answers import given_answers
 from tasks.steps.resident import evaluated
-
-if TYPE_CHECKING:
-    from ila_core.evaluate.benchmarks import AnswerBenchmark
 
 VERSION = 2
 
@@ -100,8 +96,6 @@ def _step(
 
 
 def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) -> None:
-    from ila_core.evaluate.subject import Subject
-
     base: Base = step.given["base"]
     benchmark = step.given["benchmark"]
     more: dict[str, Any] = {}

@@ -1,18 +1,13 @@
 """Another model's answers, read from a file in FastChat's schema."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ila_core.config import EvaluateConfig
+from ila_core.evaluate.benchmarks import AnswerBenchmark
 from ila_core.inference.fastchat import read_fastchat
 from tasks.cache.step import Context, Step
 from tasks.steps.base import Base
 from tasks.steps.evaluate.answers import write
-
-if TYPE_CHECKING:
-    from ila_core.evaluate.benchmarks import AnswerBenchmark
 
 VERSION = 1
 

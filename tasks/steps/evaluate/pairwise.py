@@ -1,7 +1,5 @@
 """Two models' answers side by side: which of them a judge prefers, in both orders."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The report: everything a run found, on one page."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any

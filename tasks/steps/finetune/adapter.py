@@ -1,7 +1,5 @@
 """An adapter that was trained elsewhere, taken into the cache by its content."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Fine-tune the selected layers, all others frozen, and prove that it was so."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

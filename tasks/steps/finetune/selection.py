@@ -1,7 +1,5 @@
 """Which layers an arm trains. Its key holds only the scores that its policy reads."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

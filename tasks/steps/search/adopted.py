@@ -1,7 +1,5 @@
 """A ranking that was made elsewhere, taken into the cache by its content, so that it has a key."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from ila_core.search.ranking import DOCUMENT, Ranking

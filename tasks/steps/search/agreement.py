@@ -1,7 +1,5 @@
 """How alike the datasets' rankings are, beside chance, and what all of them find unimportant."""
 
-from __future__ import annotations
-
 from itertools import combinations
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The positive control: noise planted in some layers, and whether the search finds it."""
 
-from __future__ import annotations
-
 import tempfile
 from pathlib import Path
 

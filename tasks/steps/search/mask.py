@@ -1,7 +1,5 @@
 """The mask curves of one adapter: what each scorer's order of closing costs on held-out rows."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The search's one document: every layer's score per dataset and seed."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """One score per layer from a stage-1 adapter: the gates' own (stage 2), or another scorer's."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

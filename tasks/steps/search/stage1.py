@@ -1,7 +1,5 @@
 """Stage 1: LoRA on every layer until the loss is epsilon-stable (Definition 1)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Stage 2: freeze everything, learn one gate per layer (Eq. 5-7)."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from ila_core.config import Stage2Settings
