@@ -57,6 +57,7 @@ def test_a_new_result_says_what_it_ran_on_and_not_whose_machine_it_is(record):
 def test_every_benchmark_that_prints_a_result_records_them():
     texts = {path.name: path.read_text() for path in BENCHMARKS.glob("*.py")}
     del texts["minimal.py"]  # scores, which a test holds to the pipeline's
+    del texts["counts.py"]  # lines and files, whatever the machine
     printing = {name for name, text in texts.items() if '"--json"' in text}
     assert printing == {name for name, text in texts.items() if "json.dumps(recorded(" in text}
     assert len(printing) >= 8
