@@ -10,7 +10,7 @@ from ila_core.errors import CheckError, UserError, first_line
 
 
 def explain(error: Exception) -> tuple[int, str] | None:
-    """The exit code and the one message an expected error ends with; `None`: it is our own bug."""
+    """Return the exit code and message of an expected error; `None` means a bug of ours."""
     if isinstance(error, UserError):
         return 2, str(error)
     home, led_here = RuntimeConfig.from_env().home, list(_chain(error))

@@ -109,7 +109,7 @@ def _subprocess_spec(
 
 
 def _run_all(handles: Sequence[Handle], at_once: int) -> dict[str, StepRun]:
-    """Each step as soon as its inputs are there, `at_once` of them side by side.
+    """Run each step as soon as its inputs are there, `at_once` of them side by side.
 
     Steps that do not depend on one that failed still run, so that a failure costs nobody what
     the others computed.

@@ -28,7 +28,7 @@ class Aligned(NamedTuple):
 
 
 def align(a: Side, b: Side) -> Aligned:
-    """The items of both, in the order of the first.
+    """Return the items of both, in the order of the first.
 
     Items may be missing only where a judge grades, since a judge may fail to; they are left out
     of both and counted.

@@ -91,7 +91,7 @@ def compare(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Comparison:
-    """Every other arm minus `against`, on every benchmark that both were evaluated on.
+    """Subtract `against` from every other arm, on every benchmark that both were evaluated on.
 
     Raises:
         UserError: not measured alike (another judge, limit, prompt), or nothing in common.

@@ -17,7 +17,7 @@ def paired_bootstrap(
     confidence: float,
     seed: int,
 ) -> tuple[float, float, float]:
-    """Weighted mean of a - b, and its percentile interval over resampled items.
+    """Compute the weighted mean of a - b, and its percentile interval over resampled items.
 
     Args:
         values_a: summed over each item's weight, such as the loss of a conversation's tokens.

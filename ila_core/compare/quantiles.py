@@ -7,7 +7,7 @@ _NORMAL_FROM = 1000.0
 
 
 def half_width(confidence: float, df: float = math.inf) -> float:
-    """Half the two-sided interval in standard errors: 1.96 at 95 %, 4.30 with two degrees."""
+    """Return half the two-sided interval in standard errors: 1.96 at 95 %, 4.30 with df = 2."""
     from scipy import stats
 
     return float(stats.t.ppf((1 + confidence) / 2, df if df < _NORMAL_FROM else math.inf))

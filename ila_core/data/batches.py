@@ -35,12 +35,12 @@ class Row(Protocol):
 
 
 def loss_tokens(row: Row) -> int:
-    """Number of targets: the first token is never predicted."""
+    """Count the targets of a row: the first token is never predicted."""
     return sum(label != IGNORED for label in row.labels[1:])
 
 
 def collate(packed: Sequence[Sequence[Row]]) -> dict[str, Tensor]:
-    """One batch row per sequence of conversations, padded on the right.
+    """Make one batch row per sequence of conversations, padded on the right.
 
     Returns:
         `input_ids` and `labels` (rows, longest), and `position_ids` where a row holds several
@@ -90,7 +90,7 @@ def pack(rows: Sequence[Row]) -> list[list[Row]]:
 
 
 def planned_steps(schedule: Schedule, n_rows: int, batch_size: int) -> int:
-    """Optimizer steps of the whole schedule. The last step of an epoch runs into the next one."""
+    """Count the optimizer steps of the schedule. An epoch's last step runs into the next one."""
     if schedule.steps is not None:
         return schedule.steps
     assert schedule.epochs is not None
@@ -98,7 +98,7 @@ def planned_steps(schedule: Schedule, n_rows: int, batch_size: int) -> int:
 
 
 def plan_batches(n_rows: int, batch_size: int, steps: int, seed: int) -> list[list[int]]:
-    """Row numbers of every step: epoch after epoch, each shuffled anew, cut into full batches."""
+    """Return the row numbers of every step: epochs, each shuffled anew, cut into full batches."""
     rng = random.Random(seed)
     stream: list[int] = []
     while len(stream) < steps * batch_size:
@@ -107,7 +107,7 @@ def plan_batches(n_rows: int, batch_size: int, steps: int, seed: int) -> list[li
 
 
 def micro_batches(rows: Sequence[Row], micro_batch: int) -> list[list[list[Row]]]:
-    """Conversations packed into micro-batches of about equal size.
+    """Pack conversations into micro-batches of about equal size.
 
     Each has at most `micro_batch` rows as long as the longest conversation: no more tokens than
     that many conversations can have unpacked.
@@ -122,7 +122,7 @@ def micro_batches(rows: Sequence[Row], micro_batch: int) -> list[list[list[Row]]
 
 
 def packed_batches(rows: Sequence[Row], micro_batch: int) -> list[dict[str, Tensor]]:
-    """The same, collated."""
+    """Pack as `micro_batches` does, and collate."""
     return [collate(packed) for packed in micro_batches(rows, micro_batch)]
 
 
@@ -144,7 +144,7 @@ class MicroBatches:
         }
 
     def largest(self, start: int) -> int:
-        """The step, from `start` on, whose largest micro-batch is the largest of all.
+        """Return the step, from `start` on, whose largest micro-batch is the largest of all.
 
         By its tokens, padding included, and among equals one with packed rows (with a mask).
         """
@@ -165,7 +165,7 @@ class MicroBatches:
 
 
 def rows_digest(rows: Sequence[Row]) -> str:
-    """Digest of all tokens and labels, in order."""
+    """Digest all tokens and labels, in order."""
     digest = hashlib.sha256()
     for row in rows:
         for numbers in (row.input_ids, row.labels):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def labels(ids: list[int], offsets: list[Span], spans: Sequence[Span]) -> list[int]:
-    """`ids` where a token lies wholly within a span, `IGNORED` elsewhere.
+    """Return `ids` where a token lies wholly within a span, and `IGNORED` elsewhere.
 
     A token of no width (a prefix space) on the edge of a span belongs to what is before it.
     """

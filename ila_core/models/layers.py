@@ -44,7 +44,7 @@ class Layer(Frozen):
 
 
 def find_layers(config: ModelConfig) -> list[Layer]:
-    """The layers of the model that `config.architecture` describes; no weights, no network.
+    """Find the layers of the model that `config.architecture` describes; no weights, no network.
 
     Raises:
         UserError: an architecture that transformers does not accept, tied embeddings that the
@@ -78,7 +78,7 @@ def find_layers(config: ModelConfig) -> list[Layer]:
 
 
 def layers_of(model: nn.Module, *, lm_head: bool = True) -> list[Layer]:
-    """The linear layers of a model in memory, 4-bit ones included, in `named_modules()` order.
+    """Find the linear layers of a model in memory, 4-bit ones too, in `named_modules()` order.
 
     Raises:
         UserError: a module or a weight that two names share.
@@ -100,12 +100,12 @@ def layers_of(model: nn.Module, *, lm_head: bool = True) -> list[Layer]:
 
 
 def fingerprint(layers: Iterable[Layer]) -> str:
-    """What two models with interchangeable rankings share: layer names and shapes, in order."""
+    """Digest what models with interchangeable rankings share: layer names and shapes, in order."""
     return digest_of([[layer.name, layer.shape] for layer in layers])
 
 
 def architecture_config(config: ModelConfig) -> Any:
-    """`config.architecture` as a transformers configuration.
+    """Make a transformers configuration of `config.architecture`.
 
     Raises:
         UserError: an unknown `model_type` or field, or a value of the wrong type.

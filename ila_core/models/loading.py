@@ -68,7 +68,7 @@ def resolve_device(given: str) -> str:
 
 
 def load_tokenizer(config: ModelConfig) -> Any:
-    """The fast tokenizer, with a pad token.
+    """Load the fast tokenizer, with a pad token.
 
     Raises:
         UserError: files that are missing, or a pad token that is missing or unknown.
@@ -101,7 +101,7 @@ def load_tokenizer(config: ModelConfig) -> Any:
 
 
 def load_base(config: ModelConfig, device: str, *, four_bit: bool = False) -> Any:
-    """The base model in its profile's dtype on `device`, `lm_head` untied where that says so.
+    """Load the base in its profile's dtype on `device`; untie `lm_head` where the profile says so.
 
     Args:
         config: which model.
@@ -148,7 +148,7 @@ def load_base(config: ModelConfig, device: str, *, four_bit: bool = False) -> An
 
 
 def _four_bit(dtype: Any, device: str) -> dict[str, Any]:
-    """What `from_pretrained` needs to quantise while it loads."""
+    """Return what `from_pretrained` needs to quantise while it loads."""
     from transformers import BitsAndBytesConfig
 
     if find_spec("bitsandbytes") is None:
@@ -174,7 +174,7 @@ def _four_bit(dtype: Any, device: str) -> dict[str, Any]:
 
 
 def _check_four_bit(model: Any, config: ModelConfig) -> None:
-    """Every linear layer but the head is in 4 bits, and stays differentiable."""
+    """Check that every linear layer but the head is in 4 bits and stays differentiable."""
     from bitsandbytes.nn.modules import Linear4bit
     from torch.nn import Linear
 

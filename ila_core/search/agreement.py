@@ -89,7 +89,7 @@ def kappa_of_frozen(
 
 
 def chance(strata: Sequence[tuple[int, ...]]) -> Chance:
-    """Exact chance level over independent strata of (layers, frozen by a, frozen by b).
+    """Return the exact chance level over independent strata of (layers, frozen by a, frozen by b).
 
     One stratum is the hypergeometric distribution; one per layer type is chance within types,
     where the mean overlap is the sum of k1 * k2 / n.
@@ -108,7 +108,7 @@ def chance(strata: Sequence[tuple[int, ...]]) -> Chance:
 
 
 def agreements(ranking: Ranking, keep: float) -> tuple[Agreement, ...]:
-    """Every pair of datasets, every pair of seeds of a dataset, and each dataset beside `size`."""
+    """Compare all pairs of datasets, all pairs of a dataset's seeds, each dataset with `size`."""
     layers = ranking.layers
     means = {dataset: ranking.scores(dataset) for dataset in ranking.datasets}
     found = [
@@ -131,7 +131,7 @@ def agreements(ranking: Ranking, keep: float) -> tuple[Agreement, ...]:
 
 
 def agreements_between(ranking: Ranking, other: Ranking, keep: float) -> tuple[Agreement, ...]:
-    """Every dataset of one ranking beside every dataset of another over the same layers.
+    """Compare every dataset of one ranking with every dataset of another over the same layers.
 
     Raises:
         UserError: when the two rank different layers.
@@ -164,7 +164,7 @@ def compare(
     a: tuple[str, Mapping[str, float]],
     b: tuple[str, Mapping[str, float]],
 ) -> Agreement:
-    """Agreement of two named score columns over the same layers at the kept fraction."""
+    """Compare two named score columns over the same layers at the kept fraction."""
     n = len(layers)
     kept = kept_count(keep, n)
     frozen_a, frozen_b = (frozenset(order(scores, layers)[kept:]) for _, scores in (a, b))
@@ -192,7 +192,7 @@ def compare(
 
 
 def intersection(ranking: Ranking, fraction: float) -> Intersection:
-    """Layers that every dataset puts among its least important `fraction`."""
+    """Find the layers that every dataset puts among its least important `fraction`."""
     layers = ranking.layers
     per_dataset = [least(ranking.scores(d), layers, fraction) for d in ranking.datasets]
     frozen = frozenset.intersection(*per_dataset)
@@ -210,7 +210,7 @@ def intersection(ranking: Ranking, fraction: float) -> Intersection:
 
 
 def outvoted(ranking: Ranking, fraction: float, votes: int) -> frozenset[str]:
-    """Layers that at least `votes` datasets put among their least important `fraction`."""
+    """Find the layers that at least `votes` datasets put among their least important `fraction`."""
     layers = ranking.layers
     found = Counter(
         name for d in ranking.datasets for name in least(ranking.scores(d), layers, fraction)
@@ -219,14 +219,14 @@ def outvoted(ranking: Ranking, fraction: float, votes: int) -> frozenset[str]:
 
 
 def _by_type(layers: Sequence[Layer], *sets: Collection[str]) -> list[tuple[int, ...]]:
-    """Per layer type: how many there are, and how many of them each set has."""
+    """Count per layer type how many layers there are, and how many of them each set has."""
     counts = [Counter(layer.type for layer in layers)]
     counts += [Counter(layer.type for layer in layers if layer.name in s) for s in sets]
     return [tuple(c[kind] for c in counts) for kind in counts[0]]
 
 
 def _ways_to_share(strata: Sequence[tuple[int, ...]]) -> list[int]:
-    """`ways[o]`: draws of the second set that share o layers with the first one."""
+    """Return `ways`: `ways[o]` draws of the second set share o layers with the first one."""
     ways = [1]
     for n, a, b in strata:
         here = [comb(a, o) * comb(n - a, b - o) for o in range(min(a, b) + 1)]

@@ -38,7 +38,7 @@ class WithinTypes(Frozen):
 
     @property
     def above_chance(self) -> bool:
-        """More alike than 97.5 % of permutations within types."""
+        """Whether the columns are more alike than 97.5 % of permutations within types."""
         return self.rho is not None and self.chance_high is not None and self.rho > self.chance_high
 
 
@@ -50,7 +50,7 @@ def correlation_within_types(
     permutations: int = PERMUTATIONS,
     seed: int = 0,
 ) -> WithinTypes:
-    """Spearman's rho of two named score columns within types, ties by average ranks."""
+    """Compute Spearman's rho of two named score columns within types, ties by average ranks."""
     from scipy import stats
 
     rng = np.random.default_rng(seed)

@@ -4,7 +4,7 @@ from ila_core.search.ranking import Ranking, kept_count, order
 
 
 def unsure_layers(ranking: Ranking, dataset: str, keep: float) -> tuple[str, ...] | None:
-    """Layers that some search seeds keep and others freeze, in layer order.
+    """Return the layers that some search seeds keep and others freeze, in layer order.
 
     A seed's cut is its own: the `kept_count(keep, N)` layers that its scores put highest. So a
     layer far from the cut is sure however its score varies, and two seeds whose scores differ by a

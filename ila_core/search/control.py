@@ -74,7 +74,7 @@ def plant_noise(
 
 
 def auc(scores: Mapping[str, float], corrupted: Collection[str]) -> float:
-    """Probability that a corrupted layer scores below another one, ties counting one half.
+    """Return the probability that a corrupted layer scores below another; a tie counts one half.
 
     From the rank sum (Mann and Whitney's U), so ties are exact.
     """
@@ -91,7 +91,7 @@ def auc(scores: Mapping[str, float], corrupted: Collection[str]) -> float:
 def control_result(
     aucs: Mapping[int, float], *, confidence: float, resamples: int, seed: int
 ) -> ControlResult:
-    """Mean over corruption seeds, with what its interval can and cannot say."""
+    """Average the AUC over corruption seeds, with what its interval can and cannot say."""
     values = list(aucs.values())
     low = high = None
     if len(values) > 1:

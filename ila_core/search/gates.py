@@ -31,7 +31,7 @@ _SCORE = "ila_score"
 
 
 class GateResult(FrozenResult):
-    """`stage2.json`, less the dataset."""
+    """The contents of `stage2.json` without the dataset."""
 
     seed: int
     scores: dict[str, float]
@@ -45,7 +45,7 @@ class GateResult(FrozenResult):
 
 
 class Gates:
-    """gamma_i = sigmoid(s_i) on every LoRA layer of `model`, for as long as the block lasts.
+    """Put a gate gamma_i = sigmoid(s_i) on every LoRA layer of `model` within the block.
 
     Within it nothing but the scores requires a gradient and every dropout is at p = 0 (not
     `eval()`: Trainer calls `train()` in each step). Afterwards the model is as it was.
@@ -186,7 +186,7 @@ def check_trained(model: Any) -> None:
 
 
 class _Watch(TrainerCallback):  # type: ignore[misc]
-    """First gradients, scores along the way, and gates that never moved."""
+    """Records first gradients and scores along the way, and finds gates that never moved."""
 
     def __init__(self, gates: Gates, planned: int) -> None:
         self._gates = gates
@@ -237,7 +237,7 @@ def _optimizer(settings: Stage2Settings, scores: list[nn.Parameter]) -> torch.op
 
 
 def _switch_off_dropout(model: nn.Module) -> list[tuple[nn.Module, str, float]]:
-    """p = 0 in dropout modules and in the float attributes that attention passes to SDPA."""
+    """Set p = 0 in dropout modules and in the float attributes that attention passes to SDPA."""
     changed: list[tuple[nn.Module, str, float]] = []
     for module in model.modules():
         for attribute, value in list(vars(module).items()):
@@ -249,5 +249,5 @@ def _switch_off_dropout(model: nn.Module) -> list[tuple[nn.Module, str, float]]:
 
 
 def _by_layer(names: dict[str, nn.Parameter], tensors: list[Tensor]) -> dict[str, float]:
-    """One number per layer, fetched from the device in one go."""
+    """Fetch one number per layer from the device, all in one copy."""
     return dict(zip(names, torch.cat([t.detach() for t in tensors]).tolist(), strict=True))

@@ -49,7 +49,7 @@ def area_between(
     resamples: int,
     confidence: float,
 ) -> AreaBetween:
-    """Area between an order's curve and the mean of random ones, with a bootstrap interval.
+    """Measure the area between an order's curve and the mean random one; a bootstrap interval.
 
     Args:
         masked: losses by closed set, conversation by conversation.
@@ -60,7 +60,7 @@ def area_between(
     weights = trapezoid_weights(fractions, up_to) / up_to
 
     def under(sets: Sequence[Collection[str]]) -> Floats:
-        """Mean height of the curve of each conversation's summed loss, (conversations,)."""
+        """Return the mean height of each conversation's curve of summed loss, (conversations,)."""
         nll = np.array([masked.by_conversation(closed) for closed in sets], dtype=np.float64)
         return np.tensordot(weights, nll, axes=1)
 
@@ -86,7 +86,7 @@ def area_between(
 
 
 def trapezoid_weights(fractions: Sequence[float], up_to: float) -> Floats:
-    """w with w @ losses = the trapezoid rule from the first fraction to `up_to`.
+    """Return w (fractions,): w @ losses is the trapezoid rule from the first fraction to `up_to`.
 
     The curve is linear between its points, so `up_to` need not be one of them.
     """

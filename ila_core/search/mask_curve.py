@@ -66,7 +66,7 @@ class MaskCurves(Frozen):
     to everything closed and up to a half."""
 
     def area(self, scorer: str, control: Control = "random") -> AreaBetween:
-        """Up to a half; within types only for the scorers in `within_types`."""
+        """Return the areas up to one half; within types only for the scorers in `within_types`."""
         wanted = (scorer, control, HALF)
         (found,) = (x for x in self.areas if (x.scorer, x.control, x.up_to) == wanted)
         return found
@@ -155,17 +155,17 @@ def mask_curves(
 
 
 def closing_order(scores: Mapping[str, float], layers: Sequence[Layer]) -> tuple[str, ...]:
-    """Least important first, so that the first K are the K that a selection would freeze."""
+    """Order layers least important first: the first K are the K that a selection would freeze."""
     return tuple(order(scores, layers)[::-1])
 
 
 def per_weight(scores: Mapping[str, float], layers: Sequence[Layer]) -> dict[str, float]:
-    """Scores by number of weights: the column for a curve by share, where sizes differ."""
+    """Divide each score by the layer's number of weights, for a curve by share of the weights."""
     return {layer.name: scores[layer.name] / layer.weights for layer in layers}
 
 
 def random_orders_of(names: Sequence[str], count: int, seed: int) -> list[tuple[str, ...]]:
-    """`count` shuffles; the first of them are the same whatever their number."""
+    """Return `count` shuffles; the first of them are the same whatever their number."""
     return [
         tuple(random.Random(f"{seed}/random/{i}").sample(names, len(names))) for i in range(count)
     ]
@@ -174,7 +174,7 @@ def random_orders_of(names: Sequence[str], count: int, seed: int) -> list[tuple[
 def random_orders_within_types(
     names: Sequence[str], layers: Sequence[Layer], count: int, seed: int
 ) -> list[tuple[str, ...]]:
-    """The order's own sequence of types, with the layers of each type shuffled among themselves."""
+    """Shuffle the layers of each type among themselves; the order's sequence of types stays."""
     types = {layer.name: layer.type for layer in layers}
     drawn = []
     for i in range(count):
@@ -189,7 +189,7 @@ def random_orders_within_types(
 def closed_sets(
     names: Sequence[str], layers: Sequence[Layer], *, by: By, fractions: Iterable[float]
 ) -> list[tuple[str, ...]]:
-    """What is closed at each fraction, in closing order.
+    """Return the layers closed at each fraction, in closing order.
 
     By count the number closed is a selection's (`kept_count`). By share a layer that would
     overshoot is skipped, and a smaller one behind it may still be closed.
@@ -212,7 +212,7 @@ def closed_sets(
 
 
 def _distinct(fractions: Sequence[float], n_layers: int, by: By) -> list[float]:
-    """Without those that a small model rounds to a count it already has."""
+    """Leave out fractions that a small model rounds to a count it already has."""
     if by == "share":
         return list(fractions)
     return list({kept_count(1 - f, n_layers): f for f in reversed(fractions)}.values())[::-1]

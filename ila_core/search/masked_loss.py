@@ -47,15 +47,15 @@ class MaskedLoss:
 
     @property
     def evaluations(self) -> int:
-        """How many sets were evaluated, each one forward pass over all rows."""
+        """The number of sets that were evaluated, each by one forward pass over all rows."""
         return len(self._found)
 
     def loss(self, closed: Collection[str]) -> float:
-        """Mean over all targets, in nats, with these adapters closed and all others open."""
+        """Return the mean loss over all targets, in nats, with only these adapters closed."""
         return math.fsum(self.by_conversation(closed)) / sum(self.tokens)
 
     def by_conversation(self, closed: Collection[str]) -> tuple[float, ...]:
-        """Negative log-likelihood in nats, summed over each conversation's targets.
+        """Return the negative log-likelihood in nats, summed over each conversation's targets.
 
         Raises:
             CheckError: a name without an adapter, or a loss that is not finite.

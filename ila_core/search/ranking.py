@@ -77,7 +77,7 @@ class Ranking(Frozen):
         return tuple(self.score_keys[dataset])
 
     def scores(self, dataset: str, seed: str | None = None) -> dict[str, float]:
-        """Score per layer name: of one search seed, or the mean over all of them."""
+        """Return the score per layer name, of one search seed or the mean over all of them."""
         columns = [layer.scores[dataset] for layer in self.layers]
         if seed is not None:
             return {layer.name: c[seed] for layer, c in zip(self.layers, columns, strict=True)}
@@ -92,7 +92,7 @@ class Ranking(Frozen):
 
     @property
     def digest(self) -> str:
-        """Of its content, however the file is laid out."""
+        """The digest of the content, however the file is laid out."""
         return digest_of(self)
 
     def check(self) -> None:
@@ -137,21 +137,21 @@ class Ranking(Frozen):
 
 
 def order(scores: Mapping[str, float], layers: Sequence[Layer]) -> list[str]:
-    """Layer names by score, descending, ties by layer order."""
+    """Sort layer names by score, descending, ties by layer order."""
     return sorted((layer.name for layer in layers), key=lambda name: -scores[name])
 
 
 def kept_count(fraction: float, n_layers: int) -> int:
-    """Number of layers kept: floor(f*N + 0.5); K = N - kept is the number frozen."""
+    """Return the number of layers kept, floor(f*N + 0.5); K = N - kept is the number frozen."""
     return int(fraction * n_layers + 0.5)
 
 
 def least(scores: Mapping[str, float], layers: Sequence[Layer], fraction: float) -> frozenset[str]:
-    """Names of the K = N - kept(1 - fraction) layers with the lowest scores."""
+    """Return the names of the K = N - kept(1 - fraction) layers with the lowest scores."""
     return frozenset(order(scores, layers)[kept_count(1 - fraction, len(layers)) :])
 
 
 def digest_read(ranking: Ranking, datasets: Sequence[str]) -> str:
-    """Of what a policy that reads the scores of `datasets` may learn from a ranking."""
+    """Digest what a policy that reads the scores of `datasets` may learn from a ranking."""
     columns = [[x.name, {d: ranking.scores(d)[x.name] for d in datasets}] for x in ranking.layers]
     return digest_of([columns, {d: ranking.start(d) for d in datasets}])

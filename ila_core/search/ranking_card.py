@@ -51,7 +51,7 @@ def make_card(
     controls: Mapping[str, float],
     seconds: float | None,
 ) -> RankingCard:
-    """The card of `ranking`, and what only those who hold its search know."""
+    """Make the card of `ranking`, with what only those who hold its search know."""
     unsure = {d: unsure_layers(ranking, d, ranking.keep) for d in ranking.datasets}
     found = agreements(ranking, ranking.keep)
     return RankingCard(
@@ -107,7 +107,7 @@ def _limits(ranking: Ranking, found: tuple[Agreement, ...], *, adopted: bool) ->
 
 
 def markdown(card: RankingCard) -> str:
-    """The card as MLflow's page of a version, `ila rankings show` and `pull` show it."""
+    """Write the card as MLflow's page of a version, `ila rankings show` and `pull` show it."""
     model = ", ".join(f"{what} {value[:60]}" for what, value in card.model.items()) or "not stated"
     lines = [
         f"# Layers of {card.base_model} that matter",

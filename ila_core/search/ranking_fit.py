@@ -20,7 +20,7 @@ def fit(
     files: Mapping[str, str] | Unknown,
     layers: Sequence[Layer],
 ) -> ResolvedRanking:
-    """The ranking, with the declared relation where it is of other weights than the model's.
+    """Return the ranking, with the declared relation where its weights are not the model's.
 
     Args:
         found: what fine-tuning is to read.
@@ -56,7 +56,7 @@ def _identity(files: Mapping[str, str]) -> str:
 
 
 def differing(ranking: Ranking, layers: Sequence[Layer]) -> list[str]:
-    """How the layers differ from a model's in name, shape or order; empty where they do not."""
+    """Say how the layers differ from a model's in name, shape or order; empty where they do not."""
     theirs = {x.name: x.shape for x in ranking.layers}
     ours = {x.name: x.shape for x in layers}
     found = [

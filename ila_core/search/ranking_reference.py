@@ -71,7 +71,7 @@ class ResolvedRanking:
 
 
 def parse(given: str) -> Key | File | Published:
-    """What a reference says; whether there is such a ranking is another question.
+    """Parse a reference. Whether there is such a ranking is not looked up.
 
     Raises:
         UserError: it has none of the four forms.

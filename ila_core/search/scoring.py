@@ -95,7 +95,7 @@ class Scorer(Protocol):
 
 
 def base_weight(model: Any, name: str) -> Tensor:
-    """Weight (out_features, in_features) of a layer of the base, adapted or not, in float32.
+    """Return a base layer's weight (out_features, in_features), adapted or not, in float32.
 
     A quantised weight is decompressed.
     """
@@ -108,7 +108,7 @@ def base_weight(model: Any, name: str) -> Tensor:
 
 
 def adapted_layers(material: Material) -> dict[str, Any]:
-    """The LoRA layers of the model by name, in the order of `material.layers`.
+    """Return the LoRA layers of the model by name, in the order of `material.layers`.
 
     Raises:
         CheckError: a layer without an adapter, or an untrained one: where B = 0 every score of an
@@ -128,7 +128,7 @@ def adapted_layers(material: Material) -> dict[str, Any]:
 
 
 def batches_of(material: Material) -> list[list[Row]]:
-    """The rows of every batch, drawn by the seed; none twice before all were drawn."""
+    """Draw the rows of every batch by the seed; none is drawn twice before all were drawn once."""
     settings, rows = material.settings, material.rows
     check_rows(rows, settings.batch_size)
     plan = plan_batches(len(rows), settings.batch_size, settings.batches, material.seed)
@@ -136,7 +136,7 @@ def batches_of(material: Material) -> list[list[Row]]:
 
 
 def sampled_rows(material: Material) -> list[Row]:
-    """The rows of all batches, each once."""
+    """Return the rows of all batches, each once."""
     settings, rows = material.settings, material.rows
     check_rows(rows, settings.batch_size)
     plan = plan_batches(len(rows), settings.batch_size, settings.batches, material.seed)
@@ -144,7 +144,7 @@ def sampled_rows(material: Material) -> list[Row]:
 
 
 def tokens_of(rows: Sequence[Row]) -> int:
-    """Tokens read, those without loss among them."""
+    """Count the tokens that are read, with those that are not in the loss."""
     return sum(len(row.input_ids) for row in rows)
 
 
@@ -158,7 +158,7 @@ def backward(model: Any, loss: TokenLoss, rows: Sequence[Row], micro_batch: int)
 
 @contextmanager
 def trainable_alone(model: Any, parameters: Sequence[Any]) -> Iterator[None]:
-    """Nothing but `parameters` requires a gradient; flags and gradients come back as they were."""
+    """Let nothing but `parameters` require a gradient; restore flags and gradients afterwards."""
     before = [(p, p.requires_grad, p.grad) for p in model.parameters()]
     try:
         model.requires_grad_(False)
@@ -181,7 +181,7 @@ def gamma_gradient(
     gamma: float,
     micro_batch: int,
 ) -> dict[str, float]:
-    """dL/dgamma of every gate with all of them at `gamma`, strictly between 0 and 1.
+    """Compute dL/dgamma of every gate with all gates at `gamma`, strictly between 0 and 1.
 
     L is the rows' token-mean loss in nats. From the score's gradient by the chain rule:
     dL/ds = dL/dgamma * gamma * (1 - gamma), as gamma = sigmoid(s) (Eq. 6).

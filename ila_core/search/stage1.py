@@ -18,7 +18,7 @@ from ila_core.train.selected import train_selected
 
 
 class Stage1Result(FrozenResult):
-    """`stage1.json`, less the dataset."""
+    """The contents of `stage1.json` without the dataset."""
 
     seed: int
     losses: list[float]

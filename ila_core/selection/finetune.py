@@ -16,7 +16,7 @@ from ila_core.train.selected import train_selected
 
 
 class FinetuneResult(FrozenResult):
-    """`finetune.json`, less arm, policy and dataset."""
+    """The contents of `finetune.json` without arm, policy and dataset."""
 
     method: str
     seed: int

@@ -47,11 +47,11 @@ class Request:
 
     @property
     def parameters(self) -> dict[str, int]:
-        """What each layer trains under the arm's method."""
+        """The number of parameters that each layer trains under the arm's method."""
         return {layer.name: self.method.parameters(layer.shape) for layer in self.layers}
 
     def by_score(self) -> list[str]:
-        """Layers by the source's score, most important first."""
+        """The layers by the source's score, most important first."""
         assert self.arm.source is not None
         return order(self.ranking.scores(self.arm.source), self.layers)
 
@@ -90,7 +90,7 @@ class Limit:
     of: Callable[[Sequence[str]], float]
 
     def fill(self, names: Sequence[str]) -> Choice:
-        """Layers in the order given, each that still fits.
+        """Take layers in the order given, each that still fits.
 
         Raises:
             UserError: not even one of them fits.
@@ -109,7 +109,7 @@ class Limit:
 
 
 def limit_of(request: Request) -> Limit:
-    """The arm's limit; `search.keep` where it has none."""
+    """Return the arm's limit; `search.keep` where it has none."""
     (name, most), *_ = (request.arm.limits or {"keep": request.search.keep}).items()
     if name == "keep":
         kept = kept_count(most, len(request.layers))
@@ -140,7 +140,7 @@ def least_important(request: Request) -> Choice:
 
 
 def most_per_cost(request: Request) -> Choice:
-    """The most score under a limit, greedily: by score per unit of what the limit counts.
+    """Select the most score under a limit, greedily by score per unit of what the limit counts.
 
     A gate that learning closed further (a score below where gates start) says that the update
     does harm; such layers come last, whatever they cost.
@@ -275,7 +275,7 @@ def rate_by_score(request: Request) -> Choice:
 
 
 def _places(request: Request) -> dict[str, float]:
-    """From just under 1 for the most important layer to just above 0, mean 1/2."""
+    """Return each layer's place, from just under 1 (most important) to just above 0, mean 1/2."""
     ordered = request.by_score()
     return {name: 1 - (i + 0.5) / len(ordered) for i, name in enumerate(ordered)}
 
@@ -286,7 +286,7 @@ def _without(request: Request, frozen: Collection[str], details: Details) -> Cho
 
 
 def _freeze_up_to(budget: int, shuffled: Sequence[str], cost: Mapping[str, int]) -> list[str]:
-    """The longest front of `shuffled`, at least one and never all, that nears the budget."""
+    """Freeze the longest prefix of `shuffled` near the budget, at least one layer, never all."""
     frozen = [shuffled[0]]
     spent = cost[shuffled[0]]
     for name in shuffled[1:-1]:
@@ -302,7 +302,7 @@ _OUTPUT_PROJECTIONS = ("o_proj", "out_proj", "dense", "c_proj", "wo")
 
 
 def _part(layer: Layer) -> str | None:
-    """The half of a block that a layer belongs to, by the name of the module that holds it."""
+    """Return the half of a block that a layer belongs to, by the name of its parent module."""
     holder = layer.name.split(".")[-2] if "." in layer.name else ""
     if "attn" in holder or "attention" in holder:
         return "attention"

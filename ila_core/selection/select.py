@@ -64,7 +64,7 @@ def select(
 
 
 def required_datasets(arm: ArmConfig, datasets: Sequence[str]) -> tuple[str, ...]:
-    """Datasets, of those searched, whose scores the arm's selection depends on.
+    """Return the searched datasets whose scores the arm's selection depends on.
 
     Raises:
         UserError: for an unknown policy, a source that is missing or was not searched, a limit
@@ -105,7 +105,7 @@ def reason(
     frozen: Sequence[str],
     ranking: Ranking | None,
 ) -> str:
-    """Why these layers train and no others, in one line.
+    """Say in one line why these layers train and no others.
 
     Args:
         ranking: whose scores decided; `None` where the policy reads none.
@@ -125,7 +125,7 @@ def reason(
 
 
 def lora_parameters(layers: Iterable[Layer], r: int) -> int:
-    """Trainable parameters of LoRA at rank r: A is r x in, B is out x r."""
+    """Count the trainable parameters of LoRA at rank r: A is (r, in), B is (out, r)."""
     return sum(r * sum(layer.shape) for layer in layers)
 
 
@@ -154,7 +154,7 @@ def _check_limit(arm: ArmConfig) -> None:
 def budget_table(
     forecast: Forecast, ordered: Sequence[str], fractions: Sequence[float]
 ) -> list[Mapping[str, Any]]:
-    """What the first of `ordered` cost, by the fraction of layers that they are."""
+    """Tabulate what the first layers of `ordered` cost, by the fraction of all layers."""
     rows: list[Mapping[str, Any]] = []
     for fraction in fractions:
         names = ordered[: max(1, kept_count(fraction, len(ordered)))]

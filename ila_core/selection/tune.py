@@ -39,7 +39,7 @@ class TrialResult(Frozen):
 
     @property
     def spread(self) -> float | None:
-        """Highest less lowest seed, where there are several."""
+        """The highest seed's loss minus the lowest's, where there are several seeds."""
         values = self.losses.values()
         return max(values) - min(values) if len(values) > 1 else None
 
@@ -62,7 +62,7 @@ def trial_result(
     evaluations: Mapping[int, float],
     finetunes: Sequence[Mapping[str, Any]],
 ) -> TrialResult:
-    """A trial from its steps' results; one without any diverged."""
+    """Make a trial of its steps' results; a trial without results diverged."""
     losses = {str(seed): loss for seed, loss in evaluations.items()}
     best = None
     if losses:
@@ -87,7 +87,7 @@ def trial_result(
 
 
 def choose(results: Sequence[TrialResult]) -> dict[str, TrialResult]:
-    """The trial of lowest held-out loss by arm, without arms of which every trial diverged."""
+    """Choose each arm's trial of lowest held-out loss; arms that diverged in all are left out."""
     chosen: dict[str, TrialResult] = {}
     for result in results:
         best = chosen.get(result.arm)
@@ -97,7 +97,7 @@ def choose(results: Sequence[TrialResult]) -> dict[str, TrialResult]:
 
 
 def doubts(chosen: TrialResult, results: Sequence[TrialResult], grid: TuneGrid) -> list[str]:
-    """What a choice is not to be read without."""
+    """List the caveats of a choice."""
     assert chosen.loss is not None
     others = [r for r in results if r.arm == chosen.arm and r is not chosen]
     said = []
@@ -115,7 +115,7 @@ def doubts(chosen: TrialResult, results: Sequence[TrialResult], grid: TuneGrid) 
 
 
 def overrides(chosen: TrialResult, settings: MethodSettings) -> list[str]:
-    """What follows `--set` to give the profile the chosen point.
+    """Return the `--set` values that give the profile the chosen point.
 
     Args:
         settings: of the method in the profile as it is.
@@ -131,7 +131,7 @@ def overrides(chosen: TrialResult, settings: MethodSettings) -> list[str]:
 
 
 def trials_table(results: Sequence[TrialResult], chosen: Mapping[str, TrialResult]) -> pd.DataFrame:
-    """All trials, the best first and those that diverged last."""
+    """Tabulate all trials, the best first and those that diverged last."""
     import pandas as pd
 
     ordered = sorted(results, key=lambda r: (r.diverged, r.loss or 0.0))

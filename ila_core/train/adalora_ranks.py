@@ -15,7 +15,7 @@ _IMPORTANCE = ("ipt", "exp_avg_ipt", "exp_avg_unc")
 
 
 def orthogonality(model: Any) -> Tensor:
-    """PEFT's penalty: the mean of ||P'P - I|| and ||QQ' - I|| over the matrices, weighted."""
+    """Compute PEFT's penalty, the weighted mean of ||P'P - I|| and ||QQ' - I|| over matrices."""
     norms = []
     for layer in lora_layers(model).values():
         a, b = layer.lora_A["default"], layer.lora_B["default"]
@@ -26,7 +26,7 @@ def orthogonality(model: Any) -> Tensor:
 
 
 def remaining_ranks(model: Any, budget: int) -> dict[str, int]:
-    """Singular values left, by layer.
+    """Count the singular values that remain, by layer.
 
     Raises:
         CheckError: more are left than the budget, as when nobody allocates ranks.

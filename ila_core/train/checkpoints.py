@@ -42,7 +42,7 @@ class CheckpointFolder:
 
     @contextmanager
     def held(self, identity: str) -> Iterator[Path | None]:
-        """The newest whole checkpoint, or `None`; nobody else trains from here meanwhile.
+        """Lock the folder and yield its newest complete checkpoint, or `None`.
 
         Args:
             identity: digest of rows, settings and shapes. What it cannot see, such as the frozen
@@ -65,7 +65,7 @@ class CheckpointFolder:
             lock.release()
 
     def found(self) -> list[Path]:
-        """Checkpoints, whole or not, oldest first."""
+        """List the checkpoints, complete or not, oldest first."""
         folders = self.path.glob("checkpoint-*")
         return sorted(folders, key=lambda folder: int(folder.name.rpartition("-")[2]))
 
@@ -86,7 +86,7 @@ class CheckpointFolder:
 
 
 def seal(checkpoint: Path, identity: str) -> None:
-    """Declare a checkpoint whole: from now on it may be resumed from."""
+    """Mark a checkpoint as complete: from now on a training may resume from it."""
     manifest = {"identity": identity, "files": _digests(checkpoint)}
     partial = checkpoint / f"{_MANIFEST}.partial"
     partial.write_text(json.dumps(manifest, indent=1), encoding="ascii")
@@ -94,7 +94,7 @@ def seal(checkpoint: Path, identity: str) -> None:
 
 
 def _read_manifest(checkpoint: Path) -> dict[str, Any] | None:
-    """`None` where it is missing, or says other than what lies there."""
+    """Read the manifest; `None` where it is missing or does not match the files."""
     try:
         manifest: dict[str, Any] = json.loads((checkpoint / _MANIFEST).read_bytes())
     except (FileNotFoundError, ValueError):  # a power cut may leave an empty one

@@ -96,7 +96,7 @@ class SelectionContract(TrainerCallback):  # type: ignore[misc]
         self._without_gradient = set(state["without_gradient"])
 
     def fulfilled(self) -> Verification:
-        """Check what only the end can tell, and put it all down."""
+        """Check what only the end can tell, and return the record of all checks."""
         self._refuse_without_gradient()
         moved = [n for n, t in self._frozen.items() if tensor_digest(t) != self._digests[n]]
         _refuse("frozen, but changed", moved)
@@ -116,20 +116,20 @@ class SelectionContract(TrainerCallback):  # type: ignore[misc]
 
 
 def tensor_digest(tensor: Tensor) -> str:
-    """Digest of a tensor's bytes, whatever its type (4-bit storage included)."""
+    """Digest a tensor's bytes, whatever its type (4-bit storage included)."""
     flat = tensor.detach().contiguous().reshape(-1).cpu().view(torch.uint8)
     return hashlib.sha256(flat.numpy().data).hexdigest()
 
 
 def base_parameters(model: Any) -> Iterable[tuple[str, Tensor]]:
-    """Parameters by the base model's own names; `.base_layer` is PEFT's wrapping."""
+    """Yield parameters by the base model's own names, without PEFT's `.base_layer`."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     for name, tensor in base.named_parameters():
         yield name.replace(".base_layer.", "."), tensor
 
 
 def owner_of(parameter: str, layers: Collection[str]) -> str | None:
-    """The requested layer that a parameter belongs to: its longest dotted prefix among them."""
+    """Return the requested layer that a parameter belongs to, its longest dotted prefix."""
     parts = parameter.split(".")
     prefixes = (".".join(parts[:n]) for n in range(len(parts) - 1, 0, -1))
     return next((prefix for prefix in prefixes if prefix in layers), None)

@@ -83,11 +83,11 @@ class Forecast:
         return replace(found, accumulates=batch_size > rows)
 
     def timed(self, tokens: int, flops_per_second: float) -> Forecast:
-        """The same, for a training of so many tokens at a measured speed."""
+        """Return the same forecast for a training of so many tokens at a measured speed."""
         return replace(self, tokens=tokens, flops_per_second=flops_per_second)
 
     def parts(self, names: Sequence[str]) -> dict[str, int]:
-        """Bytes at the peak of a step when `names` train, by what they are for."""
+        """Return the bytes at the peak of a step when `names` train, by what they are for."""
         chosen = set(names)
         trained = self.extra_parameters + sum(
             self.method.parameters(layer.shape) for layer in self.layers if layer.name in chosen
@@ -117,11 +117,11 @@ class Forecast:
         }
 
     def memory(self, names: Sequence[str]) -> int:
-        """Bytes at the peak when `names` train."""
+        """Return the bytes at the peak of a step when `names` train."""
         return sum(self.parts(names).values())
 
     def flops(self, names: Sequence[str]) -> int:
-        """Multiplications and additions per token, attention's own left out."""
+        """Count FLOPs per token of the linear layers; attention's own are left out."""
         order = {layer.name: i for i, layer in enumerate(self.layers)}
         first = min((order[n] for n in names), default=len(order))
         if self.extra_parameters:
@@ -137,7 +137,7 @@ class Forecast:
         return total
 
     def seconds(self, names: Sequence[str]) -> float:
-        """Of the whole training when `names` train, at the speed that `timed` was told."""
+        """Return the seconds of the training when `names` train, at the speed given to `timed`."""
         assert self.flops_per_second is not None
         return self.tokens * self.flops(names) / self.flops_per_second
 
@@ -250,7 +250,7 @@ def _weight_bytes(model: Any, four_bit: bool, dtype: Any) -> int:
 
 
 def _attention() -> str:
-    """Name of an attention that keeps what flash kernels do.
+    """Register an attention that saves the tensors that flash kernels save; return its name.
 
     On the meta device SDPA would keep the whole attention matrix, which no kernel does.
     """

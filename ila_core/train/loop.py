@@ -218,7 +218,7 @@ def _shapes(model: Any) -> list[list[Any]]:
 
 
 class _Trainer(Trainer):  # type: ignore[misc]
-    """Trainer with our loss, and checkpoints that hold no more than what trains."""
+    """A Trainer with our loss, whose checkpoints hold only what trains."""
 
     def __init__(
         self,
@@ -243,7 +243,7 @@ class _Trainer(Trainer):  # type: ignore[misc]
         return DataLoader(self._micro_batches, batch_size=1, collate_fn=itemgetter(0))  # type: ignore[arg-type]
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *_: Any) -> Tensor:
-        """A whole optimizer step: its micro-batches differ in number, which Trainer cannot have."""
+        """Run all micro-batches of a step: their number differs, which Trainer does not allow."""
         model.train()
         inputs = self._prepare_inputs(inputs)
         with self._counting():

@@ -28,13 +28,13 @@ _POSITIONS_PER_CHUNK = 512
 
 
 def positions_per_chunk(vocabulary: int, logits: int = LOGITS_PER_CHUNK) -> int:
-    """How many positions have their logits alive at a time."""
+    """Return how many positions have their logits in memory at a time."""
     return max(1, min(_POSITIONS_PER_CHUNK, logits // vocabulary))
 
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """`model.eval()`, with every module's own mode restored afterwards."""
+    """Switch to `model.eval()` within the block; restore every module's own mode afterwards."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
@@ -65,14 +65,14 @@ class TokenLoss:
 
     @torch.no_grad()
     def __call__(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Loss (targets,) in at least float32, in nats, and batch row (targets,) of each."""
+        """Return loss (targets,) in nats, float32 or wider, and its batch row (targets,)."""
         hidden, targets, positions = self._run(batch)
         log_p = self.log_p(hidden.flatten(0, 1)[positions], targets[positions])
         return -log_p, positions // hidden.shape[1]
 
     @torch.no_grad()
     def log_p(self, states: Tensor, targets: Tensor) -> Tensor:
-        """Log-probability (positions,) of each target token (positions,) after a state (.., d)."""
+        """Return log-probabilities (positions,) of targets (positions,) after states (.., d)."""
         parts = zip(
             torch.split(states, self._chunk), torch.split(targets, self._chunk), strict=True
         )
@@ -81,7 +81,7 @@ class TokenLoss:
         )
 
     def states(self, **inputs: Any) -> Tensor:
-        """What the body gives the head, (batch, length, d)."""
+        """Return the last hidden states, the input of `lm_head`: (batch, length, d)."""
         return cast(Tensor, self._body(**{"use_cache": False, **inputs}).last_hidden_state)
 
     @property
@@ -148,14 +148,14 @@ class TokenLoss:
             )
 
     def _run(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Hidden (batch, length, d); next token of, and number of each target's, flat position."""
+        """Return hidden (batch, length, d), next tokens (batch * length,), positions (targets,)."""
         hidden = self.states(**{k: v for k, v in batch.items() if k != "labels"})
         targets = pad(batch["labels"][:, 1:], (0, 1), value=IGNORED).flatten()
         return hidden, targets, (targets != IGNORED).nonzero()[:, 0]
 
     @torch.no_grad()
     def _checked_vocabulary(self) -> int:
-        """Number of logits, after a comparison with the model's own on a few tokens."""
+        """Return the vocabulary size; compares our logits with the model's own on a few tokens."""
         causal = self._causal
         ids = torch.arange(4, device=self.device)[None]
         with eval_mode(causal):

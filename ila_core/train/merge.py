@@ -13,7 +13,7 @@ PROBE = 32
 
 
 def merged(base: Any, method: str, payload: Path) -> tuple[Any, Any]:
-    """The base with everything in its own weights, and the logits (1, tokens, vocabulary) before.
+    """Merge the adapter into the base. Returns it, and the logits (1, tokens, vocabulary) before.
 
     Args:
         base: as `load_base` gives it, with a tied `lm_head` untied: an update of a tied one would
@@ -62,7 +62,7 @@ def folded(model: Any) -> Iterator[None]:
 
 
 def worst_difference(model: Any, before: Any) -> float:
-    """The largest difference of a logit from what it was before merging."""
+    """Return the largest difference of a logit from what it was before merging."""
     return float((_logits(model) - before).abs().max())
 
 

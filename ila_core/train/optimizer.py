@@ -13,7 +13,7 @@ MakeOptimizer = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 def adamw(
     lr: float, settings: OptimizerSettings, rate: Callable[[nn.Parameter], float] = lambda _: 1.0
 ) -> MakeOptimizer:
-    """AdamW with weight decay on matrices only: biases and norms of a full fine-tuning have none.
+    """Make AdamW with weight decay on matrices only: biases and norms have none.
 
     Args:
         lr: peak learning rate.

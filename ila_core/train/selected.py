@@ -86,7 +86,7 @@ def train_selected(
 
 
 def _rate(model: Any, rates: Mapping[str, float] | None) -> Callable[[nn.Parameter], float]:
-    """Each parameter's factor on the learning rate: its layer's, or 1 outside of these."""
+    """Return a parameter's factor on the learning rate: its layer's, or 1 outside the selection."""
     known = rates or {}
     factors = {
         id(p): known[owner] for n, p in base_parameters(model) if (owner := owner_of(n, known))

@@ -33,5 +33,5 @@ def is_stable(losses: Sequence[float], settings: StabilitySettings, planned_step
 
 
 def ceiling_steps(settings: StabilitySettings, planned_steps: int) -> int:
-    """The step at which training stops, stable or not."""
+    """Return the step at which training stops, stable or not."""
     return min(planned_steps, max(1, math.ceil(settings.ceiling * planned_steps)))

@@ -49,7 +49,7 @@ class Claims:
         waiting: Callable[[StepRun], None],
         instead_of: Collection[str] = (),
     ) -> tuple[StepRun, bool]:
-        """The run of `step`, and whether the caller must compute it (else it is finished).
+        """Claim `step`. Returns its run, and whether the caller must compute it (else finished).
 
         Args:
             step: with a known key.
@@ -78,12 +78,12 @@ class Claims:
             self.client.set_terminated(mine.run_id, "KILLED")  # an earlier claim goes first
 
     def _hit(self, key: str, upstream: str, but: Collection[str]) -> StepRun | None:
-        """The oldest valid run of `key` made from the inputs with the digest `upstream`."""
+        """Find the oldest valid run of `key` made from the inputs with the digest `upstream`."""
         found = (r for r in self.lookup.finished(key) if r.upstream == upstream)
         return next((run for run in found if run.run_id not in but), None)
 
     def _claims(self, key: str) -> list[StepRun]:
-        """RUNNING runs of `key`; those whose process here has died are closed at once."""
+        """Find the RUNNING runs of `key`; close those whose process on this machine has died."""
         claims = []
         for run in self.lookup.running(key):
             if _owner_is_gone(run.tags.get("ila.owner", "")):

@@ -44,7 +44,7 @@ class Garbage:
 
 
 def find_garbage(runtime: RuntimeConfig, *, older_than_days: float) -> list[Garbage]:
-    """All of it, largest first.
+    """Find everything that can go, largest first.
 
     Args:
         runtime: which store, and which ILA_HOME.
@@ -72,7 +72,7 @@ def find_garbage(runtime: RuntimeConfig, *, older_than_days: float) -> list[Garb
 
 
 def remove(garbage: Sequence[Garbage], runtime: RuntimeConfig) -> Iterator[Garbage]:
-    """Remove each, and tell of it. A run's record stays in MLflow's bin, without its payload."""
+    """Remove each item and report it. A run's record stays in MLflow's bin, without its payload."""
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
     client = open_client(runtime.tracking_uri)
@@ -92,7 +92,7 @@ def remove(garbage: Sequence[Garbage], runtime: RuntimeConfig) -> Iterator[Garba
 
 
 def _unneeded(runs: Sequence[StepRun], published: Collection[str]) -> Iterator[tuple[StepRun, str]]:
-    """Runs that can never be hits again, and why."""
+    """Find the runs that can never be hits again, and why."""
     by_key: dict[str, list[StepRun]] = {}
     for run in sorted(runs, key=lambda r: (r.start_time, r.run_id)):
         by_key.setdefault(run.key, []).append(run)
@@ -175,7 +175,7 @@ def _stored_bytes(client: MlflowClient, run: StepRun, path: str = PAYLOAD) -> in
 
 
 def _folders(runtime: RuntimeConfig, kept: Sequence[StepRun]) -> Iterator[Garbage]:
-    """Of this machine: copies that nobody needs any more, and what dead work left."""
+    """Find this machine's folders that can go: copies nobody needs, and what dead work left."""
     digests = {run.tags.get("ila.digest") for run in kept if run.status == "FINISHED"}
     for folder in (runtime.home / "payloads").glob("*"):
         if folder.name not in digests:

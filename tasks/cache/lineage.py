@@ -31,7 +31,7 @@ class Lineage:
 
 
 def lineage(ranking: Ranking, lookup: Lookup) -> Lineage:
-    """What made `ranking`, and what was trained with it."""
+    """Find what made `ranking`, and what was trained with it."""
     return Lineage(tuple(_made(ranking, lookup)), tuple(_used(ranking, lookup)))
 
 

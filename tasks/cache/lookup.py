@@ -13,10 +13,10 @@ from tasks.tracking.client import experiment_name, sqlite_path
 
 class Lookup(Protocol):
     def finished(self, *keys: str) -> list[StepRun]:
-        """Valid FINISHED runs of any of `keys`, oldest first."""
+        """Find the valid FINISHED runs of any of `keys`, oldest first."""
 
     def running(self, *keys: str) -> list[StepRun]:
-        """RUNNING runs of any of `keys`, oldest first; `alive` or not."""
+        """Find the RUNNING runs of any of `keys`, oldest first; `alive` or not."""
 
     def finished_steps(self, name: str) -> list[StepRun]:
         """Valid FINISHED runs of the step called `name`, newest first, at most 200."""
@@ -26,7 +26,7 @@ class Lookup(Protocol):
 
 
 def open_lookup(runtime: RuntimeConfig, base_model: str | None = None) -> Lookup:
-    """The reader for `runtime.tracking_uri`; `None` reads the experiments of all base models."""
+    """Open the reader for `runtime.tracking_uri`; `None` reads all base models' experiments."""
     experiment = experiment_name(base_model or "%")
     if (path := sqlite_path(runtime.tracking_uri)) is not None:
         return SqliteLookup(path, experiment)

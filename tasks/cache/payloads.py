@@ -31,13 +31,13 @@ MEASURED = {"seconds", "peak_memory_bytes", "peak_allocated_bytes"}
 
 
 def payload_digest(folder: Path) -> str:
-    """SHA-256 over a payload's file names and contents, all but its measurements."""
+    """Compute SHA-256 over a payload's file names and contents, without its measurements."""
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MEASUREMENTS)
     return digest_of({p.relative_to(folder).as_posix(): file_digest(p) for p in files})
 
 
 def fetch(run: StepRun, home: Path | None = None, client: MlflowClient | None = None) -> Path:
-    """The payload of `run` as a local folder, its digest compared with the recorded one.
+    """Return the payload of `run` as a local folder; compares its digest with the recorded one.
 
     Read in place when MLflow keeps its artifacts on this machine's disk; otherwise downloaded once
     into `home/payloads/<digest>`.
@@ -70,7 +70,7 @@ def fetch(run: StepRun, home: Path | None = None, client: MlflowClient | None = 
 
 
 def measurements(run: StepRun, client: MlflowClient | None = None) -> dict[str, Any]:
-    """What was measured while `run` was computed, without the rest of its payload.
+    """Read what was measured while `run` was computed, without the rest of its payload.
 
     No digest covers it: it is shown, and nothing is made from it.
     """

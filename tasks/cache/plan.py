@@ -21,7 +21,7 @@ class Planned:
 
 
 def plan(steps: Sequence[Step], lookup: Lookup) -> list[Planned]:
-    """The state of each of `steps` (inputs before users)."""
+    """Look up the state of each of `steps` (inputs before users)."""
     cached = hits(steps, lookup)
     missing = [step.key for step in steps if step.key is not None and step.key not in cached]
     running = {run.key: run for run in reversed(lookup.running(*missing)) if run.alive}
@@ -49,7 +49,7 @@ def who(run: StepRun) -> str:
 
 
 def _why(step: Step, candidates: Sequence[StepRun]) -> str:
-    """The fields in which `step` differs from the nearest cached run."""
+    """Name the fields in which `step` differs from the nearest cached run."""
     if not candidates:
         return f"no {step.name} is cached yet"
     if any(run.key == step.key for run in candidates):

@@ -66,11 +66,11 @@ class Store(Claims):
         return f"{shown(self._uri)}/#/experiments/{self.experiment_id}/runs/{run.run_id}"
 
     def read(self, run_id: str) -> StepRun:
-        """The run as it is now."""
+        """Read the run as it is now."""
         return step_run(self.client.get_run(run_id))
 
     def fetch(self, run: StepRun) -> Path:
-        """The payload as a local folder; one that does not match its digest is quarantined.
+        """Return the payload as a local folder; quarantine one that does not match its digest.
 
         Raises:
             CheckError: what is stored is not what was committed.

@@ -39,7 +39,7 @@ class SubprocessSpec:
 
 
 def kind_of(error: Exception) -> str:
-    """As what an expected error comes back from a child."""
+    """Name the kind as which an expected error comes back from a child."""
     return next((kind.__name__ for kind in _KINDS if isinstance(error, kind)), CheckError.__name__)
 
 

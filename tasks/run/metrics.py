@@ -24,7 +24,8 @@ _PAUSE_SECONDS = 30.0
 
 @contextmanager
 def tolerate_outage(what: str) -> Iterator[None]:
-    """Hours of training are not lost to a server's bad minute: at the end it must answer."""
+    """Log an outage of a server within the block instead of raising it: hours of training are not
+    lost to a bad minute. When the step is committed the server must answer."""
     from httpx import HTTPError
     from mlflow.exceptions import MlflowException
 
@@ -50,12 +51,12 @@ class Pace:
         self._next = time.monotonic() + seconds
 
     def due(self) -> bool:
-        """Whether so many seconds have passed."""
+        """Whether the interval has passed since the last time."""
         return time.monotonic() >= self._next
 
     @contextmanager
     def tolerate_outage(self, what: str) -> Iterator[None]:
-        """`sparing`; while the server is away, tries take a tenth of the time at most."""
+        """As the function; while the server is away, tries take a tenth of the time at most."""
         began, answered = time.monotonic(), False
         with tolerate_outage(what):
             yield
@@ -77,7 +78,7 @@ class Bar:
         self._artifact: UUID | None = None
 
     def show(self, progress: float) -> None:
-        """A fraction."""
+        """Show a fraction from 0 to 1."""
         if not self._shown:
             return
         from prefect.artifacts import create_progress_artifact, update_progress_artifact
@@ -90,7 +91,7 @@ class Bar:
             update_progress_artifact(self._artifact, 100 * progress)
 
     def fill(self) -> None:
-        """Full, if it was ever shown: a result is kept and committed without it."""
+        """Show a full bar, if one was ever shown. A result is committed even where this fails."""
         if self._artifact is not None:
             with tolerate_outage(f"{self._label}: its bar stays as it is"):
                 self.show(1.0)

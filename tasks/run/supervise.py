@@ -24,7 +24,7 @@ class Interrupted(Exception):
 
 
 def stop_if_interrupted() -> None:
-    """End here where the run was told to.
+    """Raise `Interrupted` if the run was asked to end.
 
     Raises:
         Interrupted: it was.
@@ -69,7 +69,7 @@ def run_child(
     on_line: Callable[[str], None] | None = None,
     meanwhile: Callable[[], None] | None = None,
 ) -> int:
-    """The exit code of a process that lives no longer than this one.
+    """Run a child process that lives no longer than this one. Returns its exit code.
 
     Its standard input gets `said` and then stays open: when this process dies, by whatever means,
     the pipe closes, and the child ends itself and all its own (`end_with_parent`). It writes to a
