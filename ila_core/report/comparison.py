@@ -107,7 +107,8 @@ def compare_arms(
     policies = {arm.name: arm.policy for arm in finetune.arms}
     if BASE in of_arm:
         policies[BASE] = BASE
-    trained = {name: [f for f in finetunes if f["arm"] == name] for name in policies}
+    limited = [_limited(f, evaluate.limit) for f in finetunes]
+    trained = {name: [f for f in limited if f["arm"] == name] for name in policies}
     moments = {name: _moments(of_arm[name], trained[name]) for name in policies}
     end = {name: found[-1] for name, found in moments.items()}
     best = {name: min(found, key=lambda m: m.loss) for name, found in moments.items()}
@@ -160,6 +161,18 @@ def _as_watched(evaluation: dict[str, Any]) -> dict[str, Any]:
         "loss": found.value,
         "conversations": [{"nll": x.value, "tokens": int(x.weight)} for x in found.items],
     }
+
+
+def _limited(finetune: dict[str, Any], limit: int | None) -> dict[str, Any]:
+    """Cut the losses taken on the way to the conversations of a limited evaluation, the first."""
+    watched = []
+    for found in finetune["watched"]:
+        taken = found["conversations"][:limit]
+        if len(taken) < len(found["conversations"]):
+            loss = sum(c["nll"] for c in taken) / sum(c["tokens"] for c in taken)
+            found = {**found, "loss": loss, "conversations": taken}
+        watched.append(found)
+    return {**finetune, "watched": watched}
 
 
 def _moments(

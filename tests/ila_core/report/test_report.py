@@ -300,6 +300,25 @@ def test_other_held_out_rows_are_refused() -> None:
         )
 
 
+def test_losses_on_the_way_are_of_the_conversations_that_a_limited_evaluation_took() -> None:
+    data = make_data(overfit=0.1)
+    evaluations, finetunes = make_arms(
+        random.Random(0), data.profile, data.selections, gain=0, memory=None, overfit=0.1
+    )
+    for evaluation in evaluations:
+        evaluation["items"] = evaluation["items"][:30]
+    limit = data.profile.evaluate.model_copy(update={"limit": 30})
+    arms = compare_arms(evaluations, finetunes, finetune=data.profile.finetune, evaluate=limit)
+    taken = [
+        next(w for w in f["watched"] if w["step"] == arms[0].best_step)["conversations"][:30]
+        for f in finetunes
+        if f["arm"] == "all"
+    ]
+    losses = [sum(c["nll"] for c in x) / sum(c["tokens"] for c in x) for x in taken]
+    assert arms[0].best_loss == pytest.approx(sum(losses) / len(losses))
+    assert arms[0].past_best is not None
+
+
 def test_tables_hold_values_and_format_to_text() -> None:
     data = make_data()
     table = tables.ranking_table(data.ranking, 0.75)
