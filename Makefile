@@ -9,10 +9,12 @@ INSTALLED := $(VENV)/.installed
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
 
+QUICK := not slow and not servers and not browser
+
 TEAMS ?= main:4200
 GPUS ?= 1
 
-.PHONY: demo test test-all test-phase test-servers lint servers servers-down clean
+.PHONY: demo test test-all test-servers lint servers servers-down clean
 
 demo: $(INSTALLED)
 	$(BIN)/ila run demo
@@ -20,12 +22,14 @@ demo: $(INSTALLED)
 test: $(INSTALLED) lint
 	$(PYTEST)
 
-test-all:
-	.ci/run
-
-# One of the phases of .ci/run.
-test-phase: $(INSTALLED)
-	$(PYTEST) -m "$(WHICH)" $(WHERE)
+# Lint, then four runs of pytest, each after the one before: core, fast, slow, servers. What one of
+# them computed for all its tests, the next ones only read.
+test-all: $(INSTALLED) lint
+	@ILA_TESTS_SHARED=$$(mktemp -d); export ILA_TESTS_SHARED; trap 'rm -rf "$$ILA_TESTS_SHARED"' EXIT; set -ex; \
+	$(PYTEST) -m "$(QUICK)" tests/ila_core; \
+	$(PYTEST) -m "$(QUICK)" tests --ignore=tests/ila_core; \
+	$(PYTEST) -m "slow and not servers and not browser"; \
+	$(PYTEST) -m "servers and not browser"
 
 # All that needs real servers, on PostgreSQL, a browser included where there is one.
 test-servers: $(INSTALLED)

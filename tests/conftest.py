@@ -236,7 +236,7 @@ def ila(tmp_path: Path) -> Ila:
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Ila:
     """`ila` with an ILA_HOME in which `smoke` has run to its end. Do not change what is in it."""
-    of_all_phases = os.environ.get("ILA_TESTS_SHARED")  # .ci/run
+    of_all_phases = os.environ.get("ILA_TESTS_SHARED")  # make test-all
     folder = Path(of_all_phases) if of_all_phases else _shared(tmp_path_factory, worker_id)
     return _with_a_run(Ila(folder / "finished"))
 

@@ -1,8 +1,8 @@
 """Memory and time of a fine-tuning before it runs, for every selection of layers.
 
 Bytes are counted, not fitted: the model's forward pass runs once on the meta device, with every
-layer trained and the training's own arithmetic, and each tensor that autograd keeps is put down
-with the layer that keeps it. A selection keeps those of its layers, and of what lies between the
+layer trained and the training's own arithmetic, and each tensor that autograd saves is recorded
+with the layer that saves it. A selection saves those of its layers, and of what lies between the
 layers (attention, norms, activations) all that comes after its first one, where gradients pass.
 
     forecast = Forecast.of(
@@ -32,16 +32,16 @@ _NF4 = 0.5 + (1 + 4 / 256) / 64
 _BETWEEN = ""
 
 
-class Kept(NamedTuple):
-    """One tensor that autograd keeps from the forward pass for the backward pass."""
+class SavedTensor(NamedTuple):
+    """One tensor that autograd saves in the forward pass for the backward pass."""
 
     layer: str
-    """Whose training keeps it; empty where it lies between layers."""
+    """The layer whose training saves it; empty where it lies between layers."""
     after: int
     """Layers that had been computed before it."""
     n_bytes: int
     storage: int
-    """Tensors of one storage are kept once."""
+    """Tensors of one storage are saved once."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Forecast:
     """Bytes of the base model."""
     extra_parameters: int
     """What trains whatever the selection (embeddings and norms of full fine-tuning)."""
-    kept: tuple[Kept, ...]
+    saved: tuple[SavedTensor, ...]
     fixed: int
     """Bytes of a step that no selection changes: hidden states, logits, temporaries."""
     narrow: bool
@@ -97,22 +97,22 @@ class Forecast:
         first = -1 if self.extra_parameters else min((order[n] for n in chosen), default=len(order))
         held = {
             x.storage: x.n_bytes
-            for x in self.kept
+            for x in self.saved
             if (x.layer in chosen if x.layer else x.after > first)
         }
-        kept = sum(held.values())
+        saved = sum(held.values())
         gradients = 4 * trained
-        if not self.accumulates:  # they come while what is kept goes
-            gradients = max(0, gradients - kept - self.fixed)
+        if not self.accumulates:  # they come while what is saved goes
+            gradients = max(0, gradients - saved - self.fixed)
         own = isinstance(self.method, FullMethod)
         widened = 2 * trained if self.narrow else 0
-        kept += widened
+        saved += widened
         return {
             "weights": self.weights + widened,
             "adapters": 0 if own else 4 * trained,
             "gradients": gradients,
             "optimizer": 4 * self.method.states * trained,
-            "kept for backward": kept,
+            "saved for backward": saved,
             "the step itself": self.fixed,
         }
 
@@ -169,7 +169,7 @@ def _counted(
         weights = _weight_bytes(model, METHODS[method].four_bit, dtype)
         ready = METHODS[method].prepare(model, names, settings, seed=0, steps=1_000_000)
         causal = getattr(ready.model, "get_base_model", lambda: ready.model)()
-        kept: list[Kept] = []
+        saved: list[SavedTensor] = []
         alive: list[Any] = []  # a storage's address may be used again once it is gone
         at, entered = [_BETWEEN], [0]
 
@@ -193,7 +193,7 @@ def _counted(
             storage = tensor.untyped_storage()
             if storage._cdata not in parameters:
                 alive.append(tensor)
-                kept.append(Kept(at[-1], entered[0], storage.nbytes(), storage._cdata))
+                saved.append(SavedTensor(at[-1], entered[0], storage.nbytes(), storage._cdata))
             return tensor
 
         for parameter in causal.parameters():
@@ -226,7 +226,7 @@ def _counted(
         method=settings,
         weights=weights,
         extra_parameters=extra,
-        kept=tuple(kept),
+        saved=tuple(saved),
         fixed=fixed,
         narrow=ready.autocast is not None,
     )
@@ -252,7 +252,7 @@ def _weight_bytes(model: Any, four_bit: bool, dtype: Any) -> int:
 def _attention() -> str:
     """Register an attention that saves the tensors that flash kernels save; return its name.
 
-    On the meta device SDPA would keep the whole attention matrix, which no kernel does.
+    On the meta device SDPA would save the whole attention matrix, which no kernel does.
     """
     import torch
     from transformers import AttentionInterface

@@ -79,7 +79,7 @@ def test_fewer_layers_cost_less_and_nothing_below_the_first_counts():
     assert memories == sorted(memories) and memories[0] < 0.7 * memories[-1]
     assert found.flops(names[-1:]) < found.flops(names)
     parts = found.parts(names[-1:])
-    assert parts["kept for backward"] < 0.1 * found.parts(names)["kept for backward"]
+    assert parts["saved for backward"] < 0.1 * found.parts(names)["saved for backward"]
 
 
 def test_several_passes_hold_gradients_beside_what_is_kept():
