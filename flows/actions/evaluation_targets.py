@@ -24,9 +24,9 @@ class Target:
 
     profile: Profile
     asked: tuple[tuple[str, ...], ...]
-    """Of each argument, the arms that it stands for."""
+    """The arms that each argument stands for."""
     name: str
-    """Of the profile as it was given."""
+    """The profile's name as it was given."""
 
     @property
     def arms(self) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from ila_core.selection.selection import Selection
 
 README = "README.txt"
 LEAST = 0.25
-"""Of each dataset's layers, what `intersection` intersects where `--least` says nothing."""
+"""The share of each dataset's layers that `intersection` intersects without `--least`."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Asked:
 
     @property
     def options(self) -> str:
-        """As it was typed."""
+        """The options as they were typed."""
         given = {field: value for field, value in vars(self).items() if value is not None}
         return " ".join(f"--{field} {value}" for field, value in given.items())
 

@@ -92,7 +92,7 @@ def figure1(planned: ProfilePlan, runs: Runs) -> Result:
 
 
 def figure2(planned: ProfilePlan, runs: Runs) -> Result:
-    """The same along one stage 1."""
+    """Show scores by block and layer type along one stage 1 (Fig. 2)."""
     study = planned.pipeline.study
     drawings = [
         _map(planned, f"{study.dataset} at {name}", scores)

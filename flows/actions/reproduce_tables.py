@@ -177,7 +177,7 @@ class ArmTable:
         return {n: load(self._payload(step)) for n, step in arms.selections.items()}
 
     def _payload(self, step: Step) -> Path:
-        """Of a finished step; fetching reads all of it, so each is fetched once."""
+        """Fetch a finished step's payload once: fetching reads all of it."""
         key = str(step.key)
         if key not in self._fetched:
             self._fetched[key] = fetch(self._runs[key])

@@ -19,14 +19,14 @@ from tasks.steps.finetune.selection import select
 
 class Arms(NamedTuple):
     selections: Mapping[str, Step]
-    """By arm."""
+    """The selection step of each arm."""
     tuned: StepsOfSeeds
-    """By arm and fine-tuning seed."""
+    """The fine-tuning step of each arm and seed."""
     evaluated: tuple[Step, ...]
-    """Of the base, of every arm and seed, and of adapters trained elsewhere."""
+    """Evaluations of the base, of every arm and seed, and of adapters trained elsewhere."""
 
     def evaluations(self, arm: str) -> tuple[Step, ...]:
-        """Of one arm, of the base or of an adapter.
+        """Return the evaluations of one arm, of the base or of an adapter.
 
         Raises:
             UserError: there is no such.

@@ -11,7 +11,7 @@ from tasks.steps.search.score import score
 
 Steps = Mapping[str, Step]
 StepsOfSeeds = Mapping[str, Mapping[int, Step]]
-"""By dataset and search seed."""
+"""Steps by dataset and search seed."""
 
 
 def evidence(base: Base, data: Steps, adapters: StepsOfSeeds, search: SearchConfig) -> list[Step]:

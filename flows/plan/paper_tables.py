@@ -21,7 +21,7 @@ class Table(NamedTuple):
 
     title: str
     datasets: tuple[str, ...]
-    """Of the paper."""
+    """The paper's datasets."""
     rows: Mapping[str, str]
     """The paper's label to the arm."""
     against: str = "lora"

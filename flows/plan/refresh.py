@@ -33,7 +33,7 @@ class Refresh:
         return cls(tuple(names or ()), reason or "")
 
     def keys(self, steps: Sequence[Step]) -> list[str]:
-        """Of the steps that are meant, by kind, label or key.
+        """Return the keys of the steps that are meant, by kind, label or key.
 
         Raises:
             UserError: a name is none of theirs.

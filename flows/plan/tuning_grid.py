@@ -20,7 +20,7 @@ class Trial(NamedTuple):
     method: str
     settings: MethodSettings
     tuned: Mapping[int, Step]
-    """By fine-tuning seed."""
+    """The training step of each fine-tuning seed."""
     evaluated: Mapping[int, Step]
     """Held-out loss and no other benchmark: nothing is chosen on what it is later judged by."""
 

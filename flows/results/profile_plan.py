@@ -36,7 +36,7 @@ def plan_of(
     profile: Profile, *, until: str, ranking: ResolvedRanking | None = None, rehash: bool = False,
     online: bool = True,
 ) -> ProfilePlan:  # fmt: skip
-    """The same for a profile in hand, and a ranking that was made elsewhere (`resolve`)."""
+    """Plan a profile in hand, with a ranking that was made elsewhere (`resolve`)."""
     runtime = RuntimeConfig.from_env()
     pipeline = ila_pipeline(profile, Lock(runtime.home, online=online, rehash=rehash), ranking)
     steps = in_order(*pipeline.targets(until))

@@ -16,7 +16,7 @@ GPU = "gpu"
 """The work pool, and the limit that a step takes just before its child process starts."""
 
 QUEUES = {"interactive": 1, "scheduled": 2}
-"""Of the pool, with their priorities: what a person waits for goes before what a clock started."""
+"""The pool's queues with their priorities: a person's run goes before a scheduled one."""
 
 
 def run_deploy(folder: Path, *, kind: str, gpus: int) -> None:

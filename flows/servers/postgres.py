@@ -48,7 +48,7 @@ class Postgres:
         return {"PGPASSFILE": str(self._passwords)}
 
     def address(self, database: str, driver: str = "psycopg2") -> str:
-        """Of a database, without a password."""
+        """Return a database's address, without a password."""
         return f"postgresql+{driver}://{USER}@{LOOPBACK}:{self.port}/{database}"
 
     def server(self) -> Server:

@@ -19,7 +19,7 @@ there is forgets a password at once when it is changed."""
 
 
 LEAN = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-"""Of an MLflow server: without the eight processes that wait for jobs of its chatbot evaluation."""
+"""Start MLflow's server without the eight processes for jobs of its chatbot evaluation."""
 
 
 class Databases(Protocol):

@@ -147,7 +147,7 @@ def ranking_used(given: ResolvedRanking | None) -> dict[str, str | None] | None:
 
 
 def say_ranking(given: ResolvedRanking | None) -> None:
-    """The same for a person, on one line; nothing where it is the search's own."""
+    """Print the given ranking on one line; print nothing where it is the search's own."""
     if given is None:
         return
     line = f"ranking {given.said}, digest {given.digest[:12]}, of {given.ranking.base_model}"

@@ -26,7 +26,7 @@ from ila_core.config import Frozen
 from ila_core.errors import UserError, unknown_name
 
 Evaluated = Mapping[str, Sequence[Evaluation]]
-"""By benchmark, one evaluation per fine-tuning seed."""
+"""Evaluations by benchmark, one per fine-tuning seed."""
 
 
 class Compared(Frozen):
@@ -47,7 +47,7 @@ class Compared(Frozen):
     low: float
     high: float
     standard_error: float
-    """Of the difference over items."""
+    """The standard error of the difference over items."""
     over_seeds: OverSeeds | None
     """`None` where both arms have one."""
     between_repeats: float | None

@@ -19,7 +19,7 @@ def is_accuracy(evaluation: Evaluation) -> bool:
 def interval(
     evaluation: Evaluation, confidence: float, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[float, float]:
-    """Of the value, over items: Wilson's for accuracies, else a percentile bootstrap.
+    """Compute the value's interval over items: Wilson's for accuracies, else a bootstrap.
 
     Wilson's score interval (1927) keeps its coverage near 0 and 1 and for few items, where the
     normal one does not (Brown, Cai and DasGupta 2001, doi:10.1214/ss/1009213286).
@@ -56,7 +56,7 @@ def at_chance(evaluation: Evaluation, confidence: float) -> bool:
 
 
 def all_at_chance(evaluations: Sequence[Evaluation], confidence: float) -> bool:
-    """The same of all seeds of an arm: guessers pass together with at least this confidence."""
+    """Whether all seeds are `at_chance`: guessers pass together with at least this confidence."""
     each = 1 - (1 - confidence) / len(evaluations)
     return all(at_chance(x, each) for x in evaluations)
 

@@ -37,7 +37,7 @@ class Outcome(Frozen):
     """What the interval is about: these trained models, or trainings with other seeds too."""
     items: int
     seeds: int
-    """Of the arm that has more."""
+    """The number of seeds of the arm that has more."""
     verdict: Verdict
     uninformative: bool
     """Both arms stand at chance: that neither is worse says nothing about either."""

@@ -28,7 +28,7 @@ class Preferred(Frozen):
     ties: int
     losses: int
     share: float
-    """Of the wins, ties counting half; the mean over turns, then over questions."""
+    """The share of wins, ties counting half; the mean over turns, then over questions."""
     low: float
     high: float
     judged_again: tuple[float, float] | None
@@ -39,7 +39,7 @@ class Preferred(Frozen):
 
 
 def preferred(pairs: Sequence[Pair], confidence: float) -> list[Preferred]:
-    """Of each pair; all intervals over questions hold at once with `confidence` (Bonferroni).
+    """Count each pair's wins; all intervals hold at once with `confidence` (Bonferroni).
 
     A question won, tied or lost is a difference of 1, 0 or -1, so the interval is that of paired
     accuracies.

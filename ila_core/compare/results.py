@@ -29,7 +29,7 @@ class Item(Frozen):
     repeats: tuple[float, ...] = ()
     """A judge's grades of the same answer, of which `value` is the median."""
     log_likelihoods: tuple[float, ...] = ()
-    """Of each choice, in nats."""
+    """The log-likelihood of each choice, in nats."""
 
 
 class Evaluation(Frozen):
@@ -41,7 +41,7 @@ class Evaluation(Frozen):
     chance: float | None
     """What a model that guesses gets; `None` where nobody can say."""
     items: tuple[Item, ...]
-    """In the benchmark's own order."""
+    """The items, in the benchmark's own order."""
     comparable: dict[str, Any] = {}  # noqa: RUF012  # pydantic copies it
     """What two evaluations must have in common to be compared: data, shots, limit, judge."""
     counts: dict[str, int] = {}  # noqa: RUF012
@@ -59,7 +59,7 @@ class Evaluation(Frozen):
 
     @property
     def groups(self) -> dict[str, float]:
-        """The same by group, in the order of first appearance."""
+        """The value of each group, in the order of first appearance."""
         return {name: _mean(items) for name, items in self._grouped()}
 
     @property

@@ -39,7 +39,7 @@ class Rule(Frozen):
     and not about its recipe. The baseline may always be one model: that which is in use."""
     resamples: int = Field(default=10_000, ge=1_000)
     seed: int = Field(default=0, ge=0)
-    """Of the resampling."""
+    """The seed of the resampling."""
 
     @model_validator(mode="after")
     def _each_once(self) -> Self:

@@ -21,11 +21,11 @@ _MOST = 10**7
 
 
 class Needed(Frozen):
-    """In all, not in addition."""
+    """How many items and seeds decide a question, in all, not in addition."""
 
     items: int
     seeds: int
-    """Of each arm that has several; of the candidate where it has too few."""
+    """Seeds of each arm that has several; of the candidate where it has too few."""
     bottleneck: Literal["items", "seeds", "both"]
 
 

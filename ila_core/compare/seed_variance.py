@@ -14,7 +14,7 @@ class OverSeeds(Frozen):
     low: float
     high: float
     variance_a: float
-    """Of the arm's mean over its seeds; 0 for an arm with one, which is taken as that model."""
+    """The variance of the arm's mean over its seeds; 0 for an arm with one seed."""
     variance_b: float
     by_item_a: float
     """The part of `variance_a` that more items shrink: seeds that differ on other items each."""
@@ -57,7 +57,7 @@ def half_over_seeds(confidence: float, *parts: tuple[float, int]) -> float:
 
 
 def _variance_of_mean(values: Floats, weights: Floats) -> tuple[float, float]:
-    """Of an arm's mean over its seeds, and the part of it that is chance of the items.
+    """Return the variance of an arm's mean over seeds, and the items' part of it.
 
     The part is the variance of seed and item at once in a two-way layout (residuals of both means),
     which is in the variance of the seeds' means divided by the items.

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, model_validator
 from ila_core.config.base import Frozen, refuse_repeats
 
 PathText = Annotated[str, AfterValidator(lambda given: str(Path(given).expanduser()))]
-"""Of a local file or folder; `~` is the user's home."""
+"""The path of a local file or folder; `~` is the user's home."""
 
 
 class MmluSettings(Frozen):
@@ -43,11 +43,11 @@ class GenerationSettings(Frozen):
     """How a model answers."""
 
     max_new_tokens: int = Field(default=1024, ge=1)
-    """Of one turn; FastChat's."""
+    """Most tokens of one turn; FastChat's."""
     temperature: Literal["greedy", "by_category"] = "by_category"
     """`by_category`: FastChat's table, from the whole vocabulary (no top-k, no top-p)."""
     seed: int = Field(default=0, ge=0)
-    """Of sampled answers."""
+    """The seed of sampled answers."""
 
 
 class OpenAiJudgeSettings(Frozen):
@@ -55,14 +55,14 @@ class OpenAiJudgeSettings(Frozen):
 
     kind: Literal["openai"] = "openai"
     model: str = Field(min_length=1)
-    """As the endpoint calls it."""
+    """The model's name at the endpoint."""
     prompts: PathText | None = None
     """FastChat's `judge_prompts.jsonl`; `null` uses our own wording."""
     max_tokens: int = Field(default=2048, ge=1)
-    """Of a reply; FastChat's."""
+    """Most tokens of a reply; FastChat's."""
     temperature: float = Field(default=0.0, ge=0)
     repeats: int = Field(default=3, ge=1)
-    """Of each answer; servers differ from reply to reply even at temperature 0."""
+    """Verdicts on each answer; servers differ from reply to reply even at temperature 0."""
     attempts: int = Field(default=3, ge=1)
     """Before a refusal, or a reply without a grade, is taken for the judge's last word."""
     local: bool = False
@@ -88,7 +88,7 @@ class GeneralTextSettings(Frozen):
     texts: int = Field(default=64, ge=1)
     """To sample."""
     tokens: int = Field(default=128, ge=2)
-    """Of each, at most."""
+    """Most tokens of each text."""
     seed: int = Field(default=0, ge=0)
 
 

@@ -121,7 +121,7 @@ class FullMethod(Schedule):
     states: ClassVar[int] = 2
 
     def parameters(self, shape: tuple[int, int]) -> int:
-        """Of the layer's weight."""
+        """Return the number of entries of the layer's weight."""
         return shape[0] * shape[1]
 
 

@@ -46,7 +46,7 @@ class DatasetConfig(Frozen):
     revision: str | None = None
     """Hub commit; `null` is resolved and locked by the first online run."""
     licence: str | None = None
-    """Of a file; what comes from the hub has its loader's. Shown on ranking cards."""
+    """The licence of a file; a hub dataset has its loader's. Shown on ranking cards."""
     stands_for: str | None = None
     """A dataset of the paper, in whose place it is shown beside the paper's numbers."""
 

@@ -40,7 +40,7 @@ class JudgeLimits(BaseModel):
     timeout: float = Field(default=120.0, gt=0)
     """Seconds without a byte."""
     max_retries: int = Field(default=5, ge=0)
-    """Of one request that failed in passing: rate limit, status 500, time-out, broken reply."""
+    """Retries of one request that failed: rate limit, status 500, time-out, broken reply."""
 
 
 class RuntimeConfig(BaseModel):

@@ -80,9 +80,9 @@ class EvidenceSettings(Frozen):
     held_out: int = Field(ge=1)
     """Held-out conversations that the curves are measured on, at most."""
     fractions: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(min_length=1)
-    """Of the layers, and of the weights, that are closed; 0 and 1 are always measured."""
+    """Fractions of the layers and of the weights to close; 0 and 1 are always measured."""
     random_orders: int = Field(ge=2)
-    """Of either control: any order, and within the ranking's own sequence of layer types."""
+    """Orders of each control: any order, and within the ranking's sequence of layer types."""
 
 
 class ControlSettings(Frozen):
@@ -91,7 +91,7 @@ class ControlSettings(Frozen):
     seeds: Seeds
     """Which layers, and what noise."""
     fraction: float = Field(gt=0, lt=1)
-    """Of the layers that are corrupted."""
+    """The fraction of the layers that is corrupted."""
     factor: float = Field(gt=0)
     """Standard deviation of the noise, in those of the B that it replaces."""
 

@@ -18,7 +18,7 @@ class Dataset:
     files: str = ""
     """Glob of its training files inside the repository."""
     licence: str | None = None
-    """As its hub page states it; `None`: the file's owner knows."""
+    """The licence on its hub page; `None`: the file's owner knows."""
 
 
 def from_messages(row: SourceRow) -> Conversation:

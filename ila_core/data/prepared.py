@@ -34,7 +34,7 @@ class Prepared:
 
     dataset: str
     splits: dict[Split, list[Row]]
-    """In dataset order; no two splits share a row."""
+    """The rows of each split in dataset order; no two splits share a row."""
     dropped: dict[str, int]
     """Rows that could not be used, by reason."""
     truncated: int

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 Passes = Callable[[str], bool]
-"""Of an answer's text."""
+"""Whether an answer's text passes."""
 
 
 class Check(NamedTuple):

@@ -43,7 +43,7 @@ class Judged:
     """A question set of one turn or two."""
 
     name: str
-    """Of the benchmark, and of its settings in `evaluate`."""
+    """The benchmark's name, and that of its settings in `evaluate`."""
     needs: tuple[Need, ...] = ("answers",)
 
     def asked(self, evaluate: EvaluateConfig, lock: Lock) -> str | Unknown:

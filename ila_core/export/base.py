@@ -94,7 +94,7 @@ class Matches:
     """Parameters of no layer that train too."""
 
     def trainable_parameters(self, layers: Sequence[Layer]) -> int:
-        """Of the layers that train: adapters, or weights."""
+        """Count the parameters of the layers that train: adapters, or weights."""
         chosen = [layer for layer in layers if layer.name in self.layers]
         if self.method == "full":
             return sum(layer.weights for layer in chosen)

@@ -7,7 +7,7 @@ from ila_core.search.ranking import order
 
 
 def layer_rows(wanted: Export) -> list[dict[str, Any]]:
-    """In layer order; scores are means over the search seeds."""
+    """Tabulate the layers in layer order; scores are means over the search seeds."""
     ranking = wanted.ranking
     scores = {name: ranking.scores(name) for name in ranking.datasets}
     places = {

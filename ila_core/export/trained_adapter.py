@@ -38,7 +38,7 @@ class Part:
 
     @property
     def shape(self) -> tuple[int, int] | None:
-        """Of the layer that it fits; `None` for half an adapter, or halves of two ranks."""
+        """The shape of the layer that it fits; `None` for halves missing or of two ranks."""
         if self.inputs is None or self.outputs is None or self.inputs[0] != self.outputs[1]:
             return None
         return self.outputs[0], self.inputs[1]

@@ -107,7 +107,7 @@ def _expected(
 
 
 def _rank(name: str, ranks: Mapping[str, int]) -> int:
-    """Of a layer that trains its own; of one that does not, the commonest."""
+    """Return the layer's rank, or the commonest rank where it trains none of its own."""
     if name in ranks:
         return ranks[name]
     values = list(ranks.values())

@@ -116,7 +116,7 @@ class _Writer:
         self._ends = end_tokens(model, tokenizer, renderer)
 
     def identity(self, question: Question) -> str:
-        """Of what decides an answer, less the model."""
+        """Digest what decides an answer, without the model."""
         first = Conversation((Message("user", question.turns[0]),))
         asked = [question.model_dump(exclude={"reference"}), self._renderer.prompt(first)]
         return digest_of([self._settings.model_dump(), self._context, asked])
@@ -200,7 +200,7 @@ class _Writer:
 
 
 def _refuse_nan(input_ids: Any, scores: Any) -> Any:
-    """Of broken weights, which would answer with the first token of the vocabulary."""
+    """Refuse NaN: broken weights would answer with the vocabulary's first token."""
     if bool(scores.isnan().any()):
         raise Diverged("a logit is no number: are the model's weights?")
     return scores

@@ -16,7 +16,7 @@ KEPT = "what was judged is kept and not asked again"
 
 
 class Forecast(Frozen):
-    """Of what has to be asked, every judge answering at once."""
+    """The requests and tokens still to be asked, every judge answering at once."""
 
     requests: int
     kept: int

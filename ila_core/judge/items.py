@@ -29,7 +29,7 @@ class Showing:
 
     reading: ReadingName
     prompts: Callable[[int, int], tuple[Messages, ...]]
-    """Of the question in that place, and its turn (from 1), asked in every repeat."""
+    """Return the prompts of a question's number and turn (from 1), asked in every repeat."""
     worth: Callable[[Sight], float]
 
 

@@ -36,7 +36,7 @@ class Reply:
     model: str
     fingerprint: str | None
     tokens: tuple[int, int] | None
-    """Of prompt and reply, if the server says."""
+    """Tokens of prompt and reply, if the server gives them."""
 
 
 class TooLong(Exception):

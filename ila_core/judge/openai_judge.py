@@ -232,7 +232,7 @@ class _Session:
         return seconds
 
     def _tokens(self, messages: Messages, reply: Reply) -> tuple[int, int]:
-        """Of prompt and reply; estimated where the server does not say."""
+        """Return tokens of prompt and reply; estimated where the server does not give them."""
         if reply.tokens is not None:
             return reply.tokens
         return estimated(messages), estimated(({"content": reply.text},))

@@ -18,7 +18,7 @@ NEED_REFERENCE = ("math", "reasoning", "coding")
 """FastChat's `NEED_REF_CATS`."""
 
 Messages = tuple[dict[str, str], ...]
-"""As the chat protocol has them: `role` and `content`."""
+"""Messages of the chat protocol: `role` and `content`."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class JudgePrompts:
         return self._filled(base, shown | _numbered("answer", answer))
 
     def pair_messages(self, question: Question, a: Answer, b: Answer, turn: int) -> Messages:
-        """The same about two answers, `a` shown first."""
+        """Make the prompt about two answers, `a` shown first."""
         base, shown = self._question("pair", "v2", question, turn)
         if turn == 1:
             return self._filled(base, shown | {"answer_a": a.turns[0], "answer_b": b.turns[0]})

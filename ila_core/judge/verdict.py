@@ -27,7 +27,7 @@ class Verdict(Frozen):
     text: str = ""
     """The reply."""
     model: str = ""
-    """By the reply's own word."""
+    """The model's name in the reply."""
     fingerprint: str | None = None
     """The reply's `system_fingerprint`."""
     prompt_tokens: int = 0

@@ -43,7 +43,7 @@ class Control(Difference):
 
     match: Literal["parameters", "layers"]
     at_best: Difference
-    """The same with each of the two at its own best step."""
+    """The difference with each of the two at its own best step."""
 
 
 class ArmResult(Frozen):
@@ -52,16 +52,16 @@ class ArmResult(Frozen):
     losses: dict[str, float]
     """Token mean of the held-out loss by fine-tuning seed; the base has the one column `-`."""
     steps: int | None
-    """Of the schedule; the base has none."""
+    """Steps of the schedule; the base has none."""
     best_step: int | None
-    """Of the steps that were looked at (`finetune.watch`, and the end) that of the lowest loss."""
+    """The step of lowest loss among `finetune.watch` and the end."""
     best_loss: float
     past_best: Difference | None
     """The end minus the best step; `None` where the best step is the end."""
     versus: Difference | None
     """Beside `evaluate.against`; `None` for that arm itself."""
     versus_at_best: Difference | None
-    """The same with each of the two at its own best step."""
+    """The difference with each of the two at its own best step."""
     controls: tuple[Control, ...]
     """Beside each random arm that is `like` it."""
     trainable_parameters: int | None

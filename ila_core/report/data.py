@@ -21,10 +21,10 @@ class ReportData(Frozen):
     ranking: Ranking
     agreements: tuple[Agreement, ...]
     within_types: tuple[WithinTypes, ...]
-    """Of every pair of datasets, and of search seeds."""
+    """Correlations of every pair of datasets, and of search seeds."""
     intersection: Intersection
     selections: dict[str, Selection]
-    """By arm."""
+    """The selection of each arm."""
     arms: tuple[ArmResult, ...]
     """From `compare_arms`; the base comes last."""
     benchmarks: dict[str, dict[str, tuple[Evaluation, ...]]]
@@ -33,7 +33,7 @@ class ReportData(Frozen):
     """`prepared.json` by dataset."""
     stage1: tuple[Payload, ...]
     scores: tuple[Payload, ...]
-    """Of every scorer, dataset and seed; `stage2.json` for the gates, else `score.json`."""
+    """`stage2.json` for the gates, else `score.json`, of every scorer, dataset and seed."""
     masks: tuple[Payload, ...]
     """`mask.json` of every dataset."""
     keys: dict[str, str]

@@ -292,7 +292,7 @@ def flat_table(nested: Mapping[str, Any], *, name: str, value: str) -> pd.DataFr
 
 
 def formatted(frame: pd.DataFrame) -> pd.DataFrame:
-    """The same table as text. What is missing is a dash."""
+    """Format the table's values as text; a missing one is a dash."""
     return pd.DataFrame({c: [_text(str(c), value) for value in frame[c]] for c in frame.columns})
 
 

@@ -63,7 +63,7 @@ class Intersection(Frozen):
     n_least: int
     """K per dataset."""
     frozen: tuple[str, ...]
-    """In layer order."""
+    """The frozen layers, in layer order."""
     expected_size: float
     """Mean size for random sets of K."""
     expected_size_within_types: float

@@ -12,7 +12,7 @@ from ila_core.config import Frozen
 from ila_core.models.layers import Layer
 
 FEWEST_LAYERS = 4
-"""Of a type: three layers have only six orders."""
+"""Fewest layers of a type that counts: three layers have only six orders."""
 PERMUTATIONS = 2000
 CONFIDENCE = 0.95
 

@@ -33,7 +33,7 @@ class ControlResult(Frozen):
     """AUC of one scorer over several seeds of corruption."""
 
     aucs: dict[str, float]
-    """By seed. 1: all corrupted layers lie below all others; 0.5: chance."""
+    """AUC of each seed. 1: all corrupted layers lie below all others; 0.5: chance."""
     mean: float
     low: float | None
     high: float | None

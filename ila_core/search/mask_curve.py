@@ -28,7 +28,7 @@ By = Literal["count", "share"]
 
 class CurvePoint(Frozen):
     fraction: float
-    """By count: closed layers out of all. By share: the share of the weights that was allowed."""
+    """Closed layers out of all (count), or the share of the weights that was allowed (share)."""
     count: int
     """Closed layers."""
     share: float
@@ -55,7 +55,7 @@ class MaskCurves(Frozen):
 
     by: By
     orders: dict[str, MaskCurve]
-    """By scorer, least important closed first."""
+    """The curve of each scorer, least important closed first."""
     reversed: dict[str, MaskCurve]
     """Most important closed first, for the scorers that controls were asked for."""
     random: tuple[MaskCurve, ...]

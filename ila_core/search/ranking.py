@@ -23,7 +23,7 @@ SCHEMA: Final = 2
 DOCUMENT = "ranking.json"
 """What the file is called in a step's payload, published or pulled."""
 MOST_BYTES = 16 * 2**20
-"""Of a document that is read: 225 layers, three datasets and three seeds take 0.1 MiB."""
+"""Most bytes of a document that is read: 225 layers, three datasets and seeds take 0.1 MiB."""
 
 
 class LayerScores(Layer):

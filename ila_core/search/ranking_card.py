@@ -21,7 +21,7 @@ class DatasetOnCard(Frozen):
     unsure: tuple[str, ...] | None
     """Layers that some seeds keep and others freeze; `None` for a single seed."""
     control_auc: float | None
-    """Of noise planted in some layers and found at the bottom; `None`: not run."""
+    """The AUC of the positive control; `None`: not run."""
 
 
 class RankingCard(Frozen):
@@ -39,7 +39,7 @@ class RankingCard(Frozen):
     datasets: tuple[DatasetOnCard, ...]
     agreements: tuple[Agreement, ...]
     seconds: float | None
-    """Of all the steps of its search; `None`: this cache does not hold them."""
+    """Seconds of all steps of its search; `None`: this cache does not hold them."""
     limits: tuple[str, ...]
 
 

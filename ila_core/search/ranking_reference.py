@@ -51,7 +51,7 @@ class ResolvedRanking:
 
     ranking: Ranking
     reference: str
-    """As it was given: `stories3m@champion`."""
+    """The reference as it was given: `stories3m@champion`."""
     pinned: str
     """What means this one for good: `stories3m/3`, or the reference where that does already."""
     card: str | None = None

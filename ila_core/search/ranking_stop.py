@@ -27,7 +27,7 @@ class Probe(FrozenResult):
     step: int
     scores: dict[str, float]
     jaccard: float | None
-    """Of the kept layers with those of the probe before; `None` for the first."""
+    """Jaccard of the kept layers with the probe before; `None` for the first."""
     cost_tokens: float
     """As `ScoreResult.cost_tokens`."""
 

@@ -59,7 +59,7 @@ class Request:
 @dataclass(frozen=True)
 class Choice:
     train: Collection[str]
-    """In any order."""
+    """The layers to train, in any order."""
     details: Details = field(default_factory=dict)
     """What is worth saying about it, e.g. how far from equal parameters it is."""
     ranks: Mapping[str, int] | None = None
@@ -298,7 +298,7 @@ def _freeze_up_to(budget: int, shuffled: Sequence[str], cost: Mapping[str, int])
 
 
 _OUTPUT_PROJECTIONS = ("o_proj", "out_proj", "dense", "c_proj", "wo")
-"""Of attention, in the architectures of transformers."""
+"""Output projections of attention in the architectures of transformers."""
 
 
 def _part(layer: Layer) -> str | None:

@@ -14,7 +14,7 @@ class Selection(Frozen):
     train: tuple[str, ...]
     frozen: tuple[str, ...]
     trainable_parameters: int
-    """In these layers, under the arm's method."""
+    """Parameters that train in these layers under the arm's method."""
     ranks: dict[str, int] | None = None
     """LoRA's rank by layer, where a policy set it; `None` is the method's everywhere."""
     rates: dict[str, float] | None = None

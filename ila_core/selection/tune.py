@@ -25,9 +25,9 @@ class TrialResult(Frozen):
     losses: dict[str, float]
     """Token mean of the held-out loss at the end by seed; none where a seed diverged."""
     best_step: str | None
-    """Of lowest loss, seeds averaged, among those that were looked at: `45 of 60`."""
+    """The step of lowest loss, seeds averaged, among those measured: `45 of 60`."""
     seconds: float | None
-    """Of training, mean over seeds."""
+    """Seconds of training, mean over seeds."""
 
     @property
     def diverged(self) -> bool:

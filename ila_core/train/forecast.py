@@ -60,9 +60,9 @@ class Forecast:
     accumulates: bool = False
     """Whether a step has several passes: gradients of the first are there during the next."""
     tokens: int = 0
-    """Of the whole training, padding included; 0 where nobody said."""
+    """Tokens of the whole training with padding; 0 where they are unknown."""
     flops_per_second: float | None = None
-    """Of a training that was measured."""
+    """The speed of a training that was measured."""
 
     @staticmethod
     def of(

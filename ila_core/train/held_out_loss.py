@@ -23,7 +23,7 @@ class HeldOut(FrozenResult):
     """Mean over all tokens."""
     tokens: int
     conversations: list[ConversationLoss]
-    """In the order of the held-out rows."""
+    """The loss of each conversation, in the order of the held-out rows."""
 
 
 def held_out_loss(

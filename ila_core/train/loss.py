@@ -24,7 +24,7 @@ from ila_core.errors import CheckError
 LOGITS_PER_CHUNK = 2**25
 """Most float logits alive at a time: 128 MiB."""
 _POSITIONS_PER_CHUNK = 512
-"""As many rows as a matrix product needs to be fast; 64 MiB at a vocabulary of 32,000."""
+"""Rows enough for a matrix product to be fast; 64 MiB at a vocabulary of 32,000."""
 
 
 def positions_per_chunk(vocabulary: int, logits: int = LOGITS_PER_CHUNK) -> int:

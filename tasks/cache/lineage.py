@@ -22,7 +22,7 @@ class Lineage:
     """The finished steps on both sides of a ranking, inputs before users."""
 
     made_by: tuple[StepRun, ...]
-    """Of the search; those that this MLflow holds."""
+    """The search's steps that this MLflow holds."""
     used_by: tuple[StepRun, ...]
     """Selections, and what was fine-tuned with them."""
 
@@ -43,7 +43,7 @@ def seconds(found: Lineage) -> float | None:
 
 
 def controls(ranking: Ranking, found: Lineage, lookup: Lookup, home: Path) -> dict[str, float]:
-    """By dataset, the mean AUC of the positive controls of this search that have finished."""
+    """Average the AUC of this search's finished positive controls, by dataset."""
     aucs: dict[str, list[float]] = {}
     for adapter in found.of_kind("stage1"):
         for run in lookup.finished_with("control", "input.adapter", adapter.key):
@@ -54,7 +54,7 @@ def controls(ranking: Ranking, found: Lineage, lookup: Lookup, home: Path) -> di
 
 
 def licences(found: Lineage) -> dict[str, str]:
-    """By dataset, its licence where the steps that prepared it have recorded one."""
+    """Return each dataset's licence where the steps that prepared it have recorded one."""
     tags = [run.tags for run in found.of_kind("prepare")]
     return {t["ila.dataset"]: t["ila.licence"] for t in tags if t.get("ila.licence")}
 

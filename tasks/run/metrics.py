@@ -56,7 +56,7 @@ class Pace:
 
     @contextmanager
     def tolerate_outage(self, what: str) -> Iterator[None]:
-        """As the function; while the server is away, tries take a tenth of the time at most."""
+        """Tolerate an outage; while the server is away, tries take a tenth of the time at most."""
         began, answered = time.monotonic(), False
         with tolerate_outage(what):
             yield

@@ -121,7 +121,7 @@ def run_child(
 
 
 def end_with_parent() -> None:
-    """In a child: the end of standard input now ends this process and all that it started."""
+    """Let the end of standard input end this child process and all that it started."""
 
     def watch() -> None:
         while os.read(0, 4096):

@@ -19,7 +19,7 @@ class Role(StrEnum):
 
     @property
     def may(self) -> str:
-        """In words."""
+        """What the role may do, in words."""
         return {
             Role.READER: "finds and pulls, computes nothing",
             Role.MEMBER: "runs and caches steps, publishes nothing",

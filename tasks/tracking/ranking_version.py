@@ -31,12 +31,12 @@ class Version:
 
     @property
     def digest(self) -> str:
-        """Of the ranking (`Ranking.digest`)."""
+        """The ranking's digest (`Ranking.digest`)."""
         return self.tags["ila.digest"]
 
     @property
     def key(self) -> str:
-        """Of the step whose payload it is."""
+        """The key of the step whose payload it is."""
         return self.tags["ila.key"]
 
     @property

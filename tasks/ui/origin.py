@@ -17,7 +17,7 @@ class Origin:
 
     @classmethod
     def here(cls) -> Origin:
-        """Of the flow that runs now; of its parent where it is part of another."""
+        """Describe the flow that runs now, or its parent where it is part of another."""
         from prefect.client.orchestration import get_client
         from prefect.runtime import flow_run
         from prefect.settings import PREFECT_API_URL
@@ -31,7 +31,7 @@ class Origin:
 
     @property
     def tags(self) -> dict[str, str]:
-        """Of every MLflow run made for it; MLflow's page shows the note as text with a link."""
+        """Tags of every MLflow run made for it; MLflow's page shows the note with a link."""
         tags = {"ila.flow_run": self.name, "ila.flow_run_id": self.flow_run_id}
         if self.url is None:
             return tags

@@ -21,7 +21,7 @@ class Summary:
     """What somebody asked for and what became of it."""
 
     name: str
-    """Of the profile."""
+    """The profile's name."""
     until: str
     """Which steps were asked for."""
     steps: Sequence[Step]

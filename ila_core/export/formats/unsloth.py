@@ -13,7 +13,7 @@ from ila_core.selection.select import lora_parameters
 
 FILE = "unsloth.json"
 _IN_FULL = ("lm_head", "embed_tokens")
-"""As targets, these are trained in full, without an adapter."""
+"""Targets that Unsloth trains in full, without an adapter."""
 
 
 class Unsloth:

@@ -16,7 +16,7 @@ from tasks.steps.search.stage1 import adapter_folder
 
 VERSION = 1
 RESAMPLES, CONFIDENCE = 2000, 0.95
-"""Of the interval of each area."""
+"""Resamples and confidence of the interval of each area."""
 
 
 def mask(
