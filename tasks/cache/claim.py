@@ -1,7 +1,7 @@
-"""The claim of a step: a RUNNING run with a heartbeat, of which the earliest alive wins.
+"""The claim of a step: a RUNNING run with a heartbeat, which wins where it sees no other.
 
-Single flight, best effort: a claim *is* the run. The others wait for it. Two finishers of one key
-are harmless, because results are addressed by content and the oldest FINISHED run wins.
+A claim *is* the run, and the others wait for it. A claim is made first and looks for others then,
+so of two at once the one that looks last sees the other, whatever their clocks say.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ log = logging.getLogger("ila")
 
 _BEAT_SECONDS = 5.0
 _POLL_SECONDS = 1.0
+_POLLS_FOR_OTHERS = 3
 _MAX_PARAM = 6000  # MLflow refuses longer values
 
 
@@ -67,15 +68,24 @@ class Claims:
                 time.sleep(_POLL_SECONDS)
                 continue
             mine = self._create(step, upstream)
-            alive = [run for run in self._claims(step.key) if run.alive]
-            if mine.run_id not in {run.run_id for run in alive}:
+            if self._alone(mine) and self._hit(step.key, upstream, instead_of) is None:
+                return mine, True
+            self.client.set_terminated(mine.run_id, "KILLED")
+
+    def _alone(self, mine: StepRun) -> bool:
+        """Whether nobody else claims the step. Of several at once the first stays for a while, until
+        the others have withdrawn; one that saw itself alone before does not."""
+        for _ in range(_POLLS_FOR_OTHERS):
+            alive = [run.run_id for run in self._claims(mine.key) if run.alive]
+            if mine.run_id not in alive:
                 raise CheckError(
                     f"MLflow at {shown(self._uri)} does not show run {mine.run_id}, which was "
                     "just made there: is its clock, or this machine's, wrong?"
                 )
-            if alive[0].run_id == mine.run_id and self._hit(step.key, upstream, instead_of) is None:
-                return mine, True
-            self.client.set_terminated(mine.run_id, "KILLED")  # an earlier claim goes first
+            if alive == [mine.run_id] or alive[0] != mine.run_id:
+                return alive == [mine.run_id]
+            time.sleep(_POLL_SECONDS)
+        return False
 
     def _hit(self, key: str, upstream: str, but: Collection[str]) -> StepRun | None:
         """Find the oldest valid run of `key` made from the inputs with the digest `upstream`."""

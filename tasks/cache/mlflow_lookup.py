@@ -29,7 +29,7 @@ class ClientLookup:
     def _of_keys(self, status: str, keys: Sequence[str], tags: Mapping[str, str]) -> list[StepRun]:
         # MLflow knows no `tags.x IN (...)`.
         found = [r for k in keys for r in self._search(status, "ASC", {"ila.key": k, **tags})]
-        return sorted(found, key=lambda run: run.start_time)
+        return sorted(found, key=lambda run: (run.start_time, run.run_id))
 
     def finished_steps(self, name: str) -> list[StepRun]:
         return self._search("FINISHED", "DESC", {"ila.step": name, "ila.state": "valid"})

@@ -82,7 +82,7 @@ def compute_step(job: StepJob, store: Store) -> StepRun:
         raise type(error)(
             f"{error}\nWhat {step.label} computed is kept in {kept}; the same command commits it."
         ) from error
-    shutil.rmtree(kept)
+    shutil.rmtree(kept, ignore_errors=True)  # what stays is `ila gc`'s, as MLflow has it
     return done
 
 
