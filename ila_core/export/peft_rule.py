@@ -1,11 +1,9 @@
-"""Which layers a `LoraConfig` adapts: PEFT's own rule, for all trainers that hand their lists on.
-
-`tests/ila_core/export/test_formats.py` holds it against the PEFT that is installed.
-"""
+"""Which layers a `LoraConfig` adapts, for all trainers that hand their lists on to PEFT."""
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 from ila_core.export.base import Export, Matches, matches
@@ -13,7 +11,7 @@ from ila_core.models.layers import Layer
 
 ALL_LINEAR = "all-linear"
 DEFAULT_RANK = 8
-_BLOCK = re.compile(r".*?\.[^.]*\.(\d+)\.")
+OUTPUT_EMBEDDING = "lm_head"
 
 
 def lora_config(wanted: Export) -> dict[str, Any]:
@@ -33,59 +31,35 @@ def lora_config(wanted: Export) -> dict[str, Any]:
 
 
 def adapted(config: Mapping[str, Any], layers: Sequence[Layer]) -> Matches:
-    """The layers that PEFT adapts.
+    """The layers that PEFT adapts, by the function with which it chooses them, and their ranks."""
+    from peft.tuners.tuners_utils import check_target_module_exists
+    from peft.utils.other import get_pattern_key
 
-    A list names layers in full or by what stands after a dot, and `layers_to_transform` narrows the
-    latter only; a string must match a whole name.
-    """
     target = config.get("target_modules") or []
-    only = config.get("layers_to_transform")
-    blocks = [only] if isinstance(only, int) else only
+    given = {"target_parameters": None, **config}
+    rules: dict[str, str | list[str]]
+    if not isinstance(target, str):
+        rules = {entry: [entry] for entry in target}
+    elif target.lower() == ALL_LINEAR:  # of the model's linear layers PEFT leaves out the head
+        rules = {target: rf"(?!(.*\.)?{OUTPUT_EMBEDDING}$).*"}
+    else:
+        rules = {entry: entry for entry in alternatives(target)}
+    configs = {e: SimpleNamespace(**given | {"target_modules": rule}) for e, rule in rules.items()}
 
     def selects(entry: str, name: str) -> bool:
-        if _named(config.get("exclude_modules"), name) or _saved(config, name):
-            return False
-        if not isinstance(target, str):
-            if name == entry:
-                return True
-            return name.endswith(f".{entry}") and (not blocks or _block(config, name) in blocks)
-        if target.lower() == ALL_LINEAR:
-            return name.rpartition(".")[2] != "lm_head"  # PEFT leaves the output embedding out
-        return re.fullmatch(entry, name) is not None
+        return bool(check_target_module_exists(configs[entry], name))
 
-    entries = alternatives(target) if isinstance(target, str) else list(target)
-    found = matches("lora", entries, selects, layers)
-    return replace(found, ranks={name: _rank(config, name) for name in found.layers})
+    patterns = config.get("rank_pattern") or {}
+
+    def rank(name: str) -> int:
+        found = patterns.get(get_pattern_key(patterns, name), config.get("r") or DEFAULT_RANK)
+        return sum(found) if isinstance(found, list) else int(found)  # AdaLoRA keeps a mask
+
+    found = matches("lora", list(rules), selects, layers)
+    return replace(found, ranks={name: rank(name) for name in found.layers})
 
 
 def alternatives(pattern: str) -> list[str]:
     """The names in `^(a|b)$`, so that one that selects nothing is seen; else the whole pattern."""
     inner = re.fullmatch(r"\^\(([^()]*)\)\$", pattern)
     return inner[1].split("|") if inner else [pattern]
-
-
-def _named(given: str | Sequence[str] | None, name: str) -> bool:
-    if isinstance(given, str):
-        return re.fullmatch(given, name) is not None
-    return any(name == entry or name.endswith(f".{entry}") for entry in given or ())
-
-
-def _saved(config: Mapping[str, Any], name: str) -> bool:
-    # What is trained and saved in full gets no adapter.
-    saved = config.get("modules_to_save") or ()
-    return any(re.match(rf"(^|.*\.){entry}($|\..*)", name) for entry in saved)
-
-
-def _block(config: Mapping[str, Any], name: str) -> int | None:
-    given = config.get("layers_pattern") or ()
-    patterns = [given] if isinstance(given, str) else given
-    rules = [re.compile(rf"(?:^|.*?\.){pattern}\.(\d+)\.") for pattern in patterns] or [_BLOCK]
-    found = next((match for rule in rules if (match := rule.match(name))), None)
-    return int(found[1]) if found else None
-
-
-def _rank(config: Mapping[str, Any], name: str) -> int:
-    for key, rank in (config.get("rank_pattern") or {}).items():
-        if re.match(rf"(.*\.)?({key})$", name):
-            return rank if isinstance(rank, int) else sum(rank)  # AdaLoRA keeps a mask
-    return int(config.get("r") or DEFAULT_RANK)
