@@ -73,8 +73,11 @@ class Claims:
             self.client.set_terminated(mine.run_id, "KILLED")
 
     def _alone(self, mine: StepRun) -> bool:
-        """Whether nobody else claims the step. Of several at once the first stays for a while, until
-        the others have withdrawn; one that saw itself alone before does not."""
+        """Whether nobody else claims the step.
+
+        Of several at once the first waits a while for the others to withdraw, as all do but one
+        that saw itself alone before.
+        """
         for _ in range(_POLLS_FOR_OTHERS):
             alive = [run.run_id for run in self._claims(mine.key) if run.alive]
             if mine.run_id not in alive:
