@@ -13,13 +13,7 @@ from pydantic import ValidationError
 from ila_core.config import Frozen
 from ila_core.errors import CheckError
 from ila_core.judge.prompts import JudgePrompts
-from ila_core.judge.verdict import (
-    Verdict,
-    parse_preference,
-    parse_rating,
-    preferences,
-    ratings,
-)
+from ila_core.judge.verdict import PREFERENCES, Verdict, preferences, ratings
 from ila_core.keys import digest_of
 
 ReadingName = Literal["grade", "preference"]
@@ -29,18 +23,30 @@ ReadingName = Literal["grade", "preference"]
 class Reading:
     """How a reply becomes a number."""
 
-    parse: Callable[[str], float | None]
-    every: Callable[[str], list[float]]
-    """All numbers of a reply, of which `parse` takes one."""
+    numbers: Callable[[str], list[float]]
+    """All numbers of a reply, in order."""
     choices: dict[str, float]
     """What a judge that writes nothing may choose, and what each is worth."""
     expected: bool
     """Whether such a judge says what it expects over these, or the likeliest of them."""
 
+    def parse(self, text: str) -> float | None:
+        """The last number of a reply; `None` where there is none or it is outside of the choices.
+
+        FastChat takes the first. Its prompts ask for an explanation and then the rating, so where a
+        reply has several, the first ones are quotes: of the format, or of an answer that says which
+        grade it wants. In a reply with one rating, both rules are the same.
+
+        >>> READINGS["grade"].parse('It asks for "[[10]]", and is wrong. Rating: [[2]]')
+        2.0
+        """
+        found, allowed = self.numbers(text), self.choices.values()
+        return found[-1] if found and min(allowed) <= found[-1] <= max(allowed) else None
+
 
 READINGS: dict[ReadingName, Reading] = {
-    "grade": Reading(parse_rating, ratings, {str(n): float(n) for n in range(1, 11)}, True),
-    "preference": Reading(parse_preference, preferences, {"A": 1.0, "B": 0.0, "C": 0.5}, False),
+    "grade": Reading(ratings, {str(n): float(n) for n in range(1, 11)}, expected=True),
+    "preference": Reading(preferences, PREFERENCES, expected=False),
 }
 
 

@@ -76,19 +76,37 @@ class Budget:
         self._begun = self._used = self._reserved = 0
         self._changed = threading.Condition()
 
-    @contextmanager
-    def request(self, most: int) -> Iterator[Spending]:
-        """Around one request that takes at most `most` tokens.
+    def count_request(self) -> None:
+        """Count one HTTP request that is about to be sent.
 
         Raises:
-            CheckError: the budget is used up.
+            CheckError: the requests are used up.
+        """
+        with self._changed:
+            if self._requests is not None and self._begun >= self._requests:
+                raise CheckError(
+                    f"the judge's budget of {self._requests} requests is used up; {KEPT}: run "
+                    "again, or raise the budget"
+                )
+            self._begun += 1
+
+    @contextmanager
+    def tokens(self, most: int) -> Iterator[Spending]:
+        """Reserve `most` tokens for one prompt and its reply, until the spending is known.
+
+        Raises:
+            CheckError: the tokens are used up.
         """
         with self._changed:
             # Others under way may use less than they have reserved.
             while self._reserved and self._left() < most and self._used_left() >= most:
                 self._changed.wait()
-            self._check(most)
-            self._begun += 1
+            if self._left() < most:
+                raise CheckError(
+                    f"the judge's budget of {self._tokens} tokens is used up: {self._used} are "
+                    f"spent, and the next request may take {most}; {KEPT}: run again, or raise "
+                    "the budget"
+                )
             self._reserved += most
         spending = Spending()
         try:
@@ -110,18 +128,6 @@ class Budget:
 
     def _left(self) -> float:
         return self._used_left() - self._reserved
-
-    def _check(self, most: int) -> None:
-        if self._requests is not None and self._begun >= self._requests:
-            raise CheckError(
-                f"the judge's budget of {self._requests} requests is used up; {KEPT}: run again, "
-                "or raise the budget"
-            )
-        if self._left() < most:
-            raise CheckError(
-                f"the judge's budget of {self._tokens} tokens is used up: {self._used} are spent, "
-                f"and the next request may take {most}; {KEPT}: run again, or raise the budget"
-            )
 
 
 def _number(limit: int | None) -> str:

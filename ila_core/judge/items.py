@@ -5,7 +5,7 @@ count. What is not judged is counted by its reason and has no part in any mean.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Any
@@ -151,7 +151,7 @@ def _judged_by(verdicts: Sequence[Verdict]) -> tuple[str, tuple[str, ...]]:
     return (models[0] if models else ""), tuple(sorted(fingerprints))
 
 
-def _reason(verdicts: Any) -> WhyNot:
+def _reason(verdicts: Iterable[Verdict]) -> WhyNot:
     """Why an item is not judged: the reason that no further attempt could have changed first."""
     found = {verdict.why_not for verdict in verdicts}
     return next(why for why in WHY_NOT if why in found)

@@ -18,12 +18,12 @@ from ila_core.compare.results import Evaluation, Item
 from ila_core.errors import CheckError, UserError
 from ila_core.inference.generate import Answer
 from ila_core.inference.questions import Question, load_questions
-from ila_core.judge.ask import Ask, VerdictStore
+from ila_core.judge.ask import READINGS, Ask, VerdictStore
 from ila_core.judge.grade import grade
 from ila_core.judge.local_judge import LocalJudge
 from ila_core.judge.pairwise import compare
 from ila_core.judge.prompts import FIELDS, OWN, SHORT, JudgePrompts
-from ila_core.judge.verdict import Verdict, parse_preference, parse_rating
+from ila_core.judge.verdict import Verdict
 from tests.helpers import spoken, tiny
 from tests.helpers.judged import ANSWERS
 from tests.helpers.spoken import QUESTIONS, write_lines
@@ -51,13 +51,14 @@ OTHERS = tuple(Answer(question_id=q.id, turns=tuple("no" for _ in q.turns)) for 
     ],
 )
 def test_a_rating_is_the_last_of_the_published_pattern(text: str, grade: float | None) -> None:
-    assert parse_rating(text) == grade
+    assert READINGS["grade"].parse(text) == grade
 
 
 def test_a_preference_is_the_last_letter() -> None:
-    assert parse_preference('"[[A]]" it asks for. [[B]]') == 0
-    assert parse_preference("[[A]]") == 1 and parse_preference("[[C]]") == 0.5
-    assert parse_preference("[[D]] or [A]") is None
+    parse = READINGS["preference"].parse
+    assert parse('"[[A]]" it asks for. [[B]]') == 0
+    assert parse("[[A]]") == 1 and parse("[[C]]") == 0.5
+    assert parse("[[D]] or [A]") is None
 
 
 # ---------------------------------------------------------------- prompts
