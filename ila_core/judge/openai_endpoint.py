@@ -1,4 +1,4 @@
-"""Requests to an OpenAI-compatible endpoint by the `openai` client, and what its errors mean.
+"""The `openai` client sends requests to an OpenAI-compatible endpoint; its errors become ours.
 
 The client itself tries again where that may help: after a connection that fails, a time-out, a
 reply that is no chat completion, and the statuses 408, 409, 429 and 500 or more. It waits as long
@@ -31,7 +31,7 @@ KEY, BASE_URL = "OPENAI_API_KEY", "OPENAI_BASE_URL"
 """The client's own variables."""
 DEFAULT_URL = "https://api.openai.com/v1"
 _NO_QUOTA = "insufficient_quota"
-"""OpenAI's code; its status is 429, as of a rate limit."""
+"""OpenAI's code; its status is 429, which a rate limit has too."""
 _TOO_LONG = ("context_length_exceeded", "context length", "context window", "context size")
 """OpenAI's code; the words of vLLM, llama.cpp and others."""
 
@@ -52,7 +52,7 @@ class _Usage(FrozenResult):
 
 
 class Reply(FrozenResult):
-    """The fields of a chat completion that a verdict needs; servers differ in the others."""
+    """Has the fields of a chat completion that a verdict needs; servers differ in the others."""
 
     choices: tuple[_Choice, ...] = Field(min_length=1)
     model: str | None = None
@@ -71,7 +71,7 @@ class Reply(FrozenResult):
 
     @property
     def cut(self) -> bool:
-        """Whether it ended by its length, so that what it was about to say is missing."""
+        """Return whether it ended by its length: what it was about to say is missing."""
         return self.choices[0].finish_reason == "length"
 
 
@@ -80,7 +80,8 @@ class TooLong(Exception):
 
 
 class Endpoint:
-    """
+    """Sends requests, and translates what the client raises.
+
     Args:
         environment: holds the key and, if not OpenAI's, the base URL.
         limits: the time-out, and how often the client tries again.
@@ -106,7 +107,7 @@ class Endpoint:
                 f"{BASE_URL}: not an address; allowed is one like http://127.0.0.1:8000/v1"
             )
         self.host = parts.hostname
-        """Without user, password and path, so that it can be named."""
+        """The address without user, password and path, so that messages can name it."""
         if not self._key:
             raise UserError(
                 f"{KEY} is not set, so {self.host} would not answer; set it to the judge's key "
@@ -155,10 +156,10 @@ class Endpoint:
         return Reply.model_validate_json(response.content)
 
     def _explained(self, error: openai.APIStatusError, model: str) -> Exception:
-        """What a status other than 200 means."""
+        """Return the error that says what a status other than 200 means."""
         status, said = error.status_code, self._clean(error)
         words = f"{error} {error.body}".lower()
-        if status == 402 or _NO_QUOTA in words:
+        if status == 402 or _NO_QUOTA in (error.code, error.type):
             return CheckError(f"the judge at {self.host} has no quota left ({said}); {KEPT}")
         if status in (400, 413, 422) and any(word in words for word in _TOO_LONG):
             return TooLong(said)
@@ -174,7 +175,7 @@ class Endpoint:
         return UserError(f"the judge at {self.host} does not take the request ({said}); {KEPT}")
 
     def _failed(self, error: openai.APIError, said: str) -> CheckError:
-        """The error after the last retry."""
+        """Return the error after the last retry."""
         tries = int(error.request.headers["x-stainless-retry-count"]) + 1
         return CheckError(
             f"the judge at {self.host} failed {tries} times in a row, at last: {said}; {KEPT}: run "
@@ -182,7 +183,7 @@ class Endpoint:
         )
 
     def _clean(self, error: BaseException) -> str:
-        """What `error` says, in one line and without the key."""
+        """Return what `error` says, in one line and without the key."""
         return first_line(error).replace(self._key, "***")[:300]
 
 

@@ -1,4 +1,4 @@
-"""A judge behind an OpenAI-compatible endpoint: GPT-4 as published, or a server of one's own.
+"""The judge is a model behind an OpenAI-compatible endpoint: GPT-4, or a server of one's own.
 
     >>> judge = OpenAiJudge(OpenAiJudgeSettings(model="gpt-4"), JudgePrompts.load(path))
     >>> judge.verdicts(asks, VerdictStore(folder))
@@ -29,7 +29,8 @@ _VERSION = re.compile(r"-(\d{3,8}|\d{4}-\d{2}-\d{2}|v\d+(\.\d+)*)")
 
 
 class OpenAiJudge:
-    """
+    """Judges by requests to an endpoint.
+
     Args:
         settings: identity.
         prompts: what it is asked.
@@ -60,12 +61,16 @@ class OpenAiJudge:
         self._environment = environment
 
     def forecast(self, asks: Sequence[Ask], store: VerdictStore) -> Forecast:
-        """What `verdicts` would ask, less what is in the store."""
+        """Count what `verdicts` would ask, less what is in the store."""
         left = [ask.messages for ask in asks if self._open(store.get(self._asked_as, ask))]
         return forecast(left, len(asks) - len(left), self.settings.max_tokens)
 
     def verdicts(self, asks: Sequence[Ask], store: VerdictStore) -> list[Verdict]:
-        """One per ask, in their order.
+        """Return one per ask, in their order.
+
+        Once a request has failed for good, or on Ctrl-C, no other begins. `verdicts` then waits for
+        the requests under way, whose verdicts are stored, and for threads that sleep before a
+        retry: 8 seconds at most, or two minutes where a server asked for that.
 
         Raises:
             UserError: no key, or a server that does not accept it, the model or the request.
@@ -96,7 +101,7 @@ class OpenAiJudge:
         return found
 
     def _open(self, verdict: Verdict | None) -> bool:
-        """Whether there is something left to ask."""
+        """Return whether there is something left to ask."""
         if verdict is None:
             return True
         asked_again = verdict.why_not in ("refused", "unparsable")
@@ -108,7 +113,7 @@ class _Stopped(Exception):
 
 
 class _Session:
-    """One call of `verdicts`, shared by its threads."""
+    """Asks for one call of `verdicts`; its threads share it."""
 
     def __init__(self, judge: OpenAiJudge, store: VerdictStore) -> None:
         self._judge, self._store = judge, store
@@ -134,7 +139,8 @@ class _Session:
         return verdict
 
     def _attempt(self, ask: Ask, before: Verdict | None) -> Verdict:
-        settings, attempts = self._judge.settings, before.attempts + 1 if before else 1
+        settings = self._judge.settings
+        attempts = before.attempts + 1 if before else 1
         most = estimated(ask.messages) + settings.max_tokens
         try:
             with self._judge.budget.tokens(most) as spending:
@@ -174,7 +180,7 @@ def _tokens(messages: Messages, reply: Reply) -> tuple[int, int]:
 
 
 def same_model(asked: str, replied: str) -> bool:
-    """Whether the reply's name is the one asked for, or a dated or numbered version of it.
+    """Return whether the reply names the model asked for, or a dated or numbered version of it.
 
     >>> same_model("gpt-4", "gpt-4-0613"), same_model("gpt-4", "gpt-4-turbo")
     (True, False)

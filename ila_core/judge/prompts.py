@@ -1,4 +1,4 @@
-"""What a judge is asked: FastChat's prompts from the user's file, or our own wording."""
+"""A judge is asked by FastChat's prompts from the user's file, or in our own wording."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ Messages = tuple[dict[str, str], ...]
 
 @dataclass(frozen=True)
 class JudgePrompts:
-    """The first turn has one prompt, the second one that shows both turns."""
+    """Makes the prompts: one shows the first turn, another one both turns."""
 
     wording: Literal["fastchat", "own", "short"]
     """Whose words these are."""
@@ -57,7 +57,7 @@ class JudgePrompts:
 
     @classmethod
     def load(cls, path: Path | None) -> JudgePrompts:
-        """FastChat's `judge_prompts.jsonl`, or our own wording without a path.
+        """Read FastChat's `judge_prompts.jsonl`, or our own wording without a path.
 
         Raises:
             UserError: a prompt that is missing, or that does not show what has to be judged.
@@ -66,7 +66,7 @@ class JudgePrompts:
 
     @classmethod
     def short(cls) -> JudgePrompts:
-        """Our own wording for a small model that continues with the grade."""
+        """Read our own wording for a small model that continues with the grade."""
         return cls("short", _read(SHORT))
 
     @property
@@ -74,7 +74,7 @@ class JudgePrompts:
         return digest_of(self.templates)
 
     def messages(self, question: Question, answer: Answer, turn: int) -> Messages:
-        """What is asked about one turn of an answer.
+        """Make the prompt about one turn of an answer.
 
         Args:
             turn: 1 or 2, as FastChat counts.
@@ -97,7 +97,7 @@ class JudgePrompts:
     def _question(
         self, kind: str, version: str, question: Question, turn: int
     ) -> tuple[str, dict[str, str]]:
-        """The prompt's name, and what it shows of the question."""
+        """Return the prompt's name, and what it shows of the question."""
         assert turn in (1, 2), f"FastChat judges turns 1 and 2, not {turn}"
         shown = {"question": question.turns[0]}
         if turn == 2:
@@ -127,7 +127,7 @@ def _numbered(name: str, answer: Answer) -> dict[str, str]:
 
 
 def _read(path: Path) -> dict[str, tuple[str, str]]:
-    """The templates of a file in FastChat's format."""
+    """Read and check the templates of a file in FastChat's format."""
     found: dict[str, tuple[str, str]] = {}
     for row in read_rows(path):
         name = row.text("name")

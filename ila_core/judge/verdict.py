@@ -1,4 +1,4 @@
-"""What a judge said about an answer, and how a grade is read from it."""
+"""A verdict is what a judge says about an answer; a grade is read from its text."""
 
 import re
 from typing import Literal
@@ -11,12 +11,12 @@ PREFERENCES = {"A": 1.0, "B": 0.0, "C": 0.5}
 
 _NUMBER = r"([0-9]+\.?[0-9]*)"
 _RATINGS = re.compile(rf"\[\[{_NUMBER}\]\]"), re.compile(rf"\[{_NUMBER}\]")
-"""FastChat's patterns: the second only where the first is nowhere."""
+"""FastChat's patterns: the second counts only where the first is nowhere."""
 _PREFERENCE = re.compile(r"\[\[([ABC])\]\]")
 
 
 class Verdict(Frozen):
-    """One reply of a judge, or the lack of one."""
+    """Holds one reply of a judge, or says why there is none."""
 
     grade: float | None
     """1 to 10; in a comparison 1 for the first answer, 0 for the second, 0.5 for a tie."""
@@ -32,7 +32,7 @@ class Verdict(Frozen):
     """The reply's `system_fingerprint`."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    """Over all attempts."""
+    """Both count over all attempts."""
     attempts: int = 1
     """How often it was asked for a grade."""
 
