@@ -125,12 +125,13 @@ def test_a_judge_that_says_nothing_is_asked_again(serve: Serve, tmp_path: Path) 
 
 def test_a_judge_that_keeps_failing_is_named(serve: Serve, tmp_path: Path) -> None:
     server = serve(lambda *_: fail(500, message=f"it burns, {KEY}"))
-    with pytest.raises(CheckError) as raised:
-        one(judge_at(server, max_retries=2), tmp_path)
-    assert str(raised.value) == (
-        "the judge at 127.0.0.1 failed 3 times in a row, at last: Error code: 500 - it burns, ***; "
-        "what was judged is kept and not asked again: run again once it answers"
+    says = (
+        r"the judge at 127\.0\.0\.1 failed 3 times in a row, at last: .* 500 .*it burns, \*\*\*.*; "
     )
+    says += "what was judged is kept and not asked again: run again once it answers"
+    with pytest.raises(CheckError, match=says) as raised:
+        one(judge_at(server, max_retries=2), tmp_path)
+    assert KEY not in str(raised.value)
     assert len(server.requests) == 3
 
 
