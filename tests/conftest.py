@@ -295,9 +295,13 @@ def port() -> Iterator[int]:
 
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Any], Any]]:
-    """Starts a `JudgeServer` (tests/helpers/judge_server.py); closed after the test."""
+    """Starts a `JudgeServer` (tests/helpers/judge_server.py); closed after the test.
+
+    The client waits a millisecond between two tries, unless the server says how long.
+    """
     from tests.helpers.judge_server import JudgeServer  # beside the tests that use it
 
+    monkeypatch.setattr("openai._base_client.MAX_RETRY_DELAY", 1e-3)
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)

@@ -122,7 +122,7 @@ def _shared(
         # A prompt that was cut has lost its beginning: it shares nothing, and must not hinder.
         first = max(set(m[:_WORTH_SHARING] for m in members), key=lambda h: _count(members, h))
         whole = [m for m in members if m[:_WORTH_SHARING] == first]
-        prefix = _common(whole) if len(whole) > 1 else ()
+        prefix = common_prefix(whole) if len(whole) > 1 else ()
         # Positions that predict a target are read anew: the prefix gives no logits.
         prefix = prefix[: min(len(m) - max(map(len, wanted[m])) for m in whole)]
         if len(prefix) < _WORTH_SHARING:
@@ -147,7 +147,8 @@ def _batches(
         start += fit
 
 
-def _common(members: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+def common_prefix(members: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    """Return the tokens with which all `members` begin."""
     first, last = min(members), max(members)  # in their order, all others lie between
     differing = (i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b)
     return first[: next(differing, min(len(first), len(last)))]

@@ -1,4 +1,4 @@
-"""How much may be asked, and what it will come to."""
+"""Limits of requests and tokens, and a forecast of both."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ KEPT = "what was judged is kept and not asked again"
 
 
 class Forecast(Frozen):
-    """The requests and tokens still to be asked, every judge answering at once."""
+    """Counts the requests and tokens still to be spent if no request fails."""
 
     requests: int
     kept: int
-    """Verdicts that are there."""
+    """Verdicts that are stored already."""
     prompt_tokens: int
-    """At about 4 characters a token."""
+    """An estimate: about 4 characters make a token."""
     most_completion_tokens: int
-    """If every reply were as long as it may be."""
+    """The sum if every reply is as long as it may be."""
 
     def __add__(self, other: Forecast) -> Forecast:
         mine, its = self.model_dump(), other.model_dump()
@@ -39,6 +39,7 @@ class Forecast(Frozen):
 
 
 def forecast(asked: Sequence[Messages], kept: int, max_tokens: int) -> Forecast:
+    """Add up what `asked` takes, beside `kept` verdicts that are stored."""
     return Forecast(
         requests=len(asked),
         kept=kept,
@@ -48,23 +49,23 @@ def forecast(asked: Sequence[Messages], kept: int, max_tokens: int) -> Forecast:
 
 
 def estimated(messages: Messages) -> int:
-    """Tokens of a prompt."""
+    """Estimate the tokens of a prompt."""
     return sum(len(message["content"]) for message in messages) // CHARACTERS_PER_TOKEN + 1
 
 
 @dataclass
 class Spending:
-    """One request's tokens, which its sender fills in once they are known."""
+    """Holds one reply's tokens, which its reader fills in once they are known."""
 
     tokens: int = 0
 
 
 class Budget:
-    """Requests and tokens that are left, shared by threads.
+    """Limits requests and tokens; threads share it.
 
-    A request begins only if its prompt and the longest reply still fit, so the token budget is
-    never exceeded by more than an estimate is wrong. A request that failed counts as one, without
-    tokens: a server that failed did not say what it used.
+    A prompt is sent only if it and the longest reply still fit, so the token budget is never
+    exceeded by more than an estimate is wrong. A request that failed counts as one, without tokens:
+    a server that failed did not say what it used.
 
     Args:
         requests: most requests, failed ones included; `None` is no limit.
@@ -76,19 +77,37 @@ class Budget:
         self._begun = self._used = self._reserved = 0
         self._changed = threading.Condition()
 
-    @contextmanager
-    def request(self, most: int) -> Iterator[Spending]:
-        """Around one request that takes at most `most` tokens.
+    def count_request(self) -> None:
+        """Count one HTTP request that is about to be sent.
 
         Raises:
-            CheckError: the budget is used up.
+            CheckError: the requests are used up.
+        """
+        with self._changed:
+            if self._requests is not None and self._begun >= self._requests:
+                raise CheckError(
+                    f"the judge's budget of {self._requests} requests is used up; {KEPT}: run "
+                    "again, or raise the budget"
+                )
+            self._begun += 1
+
+    @contextmanager
+    def tokens(self, most: int) -> Iterator[Spending]:
+        """Reserve `most` tokens for one prompt and its reply, until the spending is known.
+
+        Raises:
+            CheckError: the tokens are used up.
         """
         with self._changed:
             # Others under way may use less than they have reserved.
             while self._reserved and self._left() < most and self._used_left() >= most:
                 self._changed.wait()
-            self._check(most)
-            self._begun += 1
+            if self._left() < most:
+                raise CheckError(
+                    f"the judge's budget of {self._tokens} tokens is used up: {self._used} are "
+                    f"spent, and the next request may take {most}; {KEPT}: run again, or raise "
+                    "the budget"
+                )
             self._reserved += most
         spending = Spending()
         try:
@@ -100,7 +119,7 @@ class Budget:
                 self._changed.notify_all()
 
     def __str__(self) -> str:
-        """What is left of it."""
+        """Say what is left of it."""
         requests = None if self._requests is None else self._requests - self._begun
         tokens = None if self._tokens is None else self._tokens - self._used
         return f"{_number(requests)} requests and {_number(tokens)} tokens"
@@ -110,18 +129,6 @@ class Budget:
 
     def _left(self) -> float:
         return self._used_left() - self._reserved
-
-    def _check(self, most: int) -> None:
-        if self._requests is not None and self._begun >= self._requests:
-            raise CheckError(
-                f"the judge's budget of {self._requests} requests is used up; {KEPT}: run again, "
-                "or raise the budget"
-            )
-        if self._left() < most:
-            raise CheckError(
-                f"the judge's budget of {self._tokens} tokens is used up: {self._used} are spent, "
-                f"and the next request may take {most}; {KEPT}: run again, or raise the budget"
-            )
 
 
 def _number(limit: int | None) -> str:

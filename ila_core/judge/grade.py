@@ -1,8 +1,7 @@
-"""Single-answer grading: every answer's turns, `repeats` times each, as one evaluation."""
+"""Single-answer grading: a judge grades every turn of every answer, `repeats` times."""
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from ila_core.compare.results import Evaluation
 from ila_core.inference.generate import Answer
@@ -19,9 +18,9 @@ def grade(
     store: VerdictStore,
     *,
     benchmark: str,
-    generation: Mapping[str, Any] | None,
+    generation: Mapping[str, object] | None,
 ) -> Evaluation:
-    """One item per question: the mean over its turns of the median over repeats.
+    """Grade each answer: an item is the mean over its turns of the median over repeats.
 
     Args:
         questions: what was asked.
@@ -56,7 +55,7 @@ def grade(
 def single(
     questions: Sequence[Question], answers: Sequence[Answer], prompts: JudgePrompts
 ) -> Showing:
-    """Each answer by itself."""
+    """Show each answer by itself."""
     return Showing(
         "grade",
         lambda place, turn: (prompts.messages(questions[place], answers[place], turn),),

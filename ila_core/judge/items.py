@@ -1,11 +1,11 @@
-"""From questions to items: every turn judged `repeats` times, whatever is shown of it.
+"""Verdicts become the items of an evaluation: every turn is judged `repeats` times.
 
 An item is judged if every turn has a verdict in some repeat; only repeats that judged all turns
 count. What is not judged is counted by its reason and has no part in any mean.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Any
@@ -25,7 +25,7 @@ Sight = tuple[Verdict, ...]
 
 @dataclass(frozen=True)
 class Showing:
-    """What a judge is shown of a turn, and what its verdicts are worth."""
+    """Says what a judge is shown of a turn, and what its verdicts are worth."""
 
     reading: ReadingName
     prompts: Callable[[int, int], tuple[Messages, ...]]
@@ -40,13 +40,13 @@ class Judged:
     counts: dict[str, int]
     """Items judged and not judged, by reason; and repeats that failed where others did not."""
     sights: tuple[Sight, ...]
-    """All that count."""
+    """The verdicts of the repeats that count."""
     comparable: dict[str, Any]
-    """Who judged what, by which prompts."""
+    """What two evaluations must share to be compared: judge, prompts, questions, generation."""
 
 
 def asks_of(questions: Sequence[Question], showing: Showing, judge: Judge) -> list[Ask]:
-    """What `judged` asks, in its order: by question, turn, repeat and prompt.
+    """List what `judged` takes verdicts on, in its order: by question, turn, repeat and prompt.
 
     Raises:
         UserError: a reference answer that is needed and missing.
@@ -65,9 +65,9 @@ def judged(
     showing: Showing,
     judge: Judge,
     verdicts: Sequence[Verdict],
-    generation: Mapping[str, Any] | None,
+    generation: Mapping[str, object] | None,
 ) -> Judged:
-    """The items that `verdicts`, one for each of `asks_of`, make.
+    """Make items of `verdicts`, one for each of `asks_of`.
 
     Raises:
         CheckError: no item could be judged, or by more than one model.
@@ -116,7 +116,7 @@ def judged(
 
 
 def check_answers(questions: Sequence[Question], answers: Sequence[Answer]) -> None:
-    """One answer per question, with as many turns.
+    """Check that each question has its answer, with as many turns.
 
     Raises:
         UserError: naming the questions.
@@ -140,7 +140,7 @@ def check_answers(questions: Sequence[Question], answers: Sequence[Answer]) -> N
 
 
 def _judged_by(verdicts: Sequence[Verdict]) -> tuple[str, tuple[str, ...]]:
-    """The one model by the replies' own word, and the fingerprints it gave."""
+    """Return the one model that the replies name, and the fingerprints they give."""
     models = sorted({verdict.model for verdict in verdicts if verdict.model})
     if len(models) > 1:
         raise CheckError(
@@ -151,7 +151,7 @@ def _judged_by(verdicts: Sequence[Verdict]) -> tuple[str, tuple[str, ...]]:
     return (models[0] if models else ""), tuple(sorted(fingerprints))
 
 
-def _reason(verdicts: Any) -> WhyNot:
-    """Why an item is not judged: the reason that no further attempt could have changed first."""
+def _reason(verdicts: Iterable[Verdict]) -> WhyNot:
+    """Say why an item is not judged; first is what no further attempt could have changed."""
     found = {verdict.why_not for verdict in verdicts}
     return next(why for why in WHY_NOT if why in found)

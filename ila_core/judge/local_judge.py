@@ -1,4 +1,4 @@
-"""A model of one's own as judge: which grade it expects to read after a short prompt.
+"""A model of one's own judges by the grade that it expects to read after a short prompt.
 
 It writes nothing, so it needs no skill in following a format, gives the same grade each time, and
 works offline. What a small model expects is no judgement that anybody published: its grades are
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ila_core.errors import Diverged
-from ila_core.inference.likelihood import log_likelihoods
+from ila_core.inference.likelihood import common_prefix, log_likelihoods
 from ila_core.inference.likelihood_cache import Continuation
 from ila_core.judge.ask import READINGS, Ask, VerdictStore
 from ila_core.judge.prompts import JudgePrompts
@@ -43,7 +43,7 @@ class LocalJudge:
         self.identity = {"kind": "local", "model": name, "files": files, "dtype": dtype}
 
     def verdicts(self, asks: Sequence[Ask], store: VerdictStore) -> list[Verdict]:
-        """One per ask, in their order; `too_long` where the prompt does not fit the context."""
+        """Return one per ask, in their order; `too_long` where a prompt exceeds the context."""
         found = []
         for ask in asks:
             verdict = store.get(self.identity, ask)
@@ -60,14 +60,14 @@ class LocalJudge:
         prompt = ask.messages[-1]["content"]
         # The end of the line keeps ` 1` apart from the beginning of ` 10`.
         rows = [self._tokens(f"{prompt} {choice}\n") for choice in choices]
-        longest = max(map(len, rows))
+        longest, shortest = max(map(len, rows)), min(map(len, rows))
         if longest > self._context:
             said = f"{longest} tokens; the judge reads {self._context}"
             return Verdict(grade=None, why_not="too_long", text=said)
-        begin = _shared(rows)
+        begin = min(len(common_prefix(rows)), shortest - 1)
         likelihoods = log_likelihoods(
             self._model,
-            [Continuation(tuple(row[:-1]), tuple(row[begin:])) for row in rows],
+            [Continuation(row[:-1], row[begin:]) for row in rows],
             batch=len(rows),
         )
         highest = max(likelihoods)
@@ -82,17 +82,5 @@ class LocalJudge:
         said = ", ".join(f"{c} {w / total:.3f}" for c, w in zip(choices, weights, strict=True))
         return Verdict(grade=grade, text=said, model=self.identity["model"], prompt_tokens=longest)
 
-    def _tokens(self, text: str) -> list[int]:
-        ids: list[int] = self._tokenizer(text, return_attention_mask=False, verbose=False)[
-            "input_ids"
-        ]
-        return ids
-
-
-def _shared(rows: list[list[int]]) -> int:
-    """Tokens at the beginning that all rows have, less than the shortest has."""
-    shortest = min(map(len, rows)) - 1
-    for i in range(shortest):
-        if any(row[i] != rows[0][i] for row in rows):
-            return i
-    return shortest
+    def _tokens(self, text: str) -> tuple[int, ...]:
+        return tuple(self._tokenizer(text, return_attention_mask=False, verbose=False)["input_ids"])

@@ -1,14 +1,13 @@
-"""Two models' answers side by side, in both orders: a win counts only if both orders agree."""
+"""A judge compares two models' answers in both orders: a win counts only if both agree."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from ila_core.compare.results import Evaluation
 from ila_core.inference.generate import Answer
 from ila_core.inference.questions import Question
 from ila_core.judge.ask import Judge, VerdictStore
 from ila_core.judge.items import Showing, Sight, asks_of, check_answers, judged
-from ila_core.judge.prompts import JudgePrompts
+from ila_core.judge.prompts import JudgePrompts, Messages
 
 UNIT = "share of wins"
 
@@ -21,9 +20,9 @@ def compare(
     store: VerdictStore,
     *,
     benchmark: str,
-    generation: Mapping[str, Any] | None,
+    generation: Mapping[str, object] | None,
 ) -> Evaluation:
-    """One item per question: the first model's share of the wins, ties counting half.
+    """Compare answers: an item is the first model's share of a question, ties counting half.
 
     A turn is won if the judge prefers an answer in both places. Else, as in FastChat, it is a tie:
     the judge said so, or preferred a place. A question is won if more of it is won than lost.
@@ -60,9 +59,9 @@ def side_by_side(
     second: Sequence[Answer],
     prompts: JudgePrompts,
 ) -> Showing:
-    """Both answers, first one way round and then the other."""
+    """Show both answers, first one way round and then the other."""
 
-    def both(place: int, turn: int) -> tuple[Any, ...]:
+    def both(place: int, turn: int) -> tuple[Messages, ...]:
         question, a, b = questions[place], first[place], second[place]
         return prompts.pair_messages(question, a, b, turn), prompts.pair_messages(
             question, b, a, turn
@@ -72,7 +71,7 @@ def side_by_side(
 
 
 def _sides(sight: Sight) -> tuple[float, float]:
-    """What the first model got in the first place, and in the second."""
+    """Return what the first model got in the first place, and in the second."""
     there, back = sight[0].grade, sight[1].grade
     assert there is not None and back is not None
     return there, 1 - back

@@ -1,4 +1,4 @@
-"""What a judge said about an answer, and how a grade is read from it."""
+"""A verdict is what a judge says about an answer; a grade is read from its text."""
 
 import re
 from typing import Literal
@@ -6,17 +6,17 @@ from typing import Literal
 from ila_core.config import Frozen
 
 WhyNot = Literal["refused", "unparsable", "too_long"]
-LOWEST, HIGHEST = 1.0, 10.0
+PREFERENCES = {"A": 1.0, "B": 0.0, "C": 0.5}
+"""The first answer's share of the win."""
 
 _NUMBER = r"([0-9]+\.?[0-9]*)"
 _RATINGS = re.compile(rf"\[\[{_NUMBER}\]\]"), re.compile(rf"\[{_NUMBER}\]")
-"""FastChat's patterns: the second only where the first is nowhere."""
-_PREFERENCES = re.compile(r"\[\[([ABC])\]\]")
-_SHARES = {"A": 1.0, "B": 0.0, "C": 0.5}
+"""FastChat's patterns: the second counts only where the first is nowhere."""
+_PREFERENCE = re.compile(r"\[\[([ABC])\]\]")
 
 
 class Verdict(Frozen):
-    """One reply of a judge, or the lack of one."""
+    """Holds one reply of a judge, or says why there is none."""
 
     grade: float | None
     """1 to 10; in a comparison 1 for the first answer, 0 for the second, 0.5 for a tie."""
@@ -32,27 +32,13 @@ class Verdict(Frozen):
     """The reply's `system_fingerprint`."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    """Over all attempts."""
+    """Both count over all attempts."""
     attempts: int = 1
     """How often it was asked for a grade."""
 
 
-def parse_rating(text: str) -> float | None:
-    """The last rating by FastChat's pattern, `[[5]]`, else `[5]`; `None` outside of 1 to 10.
-
-    FastChat takes the first. Its prompts ask for an explanation and then the rating, so where a
-    reply has several, the first ones are quotes: of the format, or of an answer that says which
-    grade it wants. In a reply with one rating, both rules are the same.
-
-    >>> parse_rating('It asks for "[[10]]", and is wrong. Rating: [[2]]')
-    2.0
-    """
-    found = ratings(text)
-    return found[-1] if found and LOWEST <= found[-1] <= HIGHEST else None
-
-
 def ratings(text: str) -> list[float]:
-    """Every rating, in order, by the first pattern that is found at all."""
+    """Return every `[[5]]` of `text`, in order; where there is none, every `[5]`."""
     for pattern in _RATINGS:
         found = [float(number) for number in pattern.findall(text)]
         if found:
@@ -60,11 +46,6 @@ def ratings(text: str) -> list[float]:
     return []
 
 
-def parse_preference(text: str) -> float | None:
-    """The last of `[[A]]`, `[[B]]` and `[[C]]`, as the first answer's share of the win."""
-    found = preferences(text)
-    return found[-1] if found else None
-
-
 def preferences(text: str) -> list[float]:
-    return [_SHARES[letter] for letter in _PREFERENCES.findall(text)]
+    """Return the worth of every `[[A]]`, `[[B]]` and `[[C]]` of `text`, in order."""
+    return [PREFERENCES[letter] for letter in _PREFERENCE.findall(text)]

@@ -25,8 +25,8 @@ VERDICTS = 7
 Serve = Callable[[Script], JudgeServer]
 
 
-def judge_at(server: JudgeServer, waited: list[float] | None = None, **changed: Any) -> OpenAiJudge:
-    """A judge that notes its waits instead of waiting."""
+def judge_at(server: JudgeServer, **changed: Any) -> OpenAiJudge:
+    """A judge at `server`, with `changed` in its settings and limits."""
     limits = {k: changed.pop(k) for k in tuple(changed) if k in JudgeLimits.model_fields}
     settings = {"model": "gpt-4", "repeats": 1} | changed
     return OpenAiJudge(
@@ -34,7 +34,6 @@ def judge_at(server: JudgeServer, waited: list[float] | None = None, **changed: 
         JudgePrompts.load(None),
         limits=JudgeLimits.model_validate({"timeout": 20.0} | limits),
         environment=server.environment,
-        wait=(waited if waited is not None else []).append,
     )
 
 

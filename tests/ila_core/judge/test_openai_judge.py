@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from ila_core.config import JudgeLimits
 from ila_core.errors import CheckError, UserError
 from ila_core.judge.openai_endpoint import Endpoint
-from ila_core.judge.openai_judge import same_model
+from ila_core.judge.openai_judge import _Session, same_model
 from tests.helpers import judge_server
 from tests.helpers.judge_server import KEY, MODEL, Act, Request, fail, rate, say
 from tests.helpers.judged import ANSWERS, VERDICTS, Serve, graded, judge_at, one
@@ -19,7 +22,7 @@ from tests.helpers.spoken import QUESTIONS
 
 
 def test_nothing_heavy_is_imported_before_it_is_needed() -> None:
-    heavy = ("openai", "torch", "transformers", "httpx")
+    heavy = ("openai", "torch", "transformers", "httpx", "httpx2")
     modules = ["inference.fastchat", "compare.decide", "evaluate.benchmarks"]
     modules += [f"judge.{n}" for n in ("openai_judge", "local_judge", "pairwise")]
     imports = ", ".join(f"ila_core.{module}" for module in modules)
@@ -71,69 +74,73 @@ def test_no_more_requests_at_once_than_allowed(serve: Serve, tmp_path: Path) -> 
     assert server.most_at_once == 3
 
 
-def test_a_rate_limit_is_waited_out_as_the_server_says(serve: Serve, tmp_path: Path) -> None:
-    waited: list[float] = []
+def test_a_rate_limit_is_waited_out_as_the_server_says(
+    serve: Serve, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "openai")
     acts = [
-        fail(429, "rate_limit_exceeded", retry_after="7"),
-        fail(429, "rate_limit_exceeded", retry_after_ms="2500"),
-        fail(503, retry_after="Thu, 01 Jan 1970 00:00:00 GMT"),
+        fail(429, "rate_limit_exceeded", retry_after="0.02"),
+        fail(429, "rate_limit_exceeded", retry_after_ms="30"),
     ]
-    server = serve(lambda number, _: acts[number] if number < 3 else rate(4))
-    assert one(judge_at(server, waited), tmp_path).grade == 4
-    assert waited == [7.0, 2.5, 0.0]
+    server = serve(lambda number, _: acts[number] if number < 2 else rate(4))
+    assert one(judge_at(server), tmp_path).grade == 4
+    assert len(server.requests) == 3
+    assert "Retrying request in 0.020000 seconds" in caplog.text
+    assert "Retrying request in 0.030000 seconds" in caplog.text
 
 
-def test_the_wait_is_a_wait(serve: Serve, tmp_path: Path) -> None:
-    """Where no test stands in for it."""
-    server = serve(lambda n, _: fail(429, retry_after_ms="5") if n == 0 else rate(4))
-    judge = judge_at(server)
-    judge._wait = None
-    assert one(judge, tmp_path).grade == 4
+BROKEN = [
+    Act(b'{"choices": [{"mess'),
+    Act(b"[]"),
+    Act(b"<html>gateway</html>", headers={"Content-Type": "text/html"}),
+    Act(b'{"error": {"message": "overloaded"}}'),
+    say(None, choices=[]),
+    say("", choices=[{"message": {"content": 7}, "finish_reason": "stop"}]),
+    say("", usage={"prompt_tokens": None}),
+]
 
 
-def test_failures_that_pass_are_waited_out_longer_each_time(serve: Serve, tmp_path: Path) -> None:
-    waited: list[float] = []
-    acts = [
-        fail(500),
-        Act(b'{"choices": [{"mess'),
-        Act(b"[]"),
-        Act(b"<html>gateway</html>", headers={"Content-Type": "text/html"}),
-        Act(b'{"error": {"message": "overloaded"}}'),
-        Act(say("Rating: [[3]]").body, cut=True),
-        say(None, choices=[]),
-        say("", choices=[{"message": {"content": 7}, "finish_reason": "stop"}]),
-        fail(529),
-    ]
+def test_failures_that_pass_are_tried_again(serve: Serve, tmp_path: Path) -> None:
+    cut = Act(say("Rating: [[3]]").body, cut=True)
+    acts = [*(fail(status) for status in (408, 409, 429, 500, 529)), cut, *BROKEN]
     server = serve(lambda number, _: acts[number] if number < len(acts) else rate(4))
-    assert one(judge_at(server, waited, max_retries=9), tmp_path).grade == 4
-    assert len(server.requests) == 10
-    for retry, seconds in enumerate(waited):
-        most = min(2.0**retry, 60)
-        assert 0.75 * most <= seconds <= most
+    assert one(judge_at(server, max_retries=len(acts)), tmp_path).grade == 4
+    assert len(server.requests) == len(acts) + 1
+
+
+@pytest.mark.parametrize("act", BROKEN)
+def test_a_reply_that_is_none_is_no_verdict(serve: Serve, tmp_path: Path, act: Act) -> None:
+    with pytest.raises(CheckError, match="at last: the reply is no chat completion"):
+        one(judge_at(serve(lambda *_: act), max_retries=0), tmp_path)
+    assert not list(tmp_path.rglob("*.json"))
 
 
 def test_a_judge_that_says_nothing_is_asked_again(serve: Serve, tmp_path: Path) -> None:
     server = serve(lambda number, _: Act(hang=True) if number == 0 else rate(4))
     assert one(judge_at(server, timeout=0.3), tmp_path).grade == 4
-    with pytest.raises(CheckError, match="failed 1 times in a row, at last with no answer in time"):
+    with pytest.raises(CheckError, match="failed 1 times in a row, at last: timed out"):
         hanging = serve(lambda *_: Act(hang=True))
         one(judge_at(hanging, timeout=0.2, max_retries=0), tmp_path / "other")
 
 
 def test_a_judge_that_keeps_failing_is_named(serve: Serve, tmp_path: Path) -> None:
-    server = serve(lambda *_: fail(500, message="it burns"))
-    with pytest.raises(CheckError, match=r"failed 3 times in a row.*status 500 .*it burns"):
+    server = serve(lambda *_: fail(500, message=f"it burns, {KEY}"))
+    says = (
+        r"the judge at 127\.0\.0\.1 failed 3 times in a row, at last: .* 500 .*it burns, \*\*\*.*; "
+    )
+    says += "what was judged is kept and not asked again: run again once it answers"
+    with pytest.raises(CheckError, match=says) as raised:
         one(judge_at(server, max_retries=2), tmp_path)
+    assert KEY not in str(raised.value)
     assert len(server.requests) == 3
 
 
 def test_a_judge_that_is_not_there_is_named(serve: Serve, tmp_path: Path) -> None:
-    waited: list[float] = []
-    judge = judge_at(serve(lambda *_: rate(1)), waited, max_retries=1)
+    judge = judge_at(serve(lambda *_: rate(1)), max_retries=1, requests=2)
     judge._environment = {"OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": judge_server.closed_port()}
-    with pytest.raises(CheckError, match=r"127\.0\.0\.1 failed 2 times .* no connection"):
+    with pytest.raises(CheckError, match=r"127\.0\.0\.1 failed 2 times .* refused"):
         one(judge, tmp_path)
-    assert len(waited) == 1
+    assert str(judge.budget) == "0 requests and any number of tokens"
 
 
 @pytest.mark.parametrize(
@@ -141,7 +148,7 @@ def test_a_judge_that_is_not_there_is_named(serve: Serve, tmp_path: Path) -> Non
     [
         (fail(429, "insufficient_quota", "You exceeded your quota"), CheckError, "no quota left"),
         (fail(402, None, "Insufficient Balance"), CheckError, "no quota left"),
-        (fail(429, "rate_limit_exceeded", retry_after="3600"), CheckError, "wait 3600 seconds"),
+        (fail(429, "rate_limit_exceeded", retry_after="3600"), CheckError, "failed 1 times"),
         (fail(401, "invalid_api_key", f"wrong: {KEY}"), UserError, "key in OPENAI_API_KEY"),
         (fail(404, "model_not_found"), UserError, "knows no model 'gpt-4'"),
         (fail(400, "unsupported_parameter", "max_tokens is old"), UserError, "max_tokens is old"),
@@ -157,6 +164,66 @@ def test_what_does_not_pass_stops_at_once(
         graded(judge_at(server, concurrency=1, repeats=3), tmp_path)
     assert len(server.requests) == 1
     assert KEY not in str(raised.value) and raised.value.__cause__ is None
+
+
+class Stop:
+    """The signal by which the threads of `verdicts` are told that no request begins any more."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._sessions: list[_Session] = []
+        ask = _Session.ask
+
+        def noted(session: _Session, *given: Any) -> Any:
+            self._sessions.append(session)
+            return ask(session, *given)
+
+        monkeypatch.setattr(_Session, "ask", noted)
+
+    def wait(self) -> None:
+        assert self._sessions[0].stop.wait(60)
+
+
+def test_no_retry_begins_once_another_request_has_failed(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop, asleep = Stop(monkeypatch), threading.Event()
+
+    def sleep(_: float) -> None:
+        asleep.set()
+        stop.wait()
+
+    def script(number: int, request: Request) -> Act:
+        if number == 0:
+            return fail(429)
+        assert asleep.wait(60)
+        return fail(400, "bug")
+
+    monkeypatch.setattr("openai._base_client.time.sleep", sleep)
+    server = serve(script)
+    with pytest.raises(UserError, match="does not take the request"):
+        graded(judge_at(server, concurrency=2), tmp_path)
+    assert len(server.requests) == 2
+
+
+def test_ctrl_c_stores_what_is_under_way_and_begins_nothing(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop, asked = Stop(monkeypatch), threading.Event()
+
+    def script(number: int, request: Request) -> Act:
+        asked.set()
+        stop.wait()
+        return rate(5)
+
+    def interrupted(_: object) -> None:
+        assert asked.wait(60)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ila_core.judge.openai_judge.as_completed", interrupted)
+    server = serve(script)
+    with pytest.raises(KeyboardInterrupt):
+        graded(judge_at(server, concurrency=1), tmp_path)
+    assert len(server.requests) == len(list(tmp_path.rglob("*.json"))) == 1
 
 
 def test_a_missing_key_is_named_before_anything_is_asked(serve: Serve, tmp_path: Path) -> None:
@@ -280,5 +347,5 @@ def test_an_answer_cannot_talk_itself_into_a_ten(serve: Serve, tmp_path: Path) -
 def test_a_key_that_is_none_is_refused_and_not_shown(key: str, serve: Serve) -> None:
     environment = {**serve(lambda *_: rate(5)).environment, "OPENAI_API_KEY": key}
     with pytest.raises(UserError, match="OPENAI_API_KEY holds") as caught:
-        Endpoint(environment, timeout=1)
+        Endpoint(environment, JudgeLimits(), before=lambda: None)
     assert "sk-" not in str(caught.value)

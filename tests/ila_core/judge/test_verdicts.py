@@ -18,13 +18,12 @@ from ila_core.compare.results import Evaluation, Item
 from ila_core.errors import CheckError, UserError
 from ila_core.inference.generate import Answer
 from ila_core.inference.questions import Question, load_questions
-from ila_core.judge.ask import Ask, VerdictStore
+from ila_core.judge.ask import READINGS, Ask, VerdictStore
 from ila_core.judge.grade import grade
 from ila_core.judge.local_judge import LocalJudge
-from ila_core.judge.own_prompts import FIELDS, OWN, SHORT
 from ila_core.judge.pairwise import compare
-from ila_core.judge.prompts import JudgePrompts
-from ila_core.judge.verdict import Verdict, parse_preference, parse_rating
+from ila_core.judge.prompts import FIELDS, OWN, SHORT, JudgePrompts
+from ila_core.judge.verdict import Verdict
 from tests.helpers import spoken, tiny
 from tests.helpers.judged import ANSWERS
 from tests.helpers.spoken import QUESTIONS, write_lines
@@ -52,24 +51,23 @@ OTHERS = tuple(Answer(question_id=q.id, turns=tuple("no" for _ in q.turns)) for 
     ],
 )
 def test_a_rating_is_the_last_of_the_published_pattern(text: str, grade: float | None) -> None:
-    assert parse_rating(text) == grade
+    assert READINGS["grade"].parse(text) == grade
 
 
 def test_a_preference_is_the_last_letter() -> None:
-    assert parse_preference('"[[A]]" it asks for. [[B]]') == 0
-    assert parse_preference("[[A]]") == 1 and parse_preference("[[C]]") == 0.5
-    assert parse_preference("[[D]] or [A]") is None
+    parse = READINGS["preference"].parse
+    assert parse('"[[A]]" it asks for. [[B]]') == 0
+    assert parse("[[A]]") == 1 and parse("[[C]]") == 0.5
+    assert parse("[[D]] or [A]") is None
 
 
 # ---------------------------------------------------------------- prompts
 
 
-def file_of(templates: dict[str, tuple[str, str]], path: Path, **changed: Any) -> Path:
-    rows = [
-        {"name": name, "system_prompt": system, "prompt_template": prompt} | changed.get(name, {})
-        for name, (system, prompt) in templates.items()
-    ]
-    return write_lines(path, *rows)
+def file_of(prompts: Path, path: Path, **changed: Any) -> Path:
+    """A copy of `prompts` with other fields in the rows that `changed` names."""
+    rows = map(json.loads, prompts.read_text(encoding="utf-8").splitlines())
+    return write_lines(path, *[row | changed.get(row["name"], {}) for row in rows])
 
 
 def test_the_first_turn_is_shown_alone_and_the_second_with_the_first() -> None:
@@ -92,8 +90,16 @@ def test_braces_in_an_answer_are_only_text() -> None:
 
 def test_a_file_of_prompts_gives_what_it_says(tmp_path: Path) -> None:
     prompts = JudgePrompts.load(file_of(SHORT, tmp_path / "prompts.jsonl"))
-    assert prompts.wording == "fastchat" and prompts.templates == SHORT
+    assert prompts.wording == "fastchat" and list(prompts.templates) == list(FIELDS)
     assert prompts.digest == JudgePrompts.short().digest != JudgePrompts.load(None).digest
+
+
+def test_our_own_prompts_are_what_they_were() -> None:
+    """Their digest is in the keys of evaluations: another word asks for every grade again."""
+    own, short = JudgePrompts.load(None), JudgePrompts.short()
+    assert (own.wording, short.wording) == ("own", "short")
+    assert own.digest == "41e92475631c9336ff45b0f530cfcab9d303a49501dcac10b252365e0f7c500e"
+    assert short.digest == "bf16f597c9cc2ee2adbfb9836e54e2ff7dfa4a41a565f80fa3973e518778c4c7"
 
 
 @pytest.mark.parametrize(
