@@ -1,4 +1,4 @@
-"""A model's answers to FastChat's questions, graded by a judge."""
+"""Benchmarks in which a judge grades a model's answers to FastChat's questions."""
 
 import json
 from collections.abc import Sequence
@@ -36,14 +36,14 @@ Pair = tuple[Sequence[Answer], Sequence[Answer]]
 """Two models' answers to the same questions."""
 
 _DECISIVE = {"dtype", "lm_head"}
-"""What of a local judge's profile changes its grades, beside its files."""
+"""Fields of a local judge's model profile that change its grades, besides its files."""
 
 
 class Judged:
-    """A question set of one turn or two."""
+    """A benchmark of questions with one turn or two, graded by a judge."""
 
     name: str
-    """The benchmark's name, and that of its settings in `evaluate`."""
+    """The benchmark's name, which is also the field of its settings in `evaluate`."""
     needs: tuple[Need, ...] = ("answers",)
 
     def asked(self, evaluate: EvaluateConfig, lock: Lock) -> str | Unknown:
@@ -91,7 +91,7 @@ class Judged:
         evaluate: EvaluateConfig,
         resolved: dict[str, Any],
     ) -> Evaluation:
-        """Both models' answers compared, in both orders."""
+        """Let the judge compare both models' answers, in both orders."""
         found = compare(
             self._asked(evaluate),
             *pair,
@@ -108,13 +108,11 @@ class Judged:
         runtime: RuntimeConfig,
         evaluate: EvaluateConfig,
     ) -> Forecast | None:
-        """What an endpoint will be asked; `None` of a local judge.
+        """Count what an endpoint will be asked; `None` for a local judge.
 
         Args:
-            answers: of one model to grade, or of two to compare; where they are not there yet they
-                count as being as long as they may become.
-            runtime: where the verdicts lie that are not asked for again.
-            evaluate: the questions and the judge.
+            answers: one model's answers to grade, or two models' to compare; `None` for answers
+                that are not generated yet, which count with their greatest possible length.
         """
         settings = self._judge_settings(evaluate)
         if isinstance(settings, LocalJudgeSettings):
@@ -167,7 +165,7 @@ def _judge(
 
 @lru_cache(maxsize=1)
 def _budget(limits: JudgeLimits) -> Budget:
-    """One for all that this process judges, which is all that a command does."""
+    """Return the budget that everything judged in this process shares."""
     return Budget(limits.requests, limits.tokens)
 
 
@@ -183,10 +181,10 @@ def _prompts(settings: OpenAiJudgeSettings | LocalJudgeSettings) -> JudgePrompts
 
 @lru_cache(maxsize=1)
 def _local_judge(settings: LocalJudgeSettings, identity: str, device: str) -> Judge:
-    """Kept for the arms that it still has to grade, beside the model under evaluation.
+    """Load the judge once for all arms; it stays in memory beside the model under evaluation.
 
     Args:
-        identity: its files and what else decides its grades, as canonical JSON.
+        identity: canonical JSON of its files and of the settings that change its grades.
     """
     revision = json.loads(identity)["files"].get("revision")
     config = _local_model(settings).model_copy(update={"revision": revision})

@@ -1,9 +1,9 @@
-"""Multiple-choice tasks by lm-eval's own definitions, over the hub's data or over local files.
+"""MMLU and HellaSwag as lm-eval defines them, on the hub's data or on local files.
 
-A folder of YAML is written that *includes* lm-eval's definition and changes where the rows come
-from, nothing else; `lm_eval --include_path FOLDER --tasks NAME` then reads the same task. A data
-file's name carries its content's hash: `datasets` would serve a changed file of the same name and
-time from its cache.
+This module writes a folder of YAML files. Each *includes* lm-eval's definition and changes only
+where the rows come from, so `lm_eval --include_path FOLDER --tasks NAME` reads the same task. The
+name of a data file contains a hash of its content, because `datasets` would otherwise return
+cached rows for a changed file of the same name and time.
 """
 
 import csv
@@ -27,10 +27,10 @@ _SPLITS = ("dev", "test")
 
 
 def definitions() -> Path:
-    """Where lm-eval keeps its tasks.
+    """Return the folder of lm-eval's task definitions.
 
     Raises:
-        UserError: it is not installed.
+        UserError: when lm-eval is not installed.
     """
     found = find_spec("lm_eval")
     if found is None or found.origin is None:
@@ -40,16 +40,16 @@ def definitions() -> Path:
 
 @cache
 def subjects() -> tuple[str, ...]:
-    """MMLU's 57, as lm-eval names them."""
+    """Return the names of MMLU's 57 subjects in lm-eval."""
     names = (definitions() / "mmlu" / "default").glob("mmlu_*.yaml")
     return tuple(sorted(p.stem.removeprefix("mmlu_") for p in names))
 
 
 def read_mmlu(folder: Path, shots: int) -> dict[str, dict[str, list[dict[str, Any]]]]:
-    """Subject to split to rows, from `dev/<subject>_dev.csv` and `test/<subject>_test.csv`.
+    """Read `dev/<subject>_dev.csv` and `test/<subject>_test.csv`: subject to split to rows.
 
     Raises:
-        UserError: a file or a row that is not MMLU's, by file and line.
+        UserError: when a file or row is not in MMLU's format; the message has file and line.
     """
     found: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for path in sorted((folder / "test").glob("*_test.csv")):
@@ -107,10 +107,10 @@ def _read_csv(path: Path) -> list[dict[str, Any]]:
 
 
 def read_hellaswag(path: Path) -> list[dict[str, Any]]:
-    """HellaSwag's rows from JSON Lines.
+    """Read HellaSwag's rows from JSON Lines.
 
     Raises:
-        UserError: a line that is none of them, by number, or an `ind` that occurs twice.
+        UserError: when a line is not such a row, or an `ind` occurs twice.
     """
     if not path.is_file():
         raise UserError(
@@ -159,12 +159,12 @@ def write_mmlu(
     rows: dict[str, dict[str, list[dict[str, Any]]]] | None,
     revision: str | None,
 ) -> None:
-    """The task `ila_mmlu` and one for each of its subjects.
+    """Write the group `ila_mmlu` and one task for each of its subjects.
 
     Args:
-        out: the folder to write, kept between runs.
-        shots: examples before each question.
-        rows: of local files; `None` reads cais/mmlu at `revision`.
+        out: the folder to write to; it stays there between runs.
+        shots: number of examples before each question.
+        rows: rows of local files; with `None` the tasks read cais/mmlu at `revision`.
     """
     names = []
     for subject in subjects() if rows is None else rows:
@@ -195,7 +195,7 @@ def write_mmlu(
 def write_hellaswag(
     out: Path, shots: int, rows: list[dict[str, Any]] | None, revision: str | None
 ) -> None:
-    """The task `ila_hellaswag`; see `write_mmlu`."""
+    """Write the task `ila_hellaswag`; see `write_mmlu`."""
     task: dict[str, Any] = {
         "include": str(definitions() / "hellaswag" / "hellaswag.yaml"),
         "task": HELLASWAG,
@@ -224,7 +224,7 @@ def _write_yaml(path: Path, tree: dict[str, Any]) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    """Whole or not at all, and the same from two processes at once."""
+    """Write the file atomically: two processes may write the same file at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(
         "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
@@ -234,10 +234,10 @@ def _write(path: Path, text: str) -> None:
 
 
 def load_tasks(folder: Path, name: str) -> dict[str, Any]:
-    """Task objects of lm-eval by name, a group's all.
+    """Load lm-eval's task object `name`, or all tasks of the group `name`, by name.
 
     Raises:
-        UserError: what the hub was asked for did not come.
+        UserError: when the hub does not deliver the data.
     """
     from lm_eval.tasks import TaskManager
 
@@ -246,5 +246,5 @@ def load_tasks(folder: Path, name: str) -> dict[str, Any]:
 
 
 def task_versions(tasks: Iterable[Any]) -> list[str]:
-    """lm-eval's versions of these tasks, each once."""
+    """Return the distinct lm-eval versions of these tasks."""
     return sorted({re.sub(r"\.0$", "", str(task.VERSION)) for task in tasks})

@@ -1,6 +1,6 @@
-"""Forgetting: the loss on text that has nothing to do with the fine-tuning data.
+"""Forgetting: the loss on text that is unrelated to the fine-tuning data.
 
-What is forgotten is an arm's loss minus the base's (`ila compare`).
+An arm's loss minus the base model's loss says how much was forgotten (`ila compare`).
 """
 
 import math

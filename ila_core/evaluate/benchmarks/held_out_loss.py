@@ -1,4 +1,4 @@
-"""Held-out loss, conversation by conversation: the report compares arms on the same ones."""
+"""Held-out loss of each conversation: the report compares arms on the same conversations."""
 
 import math
 from typing import Any

@@ -1,4 +1,4 @@
-"""HellaSwag, 0-shot (Tables 3 to 11): `acc`, not `acc_norm`, as the paper's figures are."""
+"""HellaSwag, 0-shot (Tables 3 to 11): the paper reports `acc`, not `acc_norm`."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""MMLU, 5-shot (Tables 1 and 3 to 11): `acc` weighted by the subjects' sizes, as lm-eval's."""
+"""MMLU, 5-shot (Tables 1 and 3 to 11): `acc` weighted by subject size, as in lm-eval."""
 
 from pathlib import Path
 from typing import Any
