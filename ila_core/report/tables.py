@@ -1,6 +1,6 @@
-"""Each table once, as a pandas DataFrame: the page, the command line and Prefect show the same one.
+"""All tables as pandas DataFrames, which the page, the command line and Prefect share.
 
-Cells are values; `formatted` turns them into what people read.
+Cells are values; `formatted` converts them to text.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -27,9 +27,9 @@ CURVE_POINTS = 40
 
 
 def ranking_table(ranking: Ranking, keep: float) -> pd.DataFrame:
-    """One row per layer, most important first (mean rank over datasets).
+    """Tabulate the layers, most important first (mean rank over datasets).
 
-    `unsure on` is there only where several search seeds can tell: empty must mean sure.
+    The column `unsure on` exists only with several search seeds, so that an empty cell means sure.
     """
     ranks = {d: _ranks(ranking, d) for d in ranking.datasets}
     kept = kept_count(keep, len(ranking.layers))
@@ -50,7 +50,7 @@ def ranking_table(ranking: Ranking, keep: float) -> pd.DataFrame:
 
 
 def layers_grid(layers: Sequence[Layer], scores: Mapping[str, float]) -> pd.DataFrame:
-    """Scores with layer types as rows and blocks as columns (Fig. 1)."""
+    """Arrange scores with layer types as rows and blocks as columns (Fig. 1)."""
     cells = [
         {"type": x.type, "block": OUTSIDE if x.block is None else x.block, "score": scores[x.name]}
         for x in layers
@@ -63,7 +63,7 @@ def layers_grid(layers: Sequence[Layer], scores: Mapping[str, float]) -> pd.Data
 
 
 def agreement_table(agreements: Sequence[Agreement]) -> pd.DataFrame:
-    """One row per pair, beside chance and chance within layer types."""
+    """Tabulate the agreement of each pair, beside chance and chance within layer types."""
     return pd.DataFrame(
         {
             "first": x.a,
@@ -83,7 +83,7 @@ def agreement_table(agreements: Sequence[Agreement]) -> pd.DataFrame:
 
 
 def arms_table(arms: Sequence[ArmResult], selections: Mapping[str, Selection]) -> pd.DataFrame:
-    """One row per arm: its loss and difference, at the end and at best, and what it cost."""
+    """Tabulate each arm's loss and difference, at the last and the best step, and its cost."""
     rows = []
     for x in arms:
         selection = selections.get(x.arm)
@@ -109,7 +109,7 @@ def arms_table(arms: Sequence[ArmResult], selections: Mapping[str, Selection]) -
 
 
 def controls_table(arms: Sequence[ArmResult], selections: Mapping[str, Selection]) -> pd.DataFrame:
-    """Each arm beside its random controls: what is equal, and the difference at both moments."""
+    """Tabulate each arm's differences to its random controls, at the last and the best step."""
     return pd.DataFrame(
         {
             "arm": x.arm,
@@ -125,7 +125,7 @@ def controls_table(arms: Sequence[ArmResult], selections: Mapping[str, Selection
 
 
 def within_types_table(found: Sequence[WithinTypes]) -> pd.DataFrame:
-    """One row per pair: rank correlation among the layers of each type, beside chance."""
+    """Tabulate each pair's rank correlation within layer types, beside chance."""
     return pd.DataFrame(
         {
             "first": x.a,
@@ -146,9 +146,9 @@ def scorers_table(
     scores: Sequence[Mapping[str, Any]],
     masks: Sequence[Mapping[str, Any]],
 ) -> pd.DataFrame:
-    """One row per dataset and scorer: its mask curve beside random orders, agreement and cost.
+    """Tabulate each dataset and scorer: mask curve beside random orders, agreement and cost.
 
-    Heights are in nats; the paper's method is the scorer `ila`.
+    Mean losses of mask curves are in nats per token; the paper's method is the scorer `ila`.
     """
     rows = []
     for found in masks:
@@ -188,11 +188,10 @@ def scorers_table(
 
 
 def nats_table(ranking: Ranking, scores: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """What each layer's update is worth, one column per dataset, means over the seeds that know.
+    """Tabulate the loss in nats that each layer's update saves, per dataset, averaged over seeds.
 
-    Integrated gradients alone add up to what the whole update gains on the rows they read; what
-    they miss (the midpoint rule's error, and that each point has a batch of its own) stands in the
-    second row. Empty where nobody asked for them.
+    Integrated gradients sum to what the whole update saves on their rows, up to the error of the
+    midpoint rule and of one batch per point, which the second row shows. Empty without them.
     """
     columns: dict[str, dict[str, float]] = {}
     for dataset in ranking.datasets:
@@ -213,7 +212,7 @@ def nats_table(ranking: Ranking, scores: Sequence[Mapping[str, Any]]) -> pd.Data
 
 
 def prepared_table(prepared: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
-    """One row per dataset: rows of each split, and rows dropped by reason."""
+    """Tabulate each dataset's rows per split, and its dropped rows by reason."""
     reasons = sorted({reason for p in prepared.values() for reason in p["dropped"]})
     return pd.DataFrame(
         {
@@ -231,10 +230,11 @@ def prepared_table(prepared: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
 def search_table(
     stage1: Sequence[Mapping[str, Any]], stage2: Sequence[Mapping[str, Any]]
 ) -> pd.DataFrame:
-    """One row per dataset and seed: where stage 1 stopped and what both stages cost.
+    """Tabulate where stage 1 stopped for each dataset and seed, and what both stages cost.
 
     Args:
-        stage2: the scores that the ranking is made of, whichever scorer gave them.
+        stage1: payloads of stage 1.
+        stage2: scores of the ranking's own scorer, which may be another one than the gates.
     """
     gates = {(s["dataset"], s["seed"]): s for s in stage2}
     rows = []
@@ -259,7 +259,7 @@ def search_table(
 
 
 def loss_curves(stage1: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Stage-1 loss as means over windows of equal width, one column per dataset and seed."""
+    """Average the stage-1 loss over windows of equal width, one column per dataset and seed."""
     width = max(1, -(-max(len(s["losses"]) for s in stage1) // CURVE_POINTS))
     columns = {
         f"{s['dataset']} seed {s['seed']}": {
@@ -272,7 +272,7 @@ def loss_curves(stage1: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def score_curves(ranking: Ranking, stage2: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Stage-2 scores by step: mean over the layers of a type and over seeds, a column per type."""
+    """Average the stage-2 scores of each step over seeds and layers, one column per layer type."""
     kinds = {layer.name: layer.type for layer in ranking.layers}
     cells = [
         {"dataset": s["dataset"], "step": step, "type": kinds[name], "score": score}
@@ -287,7 +287,7 @@ def score_curves(ranking: Ranking, stage2: Sequence[Mapping[str, Any]]) -> pd.Da
 
 
 def flat_table(nested: Mapping[str, Any], *, name: str, value: str) -> pd.DataFrame:
-    """A nested mapping as two columns, keys joined by dots."""
+    """Flatten a nested mapping to two columns, with keys joined by dots."""
     return pd.DataFrame(_flat(nested), columns=[name, value])
 
 
