@@ -1,4 +1,4 @@
-"""Axolotl: the part of its YAML that says what trains."""
+"""Axolotl: the part of its YAML that selects the layers to train."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -111,7 +111,7 @@ def _unfrozen(
 
 
 class _Pattern:
-    """An expression whose dots are dots, and after it, perhaps, the rows that train."""
+    """An expression in which dots are literal, and an optional range of rows to train."""
 
     def __init__(self, entry: str) -> None:
         ranged = _ROWS.fullmatch(entry)

@@ -1,4 +1,4 @@
-"""JSON: the whole selection with every layer's scores, and where it comes from."""
+"""JSON: the whole selection with every layer's scores, and its source."""
 
 import json
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""LLaMA-Factory: LoRA exactly; freezing only by whole modules of the first or last blocks."""
+"""LLaMA-Factory: exact for LoRA; it freezes only whole modules of the first or last blocks."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -118,7 +118,7 @@ def _adapted(fields: Mapping[str, Any], layers: Sequence[Layer]) -> Matches:
 def _unfrozen(
     fields: Mapping[str, Any], layers: Sequence[Layer], parameters: Sequence[str]
 ) -> Matches:
-    """Its rule: a parameter trains if its name contains one of the entries."""
+    """Apply LLaMA-Factory's rule: a parameter trains if its name contains one of the entries."""
     if fields["finetuning_type"] == "full":
         entries = [""]
     else:
