@@ -1,4 +1,4 @@
-"""Evaluation of the base and of every fine-tuned model, one step for each benchmark."""
+"""Evaluate the base and every fine-tuned model, in one step per model and benchmark."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -30,7 +30,7 @@ VERSION = 2
 def evaluate(
     base: Base, tuned: Mapping[str, Mapping[int, Step]], data: Step, settings: EvaluateConfig
 ) -> list[Step]:
-    """One evaluation per benchmark of the base, of each arm and seed, and of given answers."""
+    """Describe the evaluations of the base, each arm and seed, and given answers."""
     steps = []
     for name in settings.benchmarks:
         steps.append(_evaluation(base, None, data, name, settings))

@@ -1,4 +1,4 @@
-"""Two models' answers side by side: which of them a judge prefers, in both orders."""
+"""Let a judge compare two models' answers side by side, in both orders."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ VERSION = 1
 
 
 def pair(a: Step, b: Step) -> Step:
-    """Side by side what two evaluations of one benchmark graded one by one."""
+    """Describe the comparison of the answers that two evaluations of one benchmark graded."""
     benchmark, resolved = a.given["benchmark"], a.given["resolved"]
     first, second = a.given["names"], b.given["names"]
     identity: dict[str, Any] | Unknown = resolved

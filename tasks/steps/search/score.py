@@ -1,4 +1,4 @@
-"""One score per layer from a stage-1 adapter: the gates' own (stage 2), or another scorer's."""
+"""Score the layers from a stage-1 adapter, by the gates (stage 2) or another scorer."""
 
 from pathlib import Path
 from typing import Any
@@ -30,10 +30,10 @@ def score(
     scorer: str,
     milestone: float | None = None,
 ) -> Step:
-    """The scores that `scorer` gives the layers, on one dataset and search seed.
+    """Describe the scores of one scorer, dataset and search seed.
 
     Args:
-        milestone: of the adapter, as a fraction of stage 1; by default its end.
+        milestone: reads the adapter at this fraction of stage 1; by default at its end.
     """
     if scorer not in SCORER_NAMES:
         raise unknown_name("scorer", scorer, SCORER_NAMES)
