@@ -1,4 +1,4 @@
-"""How every command prints: a table for a person, one JSON value for a program."""
+"""Printing for all commands: a table for a person, one JSON value for a program."""
 
 from __future__ import annotations
 
