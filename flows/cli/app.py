@@ -278,7 +278,7 @@ def ui(
 
 
 def main() -> None:
-    """Entry point of `ila`: an expected error is one message and an exit code, no traceback."""
+    """Run `ila`; an expected error prints one message and gives an exit code, no traceback."""
     try:
         app()
     except Exception as error:

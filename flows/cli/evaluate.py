@@ -95,5 +95,5 @@ def decide(
 
 
 def named(benchmarks: str | None) -> list[str]:
-    """The names in an option, in order."""
+    """Split the names in an option, in order."""
     return [name.strip() for name in (benchmarks or "").split(",") if name.strip()]

@@ -1,4 +1,4 @@
-"""The commands that take a ranking, and a policy, to another trainer, and back."""
+"""`ila export` and `ila verify` as commands: their arguments and options."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""`ila rankings`: rankings by name, key or file, for those who search and those who never do."""
+"""The commands of `ila rankings`, for rankings by name, key or file."""
 
 from pathlib import Path
 from typing import Annotated
