@@ -1,4 +1,4 @@
-"""A table or figure of the paper, ours beside the paper's."""
+"""A reproduced table or figure of the paper."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ if TYPE_CHECKING:
 
 
 class Result(NamedTuple):
-    """One table or figure of the paper."""
+    """One reproduced table or figure, with the paper's numbers beside ours."""
 
     title: str
     tables: dict[str, list[dict[str, Any]]]
-    """Rows of ours and the paper's, by what they show; the main table has no name."""
+    """Tables by name; the main table's name is empty."""
     drawings: list[Drawing]
     notes: list[str]
