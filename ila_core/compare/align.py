@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -87,7 +87,7 @@ def _is_judged(evaluation: Evaluation) -> bool:
     return any(x.repeats for x in evaluation.items)
 
 
-def _differ(field: str, x: Any, y: Any) -> bool:
+def _differ(field: str, x: object, y: object) -> bool:
     """Return whether two settings differ. A server has several back ends, so judges differ when no
     fingerprint is common; `None` is the unknown generation of answers from a file."""
     if field == "generation" and None in (x, y):

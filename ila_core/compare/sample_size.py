@@ -33,7 +33,6 @@ def needed(found: Compared, gap: float, confidence: float) -> Needed | None:
     """Return the fewest items, or seeds when seeds vary more, or both when neither suffices alone.
 
     Args:
-        found: the comparison so far.
         gap: distance from the difference to the margin, in the benchmark's unit.
         confidence: confidence of this one interval.
 

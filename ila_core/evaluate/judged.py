@@ -4,20 +4,20 @@ import json
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from ila_core.compare.results import Evaluation
 from ila_core.config import (
     EvaluateConfig,
     JudgeLimits,
     LocalJudgeSettings,
+    ModelConfig,
     OpenAiJudgeSettings,
     QuestionsSettings,
     RuntimeConfig,
 )
 from ila_core.config.load import load_model_config
 from ila_core.errors import UserError
-from ila_core.evaluate.subject import Need, Subject
+from ila_core.evaluate.subject import Need, Resolved, Subject
 from ila_core.inference.generate import Answer, longest
 from ila_core.inference.questions import Question, load_questions
 from ila_core.judge.ask import Judge, VerdictStore
@@ -54,9 +54,9 @@ class Judged:
         references = None if settings.references is None else Path(settings.references)
         return load_questions(Path(settings.questions), references)
 
-    def identity(self, evaluate: EvaluateConfig, lock: Lock) -> dict[str, Any] | Unknown:
+    def identity(self, evaluate: EvaluateConfig, lock: Lock) -> Resolved | Unknown:
         settings, judge = self._settings(evaluate), self._judge_settings(evaluate)
-        found: dict[str, Any] = {
+        found: Resolved = {
             "judge": judge.model_dump(exclude={"prompts"}),
             "prompts": _prompts(judge).digest,
             "limit": evaluate.limit,
@@ -71,9 +71,7 @@ class Judged:
             found["judge_model"] = {"files": files, **config.model_dump(include=_DECISIVE)}
         return found
 
-    def run(
-        self, subject: Subject, evaluate: EvaluateConfig, resolved: dict[str, Any]
-    ) -> Evaluation:
+    def run(self, subject: Subject, evaluate: EvaluateConfig, resolved: Resolved) -> Evaluation:
         found = grade(
             self._asked(evaluate),
             subject.answers,
@@ -89,7 +87,7 @@ class Judged:
         pair: Pair,
         runtime: RuntimeConfig,
         evaluate: EvaluateConfig,
-        resolved: dict[str, Any],
+        resolved: Resolved,
     ) -> Evaluation:
         """Let the judge compare both models' answers, in both orders."""
         found = compare(
@@ -148,14 +146,14 @@ class Judged:
         return settings
 
 
-def _local_model(judge: LocalJudgeSettings) -> Any:
+def _local_model(judge: LocalJudgeSettings) -> ModelConfig:
     return load_model_config(judge.model)
 
 
 def _judge(
     settings: OpenAiJudgeSettings | LocalJudgeSettings,
     runtime: RuntimeConfig,
-    resolved: dict[str, Any],
+    resolved: Resolved,
 ) -> Judge:
     if isinstance(settings, LocalJudgeSettings):
         return _local_judge(settings, canonical(resolved["judge_model"]), runtime.device)

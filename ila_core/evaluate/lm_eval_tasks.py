@@ -6,24 +6,31 @@ name of a data file contains a hash of its content, because `datasets` would oth
 cached rows for a changed file of the same name and time.
 """
 
+from __future__ import annotations
+
 import csv
 import hashlib
 import json
 import re
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import yaml
 
 from ila_core.errors import UserError, unknown_name
 
+if TYPE_CHECKING:
+    from lm_eval.api.task import Task
+
 LETTERS = "ABCD"
 MMLU, HELLASWAG = "ila_mmlu", "ila_hellaswag"
 _SPLITS = ("dev", "test")
+_Fields = dict[str, object]
+"""The fields of a row, or of a task definition."""
 
 
 def definitions() -> Path:
@@ -45,13 +52,13 @@ def subjects() -> tuple[str, ...]:
     return tuple(sorted(p.stem.removeprefix("mmlu_") for p in names))
 
 
-def read_mmlu(folder: Path, shots: int) -> dict[str, dict[str, list[dict[str, Any]]]]:
+def read_mmlu(folder: Path, shots: int) -> dict[str, dict[str, list[_Fields]]]:
     """Read `dev/<subject>_dev.csv` and `test/<subject>_test.csv`: subject to split to rows.
 
     Raises:
         UserError: when a file or row is not in MMLU's format; the message has file and line.
     """
-    found: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    found: dict[str, dict[str, list[_Fields]]] = {}
     for path in sorted((folder / "test").glob("*_test.csv")):
         subject = path.name.removesuffix("_test.csv")
         if subject not in subjects():
@@ -73,10 +80,10 @@ def read_mmlu(folder: Path, shots: int) -> dict[str, dict[str, list[dict[str, An
     return found
 
 
-def _read_csv(path: Path) -> list[dict[str, Any]]:
+def _read_csv(path: Path) -> list[_Fields]:
     if not path.is_file():
         raise UserError(f"{path} is missing: MMLU has a dev and a test file for each subject")
-    rows: list[dict[str, Any]] = []
+    rows: list[_Fields] = []
     with path.open(encoding="utf-8", newline="") as file:
         reader = csv.reader(file, strict=True)
         try:
@@ -106,7 +113,7 @@ def _read_csv(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def read_hellaswag(path: Path) -> list[dict[str, Any]]:
+def read_hellaswag(path: Path) -> list[_Fields]:
     """Read HellaSwag's rows from JSON Lines.
 
     Raises:
@@ -117,8 +124,8 @@ def read_hellaswag(path: Path) -> list[dict[str, Any]]:
             f"{path} is no file: give HellaSwag's validation rows as JSON Lines, or null to read "
             "Rowan/hellaswag from the hub (evaluate.hellaswag.path)"
         )
-    rows: list[dict[str, Any]] = []
-    seen: dict[Any, int] = {}
+    rows: list[_Fields] = []
+    seen: dict[object, int] = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         if not line.strip():
             continue
@@ -135,7 +142,7 @@ def read_hellaswag(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _hellaswag_row(row: Any, where: str) -> dict[str, Any]:
+def _hellaswag_row(row: object, where: str) -> _Fields:
     if not isinstance(row, dict) or not {"ctx", "ctx_a"} & row.keys():
         raise UserError(f"{where}: neither `ctx` nor `ctx_a` and `ctx_b`")
     endings, label = row.get("endings"), str(row.get("label", ""))
@@ -156,7 +163,7 @@ def _hellaswag_row(row: Any, where: str) -> dict[str, Any]:
 def write_mmlu(
     out: Path,
     shots: int,
-    rows: dict[str, dict[str, list[dict[str, Any]]]] | None,
+    rows: dict[str, dict[str, list[_Fields]]] | None,
     revision: str | None,
 ) -> None:
     """Write the group `ila_mmlu` and one task for each of its subjects.
@@ -170,7 +177,7 @@ def write_mmlu(
     for subject in subjects() if rows is None else rows:
         definition = definitions() / "mmlu" / "default" / f"mmlu_{subject}.yaml"
         names.append(f"{MMLU}_{subject}")
-        task: dict[str, Any] = {
+        task: _Fields = {
             "include": str(definition),
             "task": names[-1],
             "tag": None,
@@ -193,10 +200,10 @@ def write_mmlu(
 
 
 def write_hellaswag(
-    out: Path, shots: int, rows: list[dict[str, Any]] | None, revision: str | None
+    out: Path, shots: int, rows: list[_Fields] | None, revision: str | None
 ) -> None:
     """Write the task `ila_hellaswag`; see `write_mmlu`."""
-    task: dict[str, Any] = {
+    task: _Fields = {
         "include": str(definitions() / "hellaswag" / "hellaswag.yaml"),
         "task": HELLASWAG,
         "tag": None,
@@ -211,7 +218,7 @@ def write_hellaswag(
     _write_yaml(out / f"{HELLASWAG}.yaml", task)
 
 
-def _write_rows(out: Path, name: str, rows: Sequence[dict[str, Any]]) -> str:
+def _write_rows(out: Path, name: str, rows: Sequence[_Fields]) -> str:
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]
     path = out / "data" / f"{name}-{digest}.jsonl"
@@ -219,7 +226,7 @@ def _write_rows(out: Path, name: str, rows: Sequence[dict[str, Any]]) -> str:
     return str(path)
 
 
-def _write_yaml(path: Path, tree: dict[str, Any]) -> None:
+def _write_yaml(path: Path, tree: Mapping[str, object]) -> None:
     _write(path, yaml.safe_dump(tree, sort_keys=False))
 
 
@@ -233,7 +240,7 @@ def _write(path: Path, text: str) -> None:
     Path(file.name).replace(path)
 
 
-def load_tasks(folder: Path, name: str) -> dict[str, Any]:
+def load_tasks(folder: Path, name: str) -> dict[str, Task]:
     """Load lm-eval's task object `name`, or all tasks of the group `name`, by name.
 
     Raises:
@@ -245,6 +252,6 @@ def load_tasks(folder: Path, name: str) -> dict[str, Any]:
     return dict(manager.load([name])["tasks"])
 
 
-def task_versions(tasks: Iterable[Any]) -> list[str]:
+def task_versions(tasks: Iterable[Task]) -> list[str]:
     """Return the distinct lm-eval versions of these tasks."""
     return sorted({re.sub(r"\.0$", "", str(task.VERSION)) for task in tasks})

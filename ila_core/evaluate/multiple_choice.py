@@ -14,17 +14,24 @@ from functools import lru_cache
 from importlib.metadata import version
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ila_core.compare.results import Evaluation, Item
 from ila_core.config import HellaSwagSettings, MmluSettings
 from ila_core.evaluate.lm_eval_tasks import definitions, load_tasks, task_versions
-from ila_core.evaluate.subject import Subject
+from ila_core.evaluate.subject import Resolved, Subject
 from ila_core.inference.likelihood import log_likelihoods
 from ila_core.inference.likelihood_cache import Continuation
 from ila_core.provenance import seeded
 from ila_core.resolve import Lock, Unknown
 from ila_core.train.merge import folded
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
+    from lm_eval.api.task import Task
+    from lm_eval.models.huggingface import HFLM
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -42,7 +49,7 @@ class Asked:
 class QuestionSet:
     """lm-eval's task objects by name, with their requests built."""
 
-    tasks: dict[str, Any]
+    tasks: dict[str, Task]
     _asked: dict[str, list[Asked]] = field(default_factory=dict)
 
     @classmethod
@@ -51,8 +58,6 @@ class QuestionSet:
         """Build the tasks that `folder` defines under `name`, once in this process.
 
         Args:
-            folder: the folder of task files.
-            name: a task or group in it.
             limit: most questions per task; `None` asks all.
         """
         # A bar for each subject, on a stream of its own; what is logged goes where it always does.
@@ -67,7 +72,12 @@ class QuestionSet:
     def versions(self) -> list[str]:
         return task_versions(self.tasks.values())
 
-    def ask(self, model: Any, tokenizer: Any, identity: str) -> list[Asked]:
+    def ask(
+        self,
+        model: PreTrainedModel | PeftModel,
+        tokenizer: PreTrainedTokenizerBase,
+        identity: str,
+    ) -> list[Asked]:
         """Tokenize every question; `identity` identifies the tokenizer in this set's cache."""
         from lm_eval.models.huggingface import HFLM
 
@@ -94,12 +104,10 @@ def question_identity(
     *,
     hub: str,
     files: Sequence[str],
-) -> dict[str, Any] | Unknown:
+) -> Resolved | Unknown:
     """Return what a result depends on besides the model: the rows, the shots and lm-eval.
 
     Args:
-        settings: the benchmark's settings.
-        limit: most questions per task.
         lock: resolves the files' digests or the hub's commit.
         hub: the dataset's id on the hub.
         files: patterns of the files in a local folder; empty when the path is a file.
@@ -127,13 +135,11 @@ def evaluate_choices(
     name: str,
     *,
     chance: float,
-    resolved: dict[str, Any],
+    resolved: Resolved,
 ) -> Evaluation:
     """Measure the accuracy (`acc`), and record the log-likelihood of every choice, in nats.
 
     Args:
-        subject: the model under evaluation.
-        benchmark: name of the result.
         folder: the folder of task files.
         name: a task or group in it.
         chance: accuracy of random guessing.
@@ -181,14 +187,14 @@ def evaluate_choices(
     )
 
 
-def _by_document(task: Any) -> dict[int, list[Any]]:
-    found: dict[int, list[Any]] = {}
+def _by_document(task: Task) -> dict[int, list[Instance]]:
+    found: dict[int, list[Instance]] = {}
     for instance in task.instances:
         found.setdefault(instance.doc_id, []).append(instance)
     return found
 
 
-def _encoded(lm: Any, name: str, doc_id: int, instances: list[Any]) -> Asked:
+def _encoded(lm: HFLM, name: str, doc_id: int, instances: list[Instance]) -> Asked:
     most, pairs = lm.max_length, []
     for instance in sorted(instances, key=lambda x: x.idx):
         context, continuation = instance.args

@@ -1,6 +1,6 @@
 """The input of a benchmark: the model under evaluation, its data and the runtime settings."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +12,8 @@ from ila_core.keys import key_of
 
 Need = Literal["rows", "texts", "answers"]
 """Input of a benchmark that other steps compute."""
+Resolved = dict[str, Any]
+"""A JSON object: all that changes a benchmark's result, with files and hub revisions resolved."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,6 @@ class Subject:
     texts: Sequence[list[int]] = ()
     """Token ids of texts that the base model generated, for benchmarks that need `texts`."""
 
-    def task_folder(self, benchmark: str, resolved: Mapping[str, Any]) -> Path:
+    def task_folder(self, benchmark: str, resolved: Resolved) -> Path:
         """Return the folder of lm-eval's task files for `resolved` (`lm_eval --include_path`)."""
-        return self.runtime.home / "benchmarks" / f"{benchmark}-{key_of(dict(resolved))}"
+        return self.runtime.home / "benchmarks" / f"{benchmark}-{key_of(resolved)}"

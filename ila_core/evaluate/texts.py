@@ -1,11 +1,16 @@
 """General text to measure forgetting on: read from a file or sampled from the base model."""
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ila_core.errors import UserError
 from ila_core.provenance import seeded
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _AT_ONCE = 32
 """Number of texts sampled in one batch."""
@@ -46,14 +51,21 @@ def _text(path: Path, number: int, line: str) -> str:
     return text
 
 
-def tokenized(tokenizer: Any, texts: list[str], most: int) -> tuple[list[list[int]], int]:
+def tokenized(
+    tokenizer: PreTrainedTokenizerBase, texts: list[str], most: int
+) -> tuple[list[list[int]], int]:
     """Return the first `most` token ids of each text, and how many texts were truncated."""
     rows = [tokenizer(text, verbose=False)["input_ids"] for text in texts]
     return [row[:most] for row in rows], sum(len(row) > most for row in rows)
 
 
 def sample_texts(
-    model: Any, tokenizer: Any, *, texts: int, tokens: int, seed: int
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    texts: int,
+    tokens: int,
+    seed: int,
 ) -> list[list[int]]:
     """Sample texts from the base model at temperature 1, without a prompt; return token ids.
 

@@ -5,13 +5,15 @@ appended to a file, from which an interrupted call resumes. The batch size chang
 rounding only, and the random draws not at all (`ila_core.inference.sampling`).
 """
 
+from __future__ import annotations
+
 import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
@@ -22,6 +24,11 @@ from ila_core.errors import CheckError, Diverged, UserError
 from ila_core.inference.append_log import Damaged, read_appended
 from ila_core.inference.questions import Question
 from ila_core.keys import digest_of
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 log = logging.getLogger("ila")
 
@@ -49,8 +56,8 @@ def longest(questions: Sequence[Question], max_new_tokens: int) -> list[Answer]:
 
 
 def answer_all(
-    model: Any,
-    tokenizer: Any,
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
     renderer: Renderer,
     questions: Sequence[Question],
     *,
@@ -65,7 +72,6 @@ def answer_all(
         model: a causal language model of transformers, with or without a PEFT adapter.
         tokenizer: the model's tokenizer.
         renderer: renders the model profile's chat template.
-        questions: the questions, of one turn or several.
         settings: temperature, seed and most new tokens.
         batch: number of questions per batch.
         partial: file of finished answers, one a line, from which an interrupted call resumes. It
@@ -103,7 +109,11 @@ class _Writer:
     """Generates the answers of one batch of questions."""
 
     def __init__(
-        self, model: Any, tokenizer: Any, renderer: Renderer, settings: GenerationSettings
+        self,
+        model: PreTrainedModel | PeftModel,
+        tokenizer: PreTrainedTokenizerBase,
+        renderer: Renderer,
+        settings: GenerationSettings,
     ) -> None:
         self._tokenizer, self._renderer, self._settings = tokenizer, renderer, settings
         self._context = int(model.config.max_position_embeddings)
@@ -133,7 +143,7 @@ class _Writer:
         )["input_ids"]
         return ids
 
-    def answers(self, causal: Any, questions: Sequence[Question]) -> list[Answer]:
+    def answers(self, causal: PreTrainedModel, questions: Sequence[Question]) -> list[Answer]:
         """Answer all turns of one batch."""
         made = [Answer(question_id=question.id, turns=()) for question in questions]
         for turn in range(max(len(question.turns) for question in questions)):
@@ -163,7 +173,11 @@ class _Writer:
         return head + prompt[len(prompt) - self._room + len(head) :]
 
     def _generate(
-        self, causal: Any, questions: Sequence[Question], prompts: list[list[int]], turn: int
+        self,
+        causal: PreTrainedModel,
+        questions: Sequence[Question],
+        prompts: list[list[int]],
+        turn: int,
     ) -> list[list[int]]:
         import torch
         from transformers import GenerationConfig, LogitsProcessorList
@@ -200,14 +214,16 @@ class _Writer:
         return ids[: ends[0] + 1] if ends else ids
 
 
-def _refuse_nan(input_ids: Any, scores: Any) -> Any:
+def _refuse_nan(input_ids: Tensor, scores: Tensor) -> Tensor:
     """Refuse NaN logits (batch, vocabulary), from which argmax would take the first token."""
     if bool(scores.isnan().any()):
-        raise Diverged("a logit is no number: are the model's weights?")
+        raise Diverged("a logit is NaN: check that the model's weights are finite")
     return scores
 
 
-def end_tokens(model: Any, tokenizer: Any, renderer: Renderer) -> tuple[int, ...]:
+def end_tokens(
+    model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, renderer: Renderer
+) -> tuple[int, ...]:
     """Return the ids of all end tokens: the tokenizer's, the model's and the template's.
 
     The template's end token is the one that fine-tuning teaches; the others may not include it.
@@ -234,7 +250,7 @@ def end_tokens(model: Any, tokenizer: Any, renderer: Renderer) -> tuple[int, ...
 
 
 @contextmanager
-def _generating(model: Any) -> Iterator[Any]:
+def _generating(model: PreTrainedModel | PeftModel) -> Iterator[PreTrainedModel]:
     """Replace the model's own generation settings, which would override ours, for the block."""
     import torch
     from transformers import GenerationConfig

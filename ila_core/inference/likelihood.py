@@ -13,13 +13,17 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ila_core.errors import CheckError, Diverged
 from ila_core.inference.likelihood_cache import Continuation, Scores
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from torch import Tensor
+    from transformers import DynamicCache, PreTrainedModel
+
+    from ila_core.train.loss import TokenLoss
 
 log = logging.getLogger("ila")
 
@@ -31,7 +35,7 @@ _TOKENS_ON_CPU = 2048
 
 
 def log_likelihoods(
-    model: Any,
+    model: PreTrainedModel | PeftModel,
     continuations: Sequence[Continuation],
     *,
     batch: int,
@@ -45,7 +49,6 @@ def log_likelihoods(
 
     Args:
         model: a causal language model of transformers, with or without an adapter.
-        continuations: the continuations with their contexts, in any order.
         batch: rows per forward pass; halved when memory runs out.
         on_rows: called with the number of rows just computed, or read from `kept`.
         kept: a folder for the scores of finished passes, from which an interrupted call resumes;
@@ -105,7 +108,7 @@ def log_likelihoods(
             ) from error
     found = [done[c.inputs, c.targets] for c in continuations]
     if not all(map(math.isfinite, found)):
-        raise Diverged("a log-likelihood is not finite: are the model's weights?")
+        raise Diverged("a log-likelihood is not finite: check that the model's weights are")
     return found
 
 
@@ -158,7 +161,7 @@ def _count(members: Sequence[tuple[int, ...]], head: tuple[int, ...]) -> int:
     return sum(m[:_WORTH_SHARING] == head for m in members)
 
 
-def _read(token_loss: Any, prefix: tuple[int, ...]) -> Any:
+def _read(token_loss: TokenLoss, prefix: tuple[int, ...]) -> DynamicCache:
     """Compute the keys and values of the prefix, with batch size 1."""
     import torch
     from transformers import DynamicCache
@@ -170,8 +173,8 @@ def _read(token_loss: Any, prefix: tuple[int, ...]) -> Any:
 
 
 def _score(
-    token_loss: Any,
-    cache: Any,
+    token_loss: TokenLoss,
+    cache: DynamicCache | None,
     skip: int,
     part: Sequence[tuple[int, ...]],
     wanted: dict[tuple[int, ...], list[tuple[int, ...]]],

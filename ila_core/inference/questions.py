@@ -4,9 +4,8 @@ The files are FastChat's: `question_id`, `category`, `turns`. Other fields of a 
 MT-Bench's short references, are ignored, as FastChat's judge ignores them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
-from typing import Any
 
 from ila_core.config import Frozen
 from ila_core.data.rows import SourceRow, read_rows, shown
@@ -107,7 +106,7 @@ def read_turns(path: Path) -> dict[int, tuple[SourceRow, tuple[str, ...]]]:
     return found
 
 
-def question_id(row: SourceRow, seen: dict[int, Any]) -> int:
+def question_id(row: SourceRow, seen: Container[int]) -> int:
     given = row.value("question_id")
     if isinstance(given, bool) or not isinstance(given, int):
         raise row.wrong("question_id", f"given {shown(given)}; allowed is a whole number")
@@ -116,7 +115,7 @@ def question_id(row: SourceRow, seen: dict[int, Any]) -> int:
     return given
 
 
-def texts(row: SourceRow, field: str, given: Any) -> tuple[str, ...]:
+def texts(row: SourceRow, field: str, given: object) -> tuple[str, ...]:
     if not isinstance(given, list):
         raise row.wrong(field, f"given {shown(given)}; allowed is a list of texts")
     return tuple(row.as_text(f"{field}[{i}]", text) for i, text in enumerate(given))

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean
-from typing import Any
 
 import pandas as pd
 
@@ -22,7 +21,7 @@ def evaluation_table(result: Evaluation, confidence: float) -> pd.DataFrame:
     rows = []
     for name, part in parts.items():
         low, high = interval(part, confidence=confidence)
-        row: dict[str, Any] = {"group": name, "value": part.value, "low": low, "high": high}
+        row: dict[str, object] = {"group": name, "value": part.value, "low": low, "high": high}
         if part.chance is not None:
             at = "at chance" if at_chance(part, confidence=confidence) else ""
             row |= {"chance": part.chance, "": at}

@@ -22,6 +22,10 @@ from ila_core.errors import CheckError
 Verdict = Literal["better", "worse", "no difference seen"]
 
 
+Payload = dict[str, Any]
+"""The JSON result of a step, as that step wrote it."""
+
+
 class Difference(Frozen):
     """The held-out loss of an arm minus another's, in nats per token; below 0 is better."""
 
@@ -91,8 +95,8 @@ class _Moment(NamedTuple):
 
 
 def compare_arms(
-    evaluations: Sequence[dict[str, Any]],
-    finetunes: Sequence[dict[str, Any]],
+    evaluations: Sequence[Payload],
+    finetunes: Sequence[Payload],
     *,
     finetune: FinetuneConfig,
     evaluate: EvaluateConfig,
@@ -102,7 +106,7 @@ def compare_arms(
     Raises:
         CheckError: when two arms or seeds were evaluated on different conversations.
     """
-    of_arm: dict[str, list[dict[str, Any]]] = {}
+    of_arm: dict[str, list[Payload]] = {}
     for evaluation in evaluations:
         if evaluation["benchmark"] == "held_out_loss":
             of_arm.setdefault(evaluation["arm"], []).append(_as_watched(evaluation))
@@ -154,7 +158,7 @@ def compare_arms(
     return tuple(results)
 
 
-def _as_watched(evaluation: dict[str, Any]) -> dict[str, Any]:
+def _as_watched(evaluation: Payload) -> Payload:
     """Convert an evaluation to the format of losses measured during training (`watched`)."""
     fields = {name: evaluation[name] for name in Evaluation.model_fields if name in evaluation}
     found = Evaluation.model_validate(fields)
@@ -166,7 +170,7 @@ def _as_watched(evaluation: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _limited(finetune: dict[str, Any], limit: int | None) -> dict[str, Any]:
+def _limited(finetune: Payload, limit: int | None) -> Payload:
     """Limit the losses measured during training to the first `limit` conversations."""
     watched = []
     for found in finetune["watched"]:
@@ -178,18 +182,16 @@ def _limited(finetune: dict[str, Any], limit: int | None) -> dict[str, Any]:
     return {**finetune, "watched": watched}
 
 
-def _moments(
-    evaluations: Sequence[dict[str, Any]], trained: Sequence[dict[str, Any]]
-) -> list[_Moment]:
+def _moments(evaluations: Sequence[Payload], trained: Sequence[Payload]) -> list[_Moment]:
     """Return one arm's held-out losses in the order of their steps, the last step at the end."""
     arm = evaluations[0]["arm"]
-    watched: dict[int, list[dict[str, Any]]] = {}
+    watched: dict[int, list[Payload]] = {}
     for result in trained:
         for found in result["watched"]:
             watched.setdefault(found["step"], []).append(found)
     # One schedule on one dataset: every seed was watched at the same steps.
     assert all(len(found) == len(trained) for found in watched.values())
-    by_step: list[tuple[int | None, Sequence[dict[str, Any]]]] = [*sorted(watched.items())]
+    by_step: list[tuple[int | None, Sequence[Payload]]] = [*sorted(watched.items())]
     by_step.append((trained[0]["steps"] if trained else None, evaluations))
     return [
         _Moment(arm, step, fmean(f["loss"] for f in found), *_mean_over_seeds(arm, found))
@@ -214,7 +216,7 @@ def _difference(a: _Moment, b: _Moment, evaluate: EvaluateConfig) -> Difference:
     return Difference(against=b.arm, difference=difference, low=low, high=high)
 
 
-def _mean_over_seeds(arm: str, evaluations: Sequence[dict[str, Any]]) -> tuple[Floats, Floats]:
+def _mean_over_seeds(arm: str, evaluations: Sequence[Payload]) -> tuple[Floats, Floats]:
     """Return loss and number of tokens per conversation, the loss averaged over seeds."""
     tokens = [[c["tokens"] for c in e["conversations"]] for e in evaluations]
     if any(t != tokens[0] for t in tokens):

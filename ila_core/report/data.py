@@ -1,17 +1,12 @@
 """The data of a report: `page` combines the `tables` and `figures` of one `ReportData`."""
 
-from typing import Any
-
 from ila_core.compare.results import Evaluation
 from ila_core.config import Frozen, Profile
-from ila_core.report.comparison import ArmResult
+from ila_core.report.comparison import ArmResult, Payload
 from ila_core.search.agreement import Agreement, Intersection
 from ila_core.search.agreement_within_types import WithinTypes
 from ila_core.search.ranking import Ranking
 from ila_core.selection.selection import Selection
-
-Payload = dict[str, Any]
-"""A step's JSON result, as that step wrote it."""
 
 
 class ReportData(Frozen):

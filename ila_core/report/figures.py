@@ -88,7 +88,6 @@ def heat_map(grid: pd.DataFrame, frozen: pd.DataFrame, *, title: str) -> Drawing
     Args:
         grid: scores from `layers_grid`; layers outside the blocks have a cell below the others.
         frozen: the same shape as `grid`, true for frozen layers.
-        title: name of the dataset.
     """
     blocks = [c for c in grid.columns if c != OUTSIDE]
     figure, axes = _figure(0.75 + 0.24 * len(grid))
@@ -138,7 +137,6 @@ def loss_curve(curves: pd.DataFrame, stops: Mapping[str, str], *, title: str) ->
     Args:
         curves: from `loss_curves`, one column per seed.
         stops: column to the text at the end of its curve.
-        title: name of the dataset.
     """
     figure, axes = _figure(2.5)
     for i, name in enumerate(curves.columns):
@@ -187,7 +185,6 @@ def mask_curve_figure(curves: MaskCurves, *, title: str) -> Drawing:
     Args:
         curves: curves over closed layers or closed weights. The band spans the lowest to the
             highest loss of the random orders; the line inside is their mean.
-        title: name of the dataset.
     """
     entries = 1 + len(curves.orders) + len(curves.reversed) + len(curves.within_types)
     figure, axes = _figure(2.7 + 0.17 * -(-entries // 2))

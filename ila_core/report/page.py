@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import yaml
@@ -12,6 +11,7 @@ from pandas.api.types import is_bool_dtype, is_numeric_dtype
 from ila_core.models.layers import Layer
 from ila_core.report import figures, tables
 from ila_core.report.benchmark_tables import benchmarks_table
+from ila_core.report.comparison import Payload
 from ila_core.report.data import ReportData
 from ila_core.report.headline import headline
 from ila_core.search.mask_curve import MaskCurves
@@ -85,7 +85,7 @@ def heat_map_of(
     return figures.heat_map(grid, frozen, title=title)
 
 
-def _curves(data: ReportData) -> dict[str, Any]:
+def _curves(data: ReportData) -> dict[str, object]:
     losses = tables.loss_curves(data.stage1)
     gates = [s for s in _ranking_scores(data) if "history" in s]
     ends = {
@@ -111,7 +111,7 @@ def _curves(data: ReportData) -> dict[str, Any]:
     return found
 
 
-def _ranking_scores(data: ReportData) -> list[dict[str, Any]]:
+def _ranking_scores(data: ReportData) -> list[Payload]:
     """Return the scores of the ranking's own scorer."""
     return [s for s in data.scores if s["scorer"] == data.profile.search.scorer]
 

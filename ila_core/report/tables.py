@@ -12,7 +12,7 @@ from pandas.api.types import is_bool
 
 from ila_core.config import SearchConfig
 from ila_core.models.layers import Layer
-from ila_core.report.comparison import ArmResult, Difference
+from ila_core.report.comparison import ArmResult, Difference, Payload
 from ila_core.search.agreement import Agreement, compare
 from ila_core.search.agreement_within_types import WithinTypes
 from ila_core.search.certainty import unsure_layers
@@ -143,8 +143,8 @@ def within_types_table(found: Sequence[WithinTypes]) -> pd.DataFrame:
 def scorers_table(
     ranking: Ranking,
     search: SearchConfig,
-    scores: Sequence[Mapping[str, Any]],
-    masks: Sequence[Mapping[str, Any]],
+    scores: Sequence[Payload],
+    masks: Sequence[Payload],
 ) -> pd.DataFrame:
     """Tabulate each dataset and scorer: mask curve beside random orders, agreement and cost.
 
@@ -187,7 +187,7 @@ def scorers_table(
     return pd.DataFrame(rows)
 
 
-def nats_table(ranking: Ranking, scores: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+def nats_table(ranking: Ranking, scores: Sequence[Payload]) -> pd.DataFrame:
     """Tabulate the loss in nats that each layer's update saves, per dataset, averaged over seeds.
 
     Integrated gradients sum to what the whole update saves on their rows, up to the error of the
@@ -211,7 +211,7 @@ def nats_table(ranking: Ranking, scores: Sequence[Mapping[str, Any]]) -> pd.Data
     return pd.concat([whole, layers]).rename_axis("update of").reset_index()
 
 
-def prepared_table(prepared: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+def prepared_table(prepared: Mapping[str, Payload]) -> pd.DataFrame:
     """Tabulate each dataset's rows per split, and its dropped rows by reason."""
     reasons = sorted({reason for p in prepared.values() for reason in p["dropped"]})
     return pd.DataFrame(
@@ -227,9 +227,7 @@ def prepared_table(prepared: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     )
 
 
-def search_table(
-    stage1: Sequence[Mapping[str, Any]], stage2: Sequence[Mapping[str, Any]]
-) -> pd.DataFrame:
+def search_table(stage1: Sequence[Payload], stage2: Sequence[Payload]) -> pd.DataFrame:
     """Tabulate where stage 1 stopped for each dataset and seed, and what both stages cost.
 
     Args:
@@ -258,7 +256,7 @@ def search_table(
     return pd.DataFrame(rows)
 
 
-def loss_curves(stage1: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+def loss_curves(stage1: Sequence[Payload]) -> pd.DataFrame:
     """Average the stage-1 loss over windows of equal width, one column per dataset and seed."""
     width = max(1, -(-max(len(s["losses"]) for s in stage1) // CURVE_POINTS))
     columns = {
@@ -271,7 +269,7 @@ def loss_curves(stage1: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(columns).sort_index().rename_axis("step")
 
 
-def score_curves(ranking: Ranking, stage2: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+def score_curves(ranking: Ranking, stage2: Sequence[Payload]) -> pd.DataFrame:
     """Average the stage-2 scores of each step over seeds and layers, one column per layer type."""
     kinds = {layer.name: layer.type for layer in ranking.layers}
     cells = [
@@ -286,7 +284,7 @@ def score_curves(ranking: Ranking, stage2: Sequence[Mapping[str, Any]]) -> pd.Da
     return table.reindex(columns=list(dict.fromkeys(kinds.values()))).rename_axis(columns=None)
 
 
-def flat_table(nested: Mapping[str, Any], *, name: str, value: str) -> pd.DataFrame:
+def flat_table(nested: Mapping[str, object], *, name: str, value: str) -> pd.DataFrame:
     """Flatten a nested mapping to two columns, with keys joined by dots."""
     return pd.DataFrame(_flat(nested), columns=[name, value])
 
@@ -333,7 +331,7 @@ def _ranks(ranking: Ranking, dataset: str) -> dict[str, int]:
     return {name: rank for rank, name in enumerate(by_score, start=1)}
 
 
-def _flat(nested: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+def _flat(nested: Mapping[str, object], prefix: str = "") -> list[tuple[str, str]]:
     rows: list[tuple[str, str]] = []
     for key, value in nested.items():
         if isinstance(value, Mapping) and value:

@@ -1,6 +1,6 @@
 """The benchmarks: one file for each, one line for each in `BENCHMARKS`."""
 
-from typing import Any, Protocol
+from typing import Protocol
 
 from ila_core.compare.results import Evaluation
 from ila_core.config import EvaluateConfig
@@ -11,7 +11,7 @@ from ila_core.evaluate.benchmarks.instructions import Instructions
 from ila_core.evaluate.benchmarks.mmlu import Mmlu
 from ila_core.evaluate.benchmarks.mt_bench import MtBench
 from ila_core.evaluate.benchmarks.vicuna import Vicuna
-from ila_core.evaluate.subject import Need, Subject
+from ila_core.evaluate.subject import Need, Resolved, Subject
 from ila_core.inference.questions import Question
 from ila_core.resolve import Lock, Unknown
 
@@ -22,16 +22,14 @@ class Benchmark(Protocol):
     """Increased when the same model would get another number."""
     needs: tuple[Need, ...]
 
-    def identity(self, evaluate: EvaluateConfig, lock: Lock) -> dict[str, Any] | Unknown:
+    def identity(self, evaluate: EvaluateConfig, lock: Lock) -> Resolved | Unknown:
         """Return what changes the result, from the profile and the files that it names.
 
         Raises:
             UserError: when the profile lacks a setting of this benchmark, or a file is missing.
         """
 
-    def run(
-        self, subject: Subject, evaluate: EvaluateConfig, resolved: dict[str, Any]
-    ) -> Evaluation:
+    def run(self, subject: Subject, evaluate: EvaluateConfig, resolved: Resolved) -> Evaluation:
         """Measure the model.
 
         Args:

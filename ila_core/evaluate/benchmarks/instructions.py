@@ -5,12 +5,10 @@ it is. The prompts are our own and easy, so that small models differ on them. Be
 length, each answer is checked for ending with an end token and for not repeating itself.
 """
 
-from typing import Any
-
 from ila_core.compare.results import Evaluation, Item
 from ila_core.config import EvaluateConfig
 from ila_core.evaluate.instruction_checks import CHECKS, Check, repeats_itself
-from ila_core.evaluate.subject import Need, Subject
+from ila_core.evaluate.subject import Need, Resolved, Subject
 from ila_core.inference.generate import Answer
 from ila_core.inference.questions import Question, questions_digest
 from ila_core.resolve import Lock
@@ -38,12 +36,10 @@ class Instructions:
             for number, (topic, check) in enumerate(_pairs())
         )
 
-    def identity(self, evaluate: EvaluateConfig, lock: Lock) -> dict[str, Any]:
+    def identity(self, evaluate: EvaluateConfig, lock: Lock) -> Resolved:
         return {"limit": evaluate.limit}
 
-    def run(
-        self, subject: Subject, evaluate: EvaluateConfig, resolved: dict[str, Any]
-    ) -> Evaluation:
+    def run(self, subject: Subject, evaluate: EvaluateConfig, resolved: Resolved) -> Evaluation:
         checks = [check for _, check in _pairs()]
         answers = list(zip(subject.answers, checks, strict=False))  # fewer answers under a limit
         return Evaluation(
