@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ila_core.config import ModelConfig, RuntimeConfig
 from ila_core.errors import CheckError
@@ -12,7 +12,10 @@ from ila_core.models.layers import Layer
 from ila_core.models.loading import load_base, resolve_device
 from ila_core.resolve import Lock, Unknown
 
-resident: dict[tuple[Any, ...], Any] = {}
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+resident: dict[tuple[object, ...], PreTrainedModel] = {}
 """The one model that evaluations share (`tasks.steps.resident`), or none; a load frees it."""
 
 
@@ -33,7 +36,7 @@ class Base:
         """Base model name in an adapter's configuration: the hub id, or the name if it is local."""
         return self.config.name if self.config.local else self.config.source
 
-    def identify(self, *model_fields: str, **identity: Any) -> dict[str, Any] | Unknown:
+    def identify(self, *model_fields: str, **identity: object) -> dict[str, object] | Unknown:
         """Return a step's identity: the model's files, these of its settings, and `identity`."""
         for value in (self.files, *identity.values()):
             if isinstance(value, Unknown):
@@ -41,7 +44,7 @@ class Base:
         settings = {field: getattr(self.config, field) for field in model_fields}
         return {"model": {"files": self.files, **settings}, **identity}
 
-    def load(self, runtime: RuntimeConfig, *, four_bit: bool = False) -> Any:
+    def load(self, runtime: RuntimeConfig, *, four_bit: bool = False) -> PreTrainedModel:
         """Load the model to its device, from the files that identify it.
 
         Raises:
@@ -70,7 +73,7 @@ class Base:
         assert not isinstance(self.files, Unknown)
         return self.config.model_copy(update={"revision": self.files.get("revision")})
 
-    def identify_training(self, **identity: Any) -> dict[str, Any] | Unknown:
+    def identify_training(self, **identity: object) -> dict[str, object] | Unknown:
         """Return the identity of a step that computes with the weights."""
         return self.identify("dtype", "lm_head", **identity)
 

@@ -57,7 +57,7 @@ def access(uri: str) -> Access:
     )
 
 
-def _held(granted: list[dict[str, Any]], kind: str, of: set[str]) -> set[str]:
+def _held(granted: list[dict[str, str]], kind: str, of: set[str]) -> set[str]:
     """Return the names in `of` with write permission, by name or by the wildcard."""
     patterns = {
         g["resource_pattern"]

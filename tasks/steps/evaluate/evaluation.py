@@ -67,14 +67,14 @@ def _evaluation(
 def _step(
     base: Base,
     inputs: Mapping[str, Step],
-    names: Mapping[str, Any],
+    names: Mapping[str, object],
     name: str,
     settings: EvaluateConfig,
 ) -> Step:
     benchmark = BENCHMARKS[name]
     resolved = benchmark.identity(settings, base.lock)
     who = names["arm"] if names["seed"] is None else f"{names['arm']} seed {names['seed']}"
-    identity: dict[str, Any] | Unknown = resolved
+    identity: dict[str, object] | Unknown = resolved
     if not isinstance(resolved, Unknown):
         identity = base.identify_training(
             benchmark=name, benchmark_version=benchmark.version, settings=resolved

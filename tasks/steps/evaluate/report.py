@@ -119,7 +119,7 @@ def _benchmarks(
     return found
 
 
-def _provenance(inputs: dict[str, Path]) -> dict[str, Any]:
+def _provenance(inputs: dict[str, Path]) -> dict[str, object]:
     """Return where this page and its results were computed."""
     places = [read_json(folder / MEASUREMENTS)["provenance"] for folder in inputs.values()]
     here = provenance()

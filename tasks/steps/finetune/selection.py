@@ -45,8 +45,8 @@ def select(
         earlier: selection steps of the arms before it, by name.
         data: the arm's training data; an input only for a limit in memory or time.
     """
-    given: dict[str, Any] = {}
-    identity: dict[str, Any] = {}
+    given: dict[str, object] = {}
+    identity: dict[str, object] = {}
     if isinstance(scores, ResolvedRanking):
         ranking = scores.ranking
         inputs = {}

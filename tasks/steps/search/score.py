@@ -1,7 +1,6 @@
 """Score the layers from a stage-1 adapter, by the gates (stage 2) or another scorer."""
 
 from pathlib import Path
-from typing import Any
 
 from ila_core.config import SearchConfig
 from ila_core.data.prepared import Prepared
@@ -40,7 +39,7 @@ def score(
     if scorer == ILA:
         return stage2(base, adapter, data, dataset, search.stage2, seed, milestone)
     needs = SCORERS[scorer].needs
-    identity: dict[str, Any] = {
+    identity: dict[str, object] = {
         "scorer": scorer,
         "scorer version": SCORERS[scorer].version,
         "layers": base.config.architecture,

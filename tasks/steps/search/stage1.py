@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from ila_core.config import (
     Schedule,
@@ -12,7 +11,7 @@ from ila_core.config import (
     Stage2Settings,
 )
 from ila_core.data.batches import planned_steps
-from ila_core.data.prepared import Prepared
+from ila_core.data.prepared import Prepared, Row, Split
 from ila_core.errors import CheckError, UserError, unknown_name
 from ila_core.search.scorers import ILA, SCORERS
 from tasks.cache.payloads import read_json, write_result
@@ -27,7 +26,7 @@ def stage1(
 ) -> Step:
     """Describe stage 1 of one dataset and search seed."""
     settings = search.stage1
-    identity: dict[str, Any] = {"settings": settings, "schedule": schedule, "seed": seed}
+    identity: dict[str, object] = {"settings": settings, "schedule": schedule, "seed": seed}
     if settings.ranking_stop is not None:
         scorer = settings.ranking_stop.scorer
         able = [name for name, known in SCORERS.items() if known.needs in ("adapter", "rows")]
@@ -86,7 +85,7 @@ def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) ->
     write_result(out / "stage1.json", result, context)
 
 
-def _check_rows(splits: Mapping[Any, Sequence[Any]], search: SearchConfig) -> None:
+def _check_rows(splits: Mapping[Split, Sequence[Row]], search: SearchConfig) -> None:
     """Check the splits that later steps read before training for hours.
 
     Raises:
@@ -134,6 +133,6 @@ def adapter_folder(stage1: Path, milestone: float | None) -> Path:
     return folder
 
 
-def stage1_end(stage1: Path) -> dict[str, Any]:
+def stage1_end(stage1: Path) -> dict[str, bool]:
     """Return what a payload of scores records about its stage 1."""
     return {"stable": read_json(stage1 / "stage1.json")["stable"]}
