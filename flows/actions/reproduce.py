@@ -142,10 +142,10 @@ FIGURES: dict[str, Callable[[ProfilePlan, Runs], Result]] = {
 def _pairs(
     planned: ProfilePlan,
     columns: Sequence[Column],
-    keys: Sequence[Any],
+    keys: Sequence[object],
     theirs: Mapping[Any, float],
     what: str,
-) -> tuple[list[dict[str, Any]], Drawing]:
+) -> tuple[list[dict[str, object]], Drawing]:
     from ila_core.report.figures import jaccard_matrix
 
     rows, values = [], {}
@@ -186,7 +186,7 @@ def _compare(planned: ProfilePlan, a: Column, b: Column) -> Agreement:
     return compare(layers, planned.profile.search.keep, kind="datasets", a=a, b=b)
 
 
-def _row(agreed: Agreement) -> dict[str, Any]:
+def _row(agreed: Agreement) -> dict[str, object]:
     return {
         "first": agreed.a,
         "second": agreed.b,

@@ -20,7 +20,8 @@ from tasks.cache.step import Step
 from tasks.cache.step_run import StepRun
 from tasks.steps.finetune.selection import load
 
-Rows = list[dict[str, Any]]
+Row = dict[str, Any]
+Rows = list[Row]
 
 _COLUMNS = {
     "mmlu": "MMLU",
@@ -52,7 +53,7 @@ class ArmTable:
         """Say whether the reference arms overfit, and what is odd about the paper's table."""
         lines = [self._table.note] if self._table.note else []
         if not self._planned.profile.finetune.watch:
-            return [*lines, "nobody looked on the way (finetune.watch): overfitting is unknown"]
+            return [*lines, "no losses before the end (finetune.watch): overfitting is unknown"]
         for dataset in self._table.datasets:
             arms = self._compared[dataset]
             where = stand_in(self._planned.profile, dataset)
@@ -98,10 +99,10 @@ class ArmTable:
                     )
         return rows
 
-    def _names(self, dataset: str, label: str) -> dict[str, Any]:
+    def _names(self, dataset: str, label: str) -> Row:
         return {"dataset": stand_in(self._planned.profile, dataset), "arm": label}
 
-    def _benchmarks(self, dataset: str, arm: str) -> dict[str, Any]:
+    def _benchmarks(self, dataset: str, arm: str) -> Row:
         """Return the values of the paper's benchmarks, averaged over seeds."""
         found: dict[str, list[Evaluation]] = {}
         for step in self._arms[dataset].evaluations(arm):
@@ -116,7 +117,7 @@ class ArmTable:
             columns[column] = scale * fmean(r.value for r in results)
         return columns
 
-    def _theirs(self, dataset: str, label: str) -> dict[str, Any]:
+    def _theirs(self, dataset: str, label: str) -> Row:
         return {
             f"paper, {model}: {column}": figure
             for (model, of), rows in published_tables.arms(self._name).items()
@@ -236,7 +237,7 @@ def _groups(finetuning: FinetuneConfig, against: str) -> dict[str, list[ArmConfi
     return groups
 
 
-def _ours(found: ArmResult, selection: Selection) -> dict[str, Any]:
+def _ours(found: ArmResult, selection: Selection) -> Row:
     spread = max(found.losses.values()) - min(found.losses.values())
     return {
         "layers": f"{len(selection.train)} of {len(selection.train) + len(selection.frozen)}",
@@ -249,7 +250,7 @@ def _ours(found: ArmResult, selection: Selection) -> dict[str, Any]:
     }
 
 
-def _apart(end: Difference | None, best: Difference | None) -> dict[str, Any]:
+def _apart(end: Difference | None, best: Difference | None) -> Row:
     return {
         "difference": end.difference if end else None,
         "low": end.low if end else None,

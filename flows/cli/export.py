@@ -73,7 +73,7 @@ def verify(
         ),
     ],
     ranking: Annotated[
-        str | None, typer.Option(metavar="REF", help="For an adapter or a configuration.")
+        str | None, typer.Option(metavar="REF", help="Ranking to check an adapter or file against.")
     ] = None,
     policy: Policy = None,
     source: Source = None,

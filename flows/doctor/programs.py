@@ -82,6 +82,6 @@ def _checkpoints(runtime: RuntimeConfig) -> Check:
         "checkpoints",
         "ok",
         f"{len(files)} unfinished training{'s' * (len(files) > 1)}, {mib:.0f} MiB: {shown}",
-        "a name begins with its step's key, as `ila plan` prints it; the same command goes on from "
-        f"there, and of one that nobody will give again the folder in {runtime.checkpoints} can go",
+        "a name begins with its step's key, as `ila plan` prints it; the same command resumes from "
+        f"there; delete the folders in {runtime.checkpoints} of trainings you will not resume",
     )

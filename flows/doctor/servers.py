@@ -28,7 +28,7 @@ def mlflow(runtime: RuntimeConfig) -> list[Check]:
     try:
         found = access(runtime.tracking_uri)
     except (OSError, UserError, ValueError) as error:
-        return [Check("MLflow", "failed", f"{where} does not serve you", str(error))]
+        return [Check("MLflow", "failed", f"{where} cannot be used", str(error))]
     checks = [Check("MLflow", "ok", f"{where}, {found.version}")]
     if found.user is None:
         open_to_all = "none: whoever reaches it may write, publish and delete"

@@ -4,8 +4,8 @@ Each of the paper's arms that freezes layers has two controls: random layers wit
 parameters, and as many random layers. Tables with an arm in common share its cached steps.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 from flows.plan.arms import Arms, train_arms
 from flows.plan.evidence import Steps, StepsOfSeeds
@@ -175,7 +175,7 @@ def stand_in(profile: Profile, dataset: str) -> str:
     )
 
 
-def _all_arms(own: Any) -> list[ArmConfig]:
+def _all_arms(own: Callable[[str], str]) -> list[ArmConfig]:
     """Return the arms of all tables; `own` maps the paper's datasets to the profile's."""
     lima, no_robots, alpaca = own(LIMA), own(NO_ROBOTS), own(ALPACA)
     ila = {"policy": "ila", "source": no_robots, "keep": 0.75}
@@ -210,7 +210,7 @@ def _all_arms(own: Any) -> list[ArmConfig]:
     ]
 
 
-def _arm(name: str, **fields: Any) -> ArmConfig:
+def _arm(name: str, **fields: object) -> ArmConfig:
     return ArmConfig(name=name, **fields)
 
 

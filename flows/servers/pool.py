@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import typer
 
@@ -41,7 +40,6 @@ def deploy(api: str, folder: Path, kind: str) -> None:
     """Create or update the pool and its queues, then run `prefect deploy --all`.
 
     Args:
-        api: the Prefect server's API address.
         folder: contains `prefect.yaml` and, for each kind of worker, `work-pools/<kind>.json`.
         kind: process, docker or kubernetes.
 
@@ -63,7 +61,7 @@ def deploy(api: str, folder: Path, kind: str) -> None:
         raise CheckError(f"`prefect deploy` failed:\n{(done.stdout + done.stderr)[-2000:]}")
 
 
-def _make_pool(api: str, kind: str, template: dict[str, Any]) -> None:
+def _make_pool(api: str, kind: str, template: dict[str, object]) -> None:
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.actions import WorkPoolCreate
     from prefect.exceptions import ObjectAlreadyExists

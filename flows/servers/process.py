@@ -41,7 +41,6 @@ def start(server: Server, folder: Path) -> bool:
     """Start the server unless it runs; `wait` waits until it answers.
 
     Args:
-        server: the server to start.
         folder: folder of its log, and of the note by which `stop_all` finds it.
 
     Returns:

@@ -33,8 +33,6 @@ def up(
 
     Args:
         given: one `team:port` for each Prefect server.
-        mlflow_port: port of the one MLflow server.
-        postgres_port: port of the one PostgreSQL cluster.
         gpus: number of steps that may train at once, the limit `gpu` of each Prefect server.
         deployments: a folder to deploy to each Prefect server (`flows.servers.pool.deploy`).
     """
@@ -56,7 +54,7 @@ def down() -> None:
     with _alone() as folder:
         ended = stop_all(folder)
     typer.echo(f"ended: {', '.join(ended)}" if ended else "no server of `ila servers` was running")
-    typer.echo(f"what they keep stays in {folder}")
+    typer.echo(f"their data stays in {folder}")
 
 
 def parse_teams(given: Sequence[str]) -> dict[str, int]:

@@ -39,10 +39,10 @@ def announce(planned: Sequence[Planned], again: Collection[str]) -> None:
     budget = Budget(runtime.judge.requests, runtime.judge.tokens)
     typer.echo(f"judge {judge}, all in all: {ahead}; the budget is {budget}", err=True)
     if guessed:
-        typer.echo("(answers that are not there yet count as being as long as they may become)",
+        typer.echo("(answers not generated yet count with their greatest possible length)",
                    err=True)  # fmt: skip
     if runtime.judge.requests is not None and ahead.requests > runtime.judge.requests:
-        typer.echo("that is more than the budget: it ends there, and what was judged is kept",
+        typer.echo("that is more than the budget: judging ends there, and what was judged is kept",
                    err=True)  # fmt: skip
 
 

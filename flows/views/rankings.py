@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -192,7 +192,7 @@ def _affected(found: Trace) -> str:
     )
 
 
-def _traced(found: Trace) -> dict[str, Any]:
+def _traced(found: Trace) -> dict[str, object]:
     return {
         "reference": found.ranking.reference,
         "pinned": found.ranking.pinned,
@@ -203,7 +203,7 @@ def _traced(found: Trace) -> dict[str, Any]:
     }
 
 
-def _step(run: StepRun) -> dict[str, Any]:
+def _step(run: StepRun) -> dict[str, object]:
     return {
         "step": run.tags.get("ila.label", run.tags["ila.step"]),
         "key": run.key,
@@ -213,7 +213,7 @@ def _step(run: StepRun) -> dict[str, Any]:
     }
 
 
-def _published(version: Version) -> dict[str, Any]:
+def _published(version: Version) -> dict[str, object]:
     return {
         "ranking": version.reference,
         "state": "published" if version.retired is None else f"retired: {version.retired}",
@@ -231,11 +231,11 @@ def _day(milliseconds: int) -> str:
     return f"{datetime.fromtimestamp(milliseconds / 1000, UTC):%Y-%m-%d %H:%M} UTC"
 
 
-def _table(rows: Sequence[dict[str, Any]]) -> None:
+def _table(rows: Sequence[Mapping[str, object]]) -> None:
     print_table(list(rows[0]), [[_plain(*cell) for cell in row.items()] for row in rows])
 
 
-def _plain(column: str, value: Any) -> str:
+def _plain(column: str, value: object) -> str:
     if isinstance(value, list):
         return ", ".join(map(str, value))
     return "" if value is None else str(value)[: 12 if column == "digest" else None]
