@@ -19,7 +19,7 @@ the only worker at once."""
 
 
 LEAN = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-"""Environment without the eight processes for jobs of MLflow's chatbot evaluation."""
+"""Stops MLflow's server from starting eight processes for jobs of its chatbot evaluation."""
 
 
 class Databases(Protocol):

@@ -148,7 +148,8 @@ def scorers_table(
 ) -> pd.DataFrame:
     """Tabulate each dataset and scorer: mask curve beside random orders, agreement and cost.
 
-    Mean losses of mask curves are in nats per token; the paper's method is the scorer `ila`.
+    `above random` is the random orders' mean held-out loss minus the scorer's, in nats per token
+    (`AreaBetween`); the paper's method is the scorer `ila`.
     """
     rows = []
     for found in masks:

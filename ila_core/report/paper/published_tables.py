@@ -1,7 +1,7 @@
 """The paper's Tables 1 and 3 to 11 as printed (`tables.csv`), for comparison with our own.
 
 They give MMLU (5-shot accuracy), HellaSwag (0-shot `acc`), Vicuna and MT-Bench (GPT-4's grades).
-Table 6, captioned QLoRA on Llama 2-7B and Llama 3.1-8B, repeats Table 10 except for the 30 % row.
+Table 6 is printed for QLoRA on Llama 2-7B and Llama 3.1-8B, but has Table 10's figures except 30 %.
 """
 
 import csv
