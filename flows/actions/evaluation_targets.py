@@ -57,7 +57,6 @@ def find_target(
         given: one or several arguments, all of one base model.
         profile: gives the settings and the base model; by default the one that `given` names.
         benchmarks: replace the profile's own.
-        limit: most questions per task.
         overrides: values for fields of the profile.
 
     Raises:

@@ -181,7 +181,6 @@ def with_arm(profile: Profile, arm: ArmConfig, *, searched: bool) -> Profile:
     """Return the profile with this arm alone, validated again.
 
     Args:
-        profile: the profile; its other fields stay.
         arm: replaces the profile's arms.
         searched: whether the scores come from the profile's own search, so that `arm.source` must
             be one of its datasets, and not from a ranking that was made elsewhere.

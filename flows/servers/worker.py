@@ -9,9 +9,6 @@ def require(version: str) -> None:
     """Refuse a run whose deployment was made by another version of ILA.
 
     The parameters of one version may be unknown to another, or have another meaning there.
-
-    Args:
-        version: version of ILA that made the deployment.
     """
     installed = metadata.version("ila")
     if installed != version:

@@ -140,8 +140,6 @@ def evaluate_choices(
     """Measure the accuracy (`acc`), and record the log-likelihood of every choice, in nats.
 
     Args:
-        folder: the folder of task files.
-        name: a task or group in it.
         chance: accuracy of random guessing.
         resolved: settings that two results must share to be comparable.
     """

@@ -70,7 +70,6 @@ def answer_all(
 
     Args:
         model: a causal language model of transformers, with or without a PEFT adapter.
-        tokenizer: the model's tokenizer.
         renderer: renders the model profile's chat template.
         settings: temperature, seed and most new tokens.
         batch: number of questions per batch.

@@ -48,7 +48,6 @@ def load_questions(path: Path, references: Path | None = None) -> tuple[Question
     """Read FastChat's question file, in its order.
 
     Args:
-        path: `question.jsonl`.
         references: file of reference answers in the schema of answers
             (`reference_answer/gpt-4.jsonl`).
 

@@ -232,7 +232,6 @@ def search_table(stage1: Sequence[Payload], stage2: Sequence[Payload]) -> pd.Dat
     """Tabulate where stage 1 stopped for each dataset and seed, and what both stages cost.
 
     Args:
-        stage1: payloads of stage 1.
         stage2: scores of the ranking's own scorer, which may be another one than the gates.
     """
     gates = {(s["dataset"], s["seed"]): s for s in stage2}

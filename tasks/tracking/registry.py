@@ -52,7 +52,6 @@ class Registry:
         Args:
             run: the finished step whose payload is the ranking.
             ranking: the ranking, as read and checked by `document`.
-            name: the name to publish it under.
             card: the ranking's card in Markdown, shown on MLflow's page of the version.
 
         Raises:
