@@ -1,1 +1,1 @@
-"""What `ila` can do, one file for each capability."""
+"""The actions behind the commands of `ila`, one file each."""

@@ -1,4 +1,4 @@
-"""`ila compare` and `ila decide`: what was evaluated, item by item, against each other."""
+"""`ila compare` and `ila decide`: compare cached evaluations item by item."""
 
 import sys
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ def run_compare(
     overrides: Sequence[str],
     as_json: bool,
 ) -> None:
-    """Every model but the last beside the last, on all benchmarks that were evaluated."""
+    """Compare every other model with the last one, on all benchmarks that were evaluated."""
     from flows.views.decision import show_comparison
     from ila_core.compare.arms import compare
 
@@ -50,7 +50,7 @@ def run_decide(
     overrides: Sequence[str],
     as_json: bool,
 ) -> None:
-    """Whether the candidate may take the baseline's place; exits with 0, 3 or 4."""
+    """Decide whether the candidate may replace the baseline; exit with 0, 3 or 4."""
     from flows.views.decision import EXIT_CODES, show_decision
     from ila_core.compare.decide import decide
 
@@ -73,10 +73,10 @@ def run_decide(
 
 
 def at_least_two(arms: Sequence[str]) -> None:
-    """Refuse to compare one model with itself.
+    """Check that there are two models to compare.
 
     Raises:
-        UserError: there are no two.
+        UserError: when there are fewer than two.
     """
     if len(set(arms)) < 2:
         raise UserError(
@@ -86,10 +86,10 @@ def at_least_two(arms: Sequence[str]) -> None:
 
 
 def one_arm(given: str, arms: Sequence[str]) -> str:
-    """The arm that an argument stands for.
+    """Return the only arm of an argument.
 
     Raises:
-        UserError: it stands for several.
+        UserError: when the argument names several arms.
     """
     if len(arms) > 1:
         raise UserError(
@@ -105,7 +105,7 @@ def _evaluated(
     limit: int | None,
     overrides: Sequence[str],
 ) -> tuple[Target, dict[str, dict[str, list[Evaluation]]]]:
-    """Arm to benchmark to what is in the cache, one for each seed; nothing is computed."""
+    """Return the cached evaluations, one per seed, by arm and benchmark; compute nothing."""
     target = find_target(given, profile, benchmarks=benchmarks, limit=limit, overrides=overrides)
     if not benchmarks:
         lock = Lock(RuntimeConfig.from_env().home, online=False)
@@ -119,9 +119,9 @@ def _evaluated(
 
 
 def _is_described(benchmark: str, target: Target, lock: Lock) -> bool:
-    """Whether the profile and this machine say what a benchmark's result would be kept under.
+    """Return whether the key of a benchmark's result is known from the profile and this machine.
 
-    Without that it cannot have been evaluated with these settings, so nothing is left out.
+    Without a key there cannot be a result with these settings in the cache.
     """
     try:
         found = BENCHMARKS[benchmark].identity(target.profile.evaluate, lock)

@@ -1,4 +1,4 @@
-"""`ila control`: is noise planted in some layers found at the bottom of the ranking?"""
+"""`ila control`: check that layers with planted noise come out at the bottom of the ranking."""
 
 import sys
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ CONFIDENCE, RESAMPLES = 0.95, 10_000
 def run_control(
     given: str, overrides: Sequence[str], refresh: Refresh, *, min_auc: float, as_json: bool
 ) -> None:
-    """Run the positive control of a profile and show its AUC; exits with 3 below `min_auc`."""
+    """Run the positive control of a profile and show its AUC; exit with 3 below `min_auc`."""
     from ila_core.search.control import control_result
 
     planned = plan_profile(given, overrides, online=True, until="control")

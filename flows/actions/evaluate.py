@@ -1,4 +1,4 @@
-"""`ila evaluate`: a run's arms, an adapter or the base on any benchmark, each computed once."""
+"""`ila evaluate`: measure a run's arms, an adapter or the base on any benchmark."""
 
 from collections.abc import Mapping, Sequence
 
@@ -42,10 +42,10 @@ def run_evaluate(
 
 
 def _in_processes(planned: ProfilePlan, target: Target, jobs: int) -> None:
-    """The trainings first, here; then a process for each model and seed that lacks some.
+    """Train here first; then evaluate each model and seed with missing results in a process.
 
     Raises:
-        CheckError: one failed; what the others finished is cached.
+        CheckError: when an evaluation fails; the results of the others are cached.
     """
     folder = RuntimeConfig.from_env().home / "logs"
     cached = {p.step.key for p in planned.steps if p.run is not None}
@@ -78,7 +78,7 @@ def _in_processes(planned: ProfilePlan, target: Target, jobs: int) -> None:
 
 
 def measured(planned: ProfilePlan, target: Target, runs: Mapping[str, StepRun]) -> list[Measured]:
-    """The finished evaluations of the target."""
+    """Read the finished evaluations of the target."""
     found = []
     for step in planned.pipeline.targets(target.until):
         run = runs.get(str(step.key))

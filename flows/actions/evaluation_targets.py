@@ -1,4 +1,4 @@
-"""What `ila evaluate`, `compare` and `decide` are given: models, and a profile with settings."""
+"""The arguments of `ila evaluate`, `compare` and `decide`: models, and a profile."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from tasks.cache.payloads import fetch, read_json
 
 @dataclass(frozen=True)
 class Target:
-    """What is to be evaluated: a profile with its settings, and which of its arms."""
+    """The models to evaluate: a profile with its settings, and some of its arms."""
 
     profile: Profile
     asked: tuple[tuple[str, ...], ...]
-    """The arms that each argument stands for."""
+    """The arms that each argument names."""
     name: str
     """The profile's name as it was given."""
 
     @property
     def arms(self) -> tuple[str, ...]:
-        """All of them, each once."""
+        """All arms of `asked`, each once."""
         return tuple(dict.fromkeys(arm for arms in self.asked for arm in arms))
 
     @property
@@ -38,7 +38,7 @@ class Target:
         return "+".join(f"evaluate={arm}" for arm in self.arms)
 
     def measured_by(self, benchmarks: Sequence[str]) -> Target:
-        """The same, by these."""
+        """Return this target with other benchmarks."""
         return replace(self, profile=_with(self.profile, benchmarks, None))
 
 
@@ -50,18 +50,17 @@ def find_target(
     limit: int | None = None,
     overrides: Sequence[str] = (),
 ) -> Target:
-    """What `given` names: PROFILE, PROFILE/ARM, ARM, key:..., an adapter's folder, a base model, or
-    another model's answers.
+    """Find the models that `given` names: PROFILE, PROFILE/ARM, ARM, key:..., an adapter's folder,
+    a base model, or another model's answers.
 
     Args:
-        given: one or several, all of one base model.
-        profile: whose settings, and whose base model, count; one that `given` names by default.
-        benchmarks: in place of the profile's own.
-        limit: questions per task.
-        overrides: fields of the profile to change.
+        given: one or several arguments, all of one base model.
+        profile: gives the settings and the base model; by default the one that `given` names.
+        benchmarks: replace the profile's own.
+        overrides: values for fields of the profile.
 
     Raises:
-        UserError: nothing answers to it, or an adapter or a model came without a profile.
+        UserError: when an argument names nothing, or an adapter or model lacks a profile.
     """
     parts = [_of_profile(x) for x in given]
     named = {head for head, _ in parts if head is not None} | ({profile} - {None})
@@ -88,7 +87,7 @@ def find_target(
 
 
 def _of_profile(given: str) -> tuple[str | None, str]:
-    """`PROFILE/ARM` as the two, a profile alone with an empty arm, anything else with none."""
+    """Split `PROFILE/ARM`; a profile alone has the arm "", anything else the profile `None`."""
     head, _, arm = given.rpartition("/")
     for name, rest in ((given, ""), (head, arm)):
         if name in shipped("runs") or name.endswith((".yaml", ".yml")):
@@ -97,7 +96,7 @@ def _of_profile(given: str) -> tuple[str | None, str]:
 
 
 def _arm(profile: Profile, given: str) -> tuple[Profile, str]:
-    """The arm that `given` is, and the profile with it where it is an adapter from elsewhere."""
+    """Return the arm that `given` names, and the profile, with the arm added if it is new."""
     if given in _models(profile):
         return profile, given
     source = profile.model.source
@@ -129,7 +128,7 @@ def _arm(profile: Profile, given: str) -> tuple[Profile, str]:
 
 
 def _example(given: str) -> str:
-    """Options that would measure it."""
+    """Return options of an example command that would evaluate `given`."""
     if given.endswith(".jsonl"):
         return "--benchmarks mt_bench --set 'evaluate.mt_bench={questions: FILE}'"
     options = "--benchmarks mmlu --set evaluate.mmlu.path=FOLDER"
@@ -143,7 +142,7 @@ def _is_base(folder: Path) -> bool:
 
 
 def _of_key(profile: Profile, given: str) -> tuple[Profile, str]:
-    """A fine-tuning by its key: an arm of the profile, or its adapter as one trained elsewhere."""
+    """Find a fine-tuning by key: an arm of the profile, or else an adapter added to it."""
     for arm, of_seed in plan_of(profile, until="finetune").pipeline.arms.tuned.items():
         if any(f"key:{step.key}" == given for step in of_seed.values()):
             return profile, arm
@@ -164,7 +163,7 @@ def _adopted(profile: Profile, called: str, adapter: AdapterSettings) -> tuple[P
 
 
 def _answering(profile: Profile, path: str) -> tuple[Profile, str]:
-    """Another model by its answer file, which a judge can grade and nothing else can measure."""
+    """Add another model by its file of answers, which only a judged benchmark can measure."""
     if not any(isinstance(BENCHMARKS[name], Judged) for name in profile.evaluate.benchmarks):
         judged = [name for name, benchmark in BENCHMARKS.items() if isinstance(benchmark, Judged)]
         raise UserError(
@@ -183,7 +182,7 @@ def _new_name(profile: Profile, called: str, path: str) -> str:
 
 
 def _models(profile: Profile) -> tuple[str, ...]:
-    """All that a profile can evaluate, by name."""
+    """Return the names of all models that a profile can evaluate."""
     arms = (a.name for a in profile.finetune.arms)
     return (BASE, *arms, *profile.evaluate.adapters, *profile.evaluate.answers)
 

@@ -1,4 +1,4 @@
-"""`ila export`: a ranking's selection as another trainer's configuration."""
+"""`ila export`: write a ranking's selection as another trainer's configuration."""
 
 import os
 import shutil
@@ -22,12 +22,12 @@ from ila_core.selection.selection import Selection
 
 README = "README.txt"
 LEAST = 0.25
-"""The share of each dataset's layers that `intersection` intersects without `--least`."""
+"""Fraction of each dataset's layers that `intersection` intersects, unless `--least` is given."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """Which layers a command line asks for."""
+    """The selection that the options of a command describe."""
 
     policy: str
     source: str | None
@@ -38,13 +38,13 @@ class Asked:
 
     @property
     def options(self) -> str:
-        """The options as they were typed."""
+        """The options as text for a command line."""
         given = {field: value for field, value in vars(self).items() if value is not None}
         return " ".join(f"--{field} {value}" for field, value in given.items())
 
 
 class Fractions(NamedTuple):
-    """What a policy reads of a search, where there is none."""
+    """Stands in for the fields of `SearchConfig` that a policy reads."""
 
     keep: float
     least: float
@@ -54,7 +54,7 @@ def run_export(
     reference: str, asked: Asked, *, to: str, out: Path, method: str, lora: Mapping[str, float],
     base: str | None, relation: str | None, approximate: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Write the files of one consumer, all or none, and say what must be known about them."""
+    """Write the files for one trainer, all or none, and print the notes about them."""
     import typer
 
     from flows.plan.references import resolve
@@ -110,13 +110,13 @@ def run_export(
 
 
 def choose(ranking: Ranking, asked: Asked, lora: LoraSettings, method: Training) -> Selection:
-    """The selection that was asked for; the only place that calls a policy.
+    """Apply the policy that was asked for to the ranking.
 
     Args:
-        lora: with `method`, what `--params` and ranks by score are counted by.
+        lora: settings that, with `method`, decide how `--params` and ranks by score count.
 
     Raises:
-        UserError: what the policy needs is missing, or it takes no such limit.
+        UserError: when an option that the policy needs is missing, or it takes no such limit.
     """
     _check(ranking, asked)
     search = Fractions(ranking.keep, LEAST if asked.least is None else asked.least)
@@ -189,7 +189,7 @@ def _check_limit(layers: int, asked: Asked, policy: Policy) -> None:
 
 
 def lora_settings(given: Mapping[str, float]) -> LoraSettings:
-    """`--r`, `--alpha`, `--dropout`."""
+    """Build LoRA's settings from `--r`, `--alpha` and `--dropout`."""
     try:
         return LoraSettings.model_validate(given)
     except ValidationError as error:
@@ -199,7 +199,7 @@ def lora_settings(given: Mapping[str, float]) -> LoraSettings:
 
 
 def training_of(given: str) -> Training:
-    """`--method`."""
+    """Check `--method`."""
     if given == "lora":
         return "lora"
     if given == "full":
@@ -208,16 +208,16 @@ def training_of(given: str) -> Training:
 
 
 def _own(ranking: Ranking) -> str:
-    """The base model that the ranking was made on: its hub id where there is one."""
+    """Return the ranking's base model: its hub id, if it has one."""
     return ranking.model.get("hub", ranking.base_model)
 
 
 def _base(ranking: Ranking, given: str | None, relation: str | None) -> str:
-    """What the files call the base model.
+    """Return the base model's name for the files.
 
     Raises:
-        UserError: `given` is a model that ILA knows, with other layers than the ranking's, or not
-            the model that was searched, and nobody says how the two are related.
+        UserError: when `given` is a known model with other layers than the ranking's, or not the
+            model that was searched and no `relation` is declared.
     """
     if relation is not None and relation not in RELATIONS:
         raise unknown_name("relation", relation, RELATIONS)
@@ -244,7 +244,7 @@ def _base(ranking: Ranking, given: str | None, relation: str | None) -> str:
 
 
 def _write(out: Path, files: Mapping[str, str]) -> list[str]:
-    """All files or none; a folder with something in it is left alone."""
+    """Write all files or none; refuse a folder that is not empty."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out {out} is there already, and not empty: give a new folder")
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""`ila finetune` and `ila forecast`: one arm from any ranking, and what shares of layers cost."""
+"""`ila finetune` and `ila forecast`: train one arm from any ranking, or forecast its cost."""
 
 import re
 import shutil
@@ -45,10 +45,10 @@ def arm_of(
     limits: Mapping[str, float | int | None],
     fit: str | None,
 ) -> ArmConfig:
-    """The arm that the options of a command describe; `per_cost` where it is to fit somewhere.
+    """Build the arm that the options of a command describe; with `fit` its policy is `per_cost`.
 
     Raises:
-        UserError: options that contradict each other, or a limit that cannot be read.
+        UserError: when options contradict each other, or a limit cannot be parsed.
     """
     given = {field: limit for field, limit in limits.items() if limit is not None}
     if fit is not None:
@@ -67,10 +67,10 @@ def arm_of(
 
 
 def parse_fit(given: str) -> dict[str, float | int]:
-    """`memory=24GiB`, `params=20M` or `time=2h` as a limit of an arm.
+    """Parse `memory=24GiB`, `params=20M` or `time=2h` to a limit of an arm.
 
     Raises:
-        UserError: anything else.
+        UserError: when `given` has another form.
     """
     what, _, amount = given.partition("=")
     known = {"memory": "memory", "params": "parameters", "time": "seconds"}
@@ -96,7 +96,7 @@ def run_finetune(
     out: Path | None,
     as_json: bool,
 ) -> None:
-    """Train one arm under every fine-tuning seed, evaluate it, and say why these layers."""
+    """Train one arm with every fine-tuning seed, evaluate it, and show why it has these layers."""
     if out is not None and out.exists() and any(out.iterdir()):
         raise UserError(f"--out {out} is not empty; give a folder that does not exist yet")
     profile = load_profile(given, overrides)
@@ -154,7 +154,7 @@ def run_forecast(
     relation: str | None,
     as_json: bool,
 ) -> None:
-    """What each share of the layers is in parameters, memory and time; nothing is trained."""
+    """Show the parameters, memory and time of each share of the layers, without training."""
     found = resolve(ranking) if ranking else None
     profile = with_arm(load_profile(given, overrides), arm, searched=found is None)
     profile = related(profile, found, relation)
@@ -178,13 +178,12 @@ def run_forecast(
 
 
 def with_arm(profile: Profile, arm: ArmConfig, *, searched: bool) -> Profile:
-    """The profile with this arm alone, validated anew.
+    """Return the profile with this arm alone, validated again.
 
     Args:
-        profile: how it is trained, and on what.
-        arm: in place of the profile's own.
-        searched: whether the profile's own search gives the scores, so that `arm.source` is one of
-            its datasets; else a ranking does that was made elsewhere.
+        arm: replaces the profile's arms.
+        searched: whether the scores come from the profile's own search, so that `arm.source` must
+            be one of its datasets, and not from a ranking that was made elsewhere.
     """
     tree = profile.model_dump()
     tree["finetune"]["arms"] = [arm.model_dump() | ({} if searched else {"source": None})]
@@ -197,7 +196,7 @@ def with_arm(profile: Profile, arm: ArmConfig, *, searched: bool) -> Profile:
 
 
 def related(profile: Profile, found: ResolvedRanking | None, relation: str | None) -> Profile:
-    """The profile, its model declared as `relation` of the one that the ranking was made on."""
+    """Return the profile with its model's `relation` to the ranking's base model declared."""
     if relation is None:
         return profile
     if found is None:
@@ -211,13 +210,13 @@ def related(profile: Profile, found: ResolvedRanking | None, relation: str | Non
 
 
 def _of_ranking(ranking: Ranking, arm: ArmConfig) -> ArmConfig:
-    """The arm, checked against the ranking; keeps what the ranking was made to keep."""
+    """Check the arm against the ranking; by default it keeps the ranking's own fraction."""
     required_datasets(arm, ranking.datasets)
     return arm.model_copy(update={"keep": ranking.keep}) if reads_keep(arm) else arm
 
 
 def _with_machine(profile: Profile, arm: ArmConfig) -> ArmConfig:
-    """The arm with what its limit depends on here: rows of a forward pass, measured speed."""
+    """Add what the arm's limit depends on here: the micro batch, and the measured speed."""
     runtime = RuntimeConfig.from_env()
     if arm.memory is not None:
         return arm.model_copy(update={"micro_batch": runtime.micro_batch})
@@ -237,7 +236,7 @@ def _with_machine(profile: Profile, arm: ArmConfig) -> ArmConfig:
 
 
 def measured_speed(planned: ProfilePlan, runs: Mapping[str, StepRun]) -> float | None:
-    """Floating-point operations a second of the stage 1 that finished first, if one has."""
+    """Return the speed of the first finished stage 1, in FLOP/s; `None` if there is none."""
     pipeline, search = planned.pipeline, planned.profile.search
     for dataset, of_seed in pipeline.adapters.items():
         for step in of_seed.values():
@@ -278,7 +277,7 @@ def _forecast(
 
 
 def _own_ranking(selection: Step, runs: Mapping[str, StepRun]) -> Ranking | None:
-    """The scores that a selection was made from; `None` where its policy reads none."""
+    """Return the scores that a selection was made from; `None` if its policy reads none."""
     if not any("/" in name for name in selection.inputs):
         return None
     return gather(selection, {n: fetch(runs[str(s.key)]) for n, s in selection.inputs.items()})
@@ -296,7 +295,7 @@ def _cached_ranking(planned: ProfilePlan) -> Ranking:
 
 
 def _copied(payload: Path, out: Path | None, seed: int, n_seeds: int) -> Path:
-    """Where the trained part lies: in the cache, or in `out`, a folder per seed where several."""
+    """Return the trained weights' folder: in the cache, or a copy in `out`, one per seed."""
     (folder,) = [x for x in payload.iterdir() if x.is_dir()]
     if out is None:
         return folder

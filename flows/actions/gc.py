@@ -1,4 +1,4 @@
-"""`ila gc`: what can never be used again, and what removing it would free."""
+"""`ila gc`: show or remove files that can never be used again."""
 
 import typer
 
@@ -8,7 +8,7 @@ from tasks.cache.garbage import Garbage, find_garbage, remove
 
 
 def run_gc(*, older_than_days: float, really: bool, as_json: bool) -> None:
-    """Show it, and remove it where that was asked for."""
+    """Show the garbage and its size; remove it when `really`."""
     runtime = RuntimeConfig.from_env()
     found = find_garbage(runtime, older_than_days=older_than_days)
     removed = list(remove(found, runtime)) if really else []

@@ -1,4 +1,4 @@
-"""`ila merge`: what was fine-tuned as one model of transformers, for whoever loads no adapters."""
+"""`ila merge`: write a fine-tuned model as one transformers model, with its adapter merged."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ from tasks.steps.base import Base
 
 
 def run_merge(given: str, reference: str, *, out: Path, as_json: bool) -> None:
-    """Write the base of a profile, with what the fine-tuning `reference` trained, to `out`."""
+    """Write the profile's base model, merged with the fine-tuning `reference`, to `out`."""
     if out.exists():
         raise UserError(f"--out {out} exists; give a folder that does not")
 

@@ -1,4 +1,4 @@
-"""`ila compare --pairwise`: a judge sees both models' answers, in both orders."""
+"""`ila compare --pairwise`: a judge compares two models' answers, in both orders."""
 
 from collections.abc import Sequence
 
@@ -29,7 +29,7 @@ def run_pairwise(
     overrides: Sequence[str],
     as_json: bool,
 ) -> None:
-    """Every model but the last beside the last; answers and verdicts that are missing are made."""
+    """Let the judge compare every other model with the last; compute missing answers first."""
     target = find_target(given, profile, benchmarks=benchmarks, limit=limit, overrides=overrides)
     evaluate = target.profile.evaluate
     asked = [name for name in evaluate.benchmarks if name in JUDGED]

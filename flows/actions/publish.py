@@ -1,4 +1,4 @@
-"""What `ila rankings` does beside showing: publish, adopt, pull, retire, and trace."""
+"""The actions of `ila rankings`: list, publish, adopt, pull, trace and retire."""
 
 from pathlib import Path
 
@@ -27,8 +27,7 @@ from tasks.tracking.registry import Registry
 
 
 def cached_rankings() -> list[tuple[StepRun, Ranking | Exception]]:
-    """Every cached ranking of every base model, newest first; one that is damaged, or of an older
-    version, with its error, so that it does not hide the others."""
+    """Return all cached rankings, newest first; a damaged or outdated one comes as its error."""
     lookup = open_lookup(RuntimeConfig.from_env())
     runs = [run for step in MADE_BY for run in lookup.finished_steps(step)]
     found: list[tuple[StepRun, Ranking | Exception]] = []
@@ -41,7 +40,7 @@ def cached_rankings() -> list[tuple[StepRun, Ranking | Exception]]:
 
 
 def published_rankings() -> list[Version]:
-    """Every published version, retired ones included; none where there is no store yet."""
+    """Return all published versions, including retired ones; none if there is no store yet."""
     runtime = RuntimeConfig.from_env()
     path = sqlite_path(runtime.tracking_uri)
     if path is not None and not path.exists():
@@ -51,7 +50,7 @@ def published_rankings() -> list[Version]:
 
 
 def card_of(ranking: Ranking, *, adopted: bool = False) -> RankingCard:
-    """The card, with what this cache knows of the search behind the ranking."""
+    """Build the ranking's card, with the data about its search in this cache."""
     runtime = RuntimeConfig.from_env()
     lookup = open_lookup(runtime, ranking.base_model)
     steps = lineage(ranking, lookup)
@@ -65,11 +64,11 @@ def card_of(ranking: Ranking, *, adopted: bool = False) -> RankingCard:
 
 
 def run_publish(reference: str, name: str, alias: str | None) -> Publication:
-    """Publish what `reference` means as a version of `name`, and move the alias to it.
+    """Publish the ranking `reference` as a version of `name`, and move the alias to it.
 
     Raises:
-        UserError: a file, which is to be adopted first; a name or alias that cannot be one.
-        CheckError: the payload is damaged.
+        UserError: when `reference` is a file (adopt it first), or the name or alias is invalid.
+        CheckError: when the payload is damaged.
     """
     asked = parse(reference)
     if isinstance(asked, File):
@@ -89,11 +88,11 @@ def run_publish(reference: str, name: str, alias: str | None) -> Publication:
 
 
 def run_adopt(file: Path) -> tuple[Ranking, str]:
-    """Take a document into the cache as a step of its own; the ranking, and the key it has there.
+    """Copy a document into the cache as a step; return the ranking and its key.
 
     Raises:
-        UserError: it is no ranking.
-        CheckError: its layers are not those that its fingerprint stands for.
+        UserError: when the file is no ranking.
+        CheckError: when its layers do not match its fingerprint.
     """
     from flows.actions.run import followed
 
@@ -110,10 +109,10 @@ def run_adopt(file: Path) -> tuple[Ranking, str]:
 
 
 def run_pull(reference: str, out: Path) -> tuple[ResolvedRanking, Path, Path]:
-    """Write the document and its card; what was pulled, and where both are.
+    """Write the document and its card; return the ranking and both paths.
 
     Raises:
-        UserError: `out` does not end in .json, or one of the two files exists.
+        UserError: when `out` does not end in .json, or one of the two files exists.
     """
     beside = out.with_suffix(".md")
     if out.suffix != ".json":
@@ -130,7 +129,7 @@ def run_pull(reference: str, out: Path) -> tuple[ResolvedRanking, Path, Path]:
 
 
 def trace(found: ResolvedRanking) -> Trace:
-    """What made a ranking, what used it, and every version that is the same document."""
+    """Return the steps that made and used a ranking, and all versions of the same document."""
     lookup = open_lookup(RuntimeConfig.from_env(), found.ranking.base_model)
     same = [v for v in published_rankings() if v.digest == found.digest]
     return Trace(found, lineage(found.ranking, lookup), tuple(same))
@@ -139,10 +138,10 @@ def trace(found: ResolvedRanking) -> Trace:
 def run_retire(
     reference: str, reason: str, *, drop_alias: bool, yes: bool
 ) -> tuple[Version, Trace, bool]:
-    """Retire a version where `yes`; the version, what that affects, and whether it was done.
+    """Retire a version if `yes`; return it, the steps that used it, and whether it was retired.
 
     Raises:
-        UserError: no version, one that was retired before, or one that an alias points at.
+        UserError: when `reference` is no version, or it is retired, or an alias points to it.
     """
     asked = parse(reference)
     if not isinstance(asked, Published) or asked.version is None:

@@ -1,4 +1,4 @@
-"""`ila reproduce`: the tables and figures of the paper, ours beside the paper's numbers."""
+"""`ila reproduce`: the tables and figures of the paper, our numbers beside the paper's."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ila_core.report.figures import Drawing
 
 PAPER = "paper (225 layers, chance 0.60)"
-"""Above its columns: another number of layers has another chance level."""
+"""Header of the paper's columns; the chance level depends on the number of layers."""
 
 Runs = Mapping[str, StepRun]
 Column = tuple[str, Mapping[str, float]]
@@ -44,7 +44,7 @@ def run_reproduce(
     *,
     as_json: bool,
 ) -> None:
-    """Compute what is missing for `what` (everything, if it is empty) and show it."""
+    """Compute what is missing for the tables and figures `what` (empty: all) and show them."""
     known = [*TABLES, *FIGURES]
     for name in what:
         if name not in (*known, "all"):
@@ -63,7 +63,7 @@ def run_reproduce(
 
 
 def _arms(name: str, planned: ProfilePlan, runs: Runs) -> Result:
-    """Tables 1 and 3 to 11."""
+    """Build one of the Tables 1 and 3 to 11."""
     table = ArmTable(name, planned, runs)
     tables = {"": table.rows(), "controls": table.controls()}
     if name == "table7":
@@ -72,7 +72,7 @@ def _arms(name: str, planned: ProfilePlan, runs: Runs) -> Result:
 
 
 def table2(planned: ProfilePlan, runs: Runs) -> Result:
-    """Agreement of every pair of datasets, scores averaged over search seeds."""
+    """Compute the agreement of all pairs of datasets, on scores averaged over search seeds."""
     means = _means(planned, runs)
     rows = []
     for (a, _), (b, _) in combinations(means.items(), 2):
@@ -86,13 +86,13 @@ def table2(planned: ProfilePlan, runs: Runs) -> Result:
 
 
 def figure1(planned: ProfilePlan, runs: Runs) -> Result:
-    """Scores by block and layer type, a map per dataset."""
+    """Draw scores by block and layer type, one map per dataset."""
     drawings = [_map(planned, name, scores) for name, scores in _means(planned, runs).items()]
     return Result("Figure 1: scores of every layer, by dataset", {}, drawings, [])
 
 
 def figure2(planned: ProfilePlan, runs: Runs) -> Result:
-    """Show scores by block and layer type along one stage 1 (Fig. 2)."""
+    """Draw scores by block and layer type at the milestones of one stage 1."""
     study = planned.pipeline.study
     drawings = [
         _map(planned, f"{study.dataset} at {name}", scores)
@@ -102,7 +102,7 @@ def figure2(planned: ProfilePlan, runs: Runs) -> Result:
 
 
 def figure3(planned: ProfilePlan, runs: Runs) -> Result:
-    """Agreement of seeds: of the gates alone, as in the paper, and of the whole search."""
+    """Compute the agreement of gate seeds, as in the paper, and of search seeds."""
     study = planned.pipeline.study
     rows, drawings = [], []
     for kind, of_dataset in (("gate", study.gate_seeds), ("search", study.scores)):
@@ -120,7 +120,7 @@ def figure3(planned: ProfilePlan, runs: Runs) -> Result:
 
 
 def figure4(planned: ProfilePlan, runs: Runs) -> Result:
-    """Agreement of milestones."""
+    """Compute the agreement of the milestones of one stage 1."""
     study = planned.pipeline.study
     columns = _columns(study.milestones, runs, _percent)
     theirs = published.FIGURE_4 if study.dataset == published.DATASET else {}
@@ -142,10 +142,10 @@ FIGURES: dict[str, Callable[[ProfilePlan, Runs], Result]] = {
 def _pairs(
     planned: ProfilePlan,
     columns: Sequence[Column],
-    keys: Sequence[Any],
+    keys: Sequence[object],
     theirs: Mapping[Any, float],
     what: str,
-) -> tuple[list[dict[str, Any]], Drawing]:
+) -> tuple[list[dict[str, object]], Drawing]:
     from ila_core.report.figures import jaccard_matrix
 
     rows, values = [], {}
@@ -158,7 +158,7 @@ def _pairs(
 
 
 def _means(planned: ProfilePlan, runs: Runs) -> dict[str, dict[str, float]]:
-    """Each dataset's scores by the paper's recipe, averaged over search seeds."""
+    """Return each dataset's scores by the paper's recipe, averaged over search seeds."""
     found = {}
     for dataset, steps in planned.pipeline.study.scores.items():
         columns = [scores for _, scores in _columns(steps, runs, str)]
@@ -186,7 +186,7 @@ def _compare(planned: ProfilePlan, a: Column, b: Column) -> Agreement:
     return compare(layers, planned.profile.search.keep, kind="datasets", a=a, b=b)
 
 
-def _row(agreed: Agreement) -> dict[str, Any]:
+def _row(agreed: Agreement) -> dict[str, object]:
     return {
         "first": agreed.a,
         "second": agreed.b,

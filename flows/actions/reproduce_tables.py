@@ -1,4 +1,4 @@
-"""Tables 1 and 3 to 11 as rows: ours, what stands beside each claim, and the paper's figures."""
+"""Tables 1 and 3 to 11 as rows: our results, their random controls and the paper's figures."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +20,8 @@ from tasks.cache.step import Step
 from tasks.cache.step_run import StepRun
 from tasks.steps.finetune.selection import load
 
-Rows = list[dict[str, Any]]
+Row = dict[str, Any]
+Rows = list[Row]
 
 _COLUMNS = {
     "mmlu": "MMLU",
@@ -28,17 +29,11 @@ _COLUMNS = {
     "vicuna": "Vicuna",
     "mt_bench": "MT-Bench",
 }
-"""A benchmark's column in the paper's tables (`paper_tables.COLUMNS`)."""
+"""Benchmark to its column in the paper's tables (`paper_tables.COLUMNS`)."""
 
 
 class ArmTable:
-    """One table of the paper, with everything it needs finished.
-
-    Args:
-        name: of `flows.plan.paper_tables.TABLES`.
-        planned: a plan up to that table.
-        runs: its finished runs by key.
-    """
+    """Table `name` of the paper (`TABLES`) as rows, from the finished runs of its plan by key."""
 
     def __init__(self, name: str, planned: ProfilePlan, runs: Mapping[str, StepRun]) -> None:
         self._name, self._planned = name, planned
@@ -55,10 +50,10 @@ class ArmTable:
         return f"{self._table.title} ({_span(steps)} steps, {seeds} seeds)"
 
     def notes(self) -> list[str]:
-        """Which case each dataset is, and what is odd about the paper's own table."""
+        """Say whether the reference arms overfit, and what is odd about the paper's table."""
         lines = [self._table.note] if self._table.note else []
         if not self._planned.profile.finetune.watch:
-            return [*lines, "nobody looked on the way (finetune.watch): overfitting is unknown"]
+            return [*lines, "no losses before the end (finetune.watch): overfitting is unknown"]
         for dataset in self._table.datasets:
             arms = self._compared[dataset]
             where = stand_in(self._planned.profile, dataset)
@@ -74,7 +69,7 @@ class ArmTable:
         return lines
 
     def rows(self) -> Rows:
-        """A row for each of the paper's and each of ours beside it."""
+        """Return one row per row of the paper, our results beside the paper's."""
         rows = []
         for dataset in self._table.datasets:
             selections = self._selections(dataset)
@@ -89,7 +84,7 @@ class ArmTable:
         return rows
 
     def controls(self) -> Rows:
-        """Each claim beside random layers: as many parameters, as many layers; end and best."""
+        """Return each arm's differences to its random arms, at the last and the best step."""
         rows = []
         for dataset in self._table.datasets:
             selections = self._selections(dataset)
@@ -104,11 +99,11 @@ class ArmTable:
                     )
         return rows
 
-    def _names(self, dataset: str, label: str) -> dict[str, Any]:
+    def _names(self, dataset: str, label: str) -> Row:
         return {"dataset": stand_in(self._planned.profile, dataset), "arm": label}
 
-    def _benchmarks(self, dataset: str, arm: str) -> dict[str, Any]:
-        """Beside the paper's columns, the mean over seeds of what else was evaluated."""
+    def _benchmarks(self, dataset: str, arm: str) -> Row:
+        """Return the values of the paper's benchmarks, averaged over seeds."""
         found: dict[str, list[Evaluation]] = {}
         for step in self._arms[dataset].evaluations(arm):
             name = step.given["benchmark"].name
@@ -122,7 +117,7 @@ class ArmTable:
             columns[column] = scale * fmean(r.value for r in results)
         return columns
 
-    def _theirs(self, dataset: str, label: str) -> dict[str, Any]:
+    def _theirs(self, dataset: str, label: str) -> Row:
         return {
             f"paper, {model}: {column}": figure
             for (model, of), rows in published_tables.arms(self._name).items()
@@ -132,7 +127,7 @@ class ArmTable:
         }
 
     def memory(self) -> Rows:
-        """Table 7: measured and forecast in these arms' own training, forecast at 2 x 1,024."""
+        """Return Table 7: measured and forecast memory, and the forecast at batch 2 x 1,024."""
         (dataset,) = self._table.datasets
         profile, base = self._planned.profile, self._planned.pipeline.base
         finetuning = finetuning_on(profile, dataset, set(self._table.rows.values()))
@@ -177,14 +172,14 @@ class ArmTable:
         return {n: load(self._payload(step)) for n, step in arms.selections.items()}
 
     def _payload(self, step: Step) -> Path:
-        """Fetch a finished step's payload once: fetching reads all of it."""
+        """Fetch a finished step's payload, once, because `fetch` reads all of it."""
         key = str(step.key)
         if key not in self._fetched:
             self._fetched[key] = fetch(self._runs[key])
         return self._fetched[key]
 
     def _compare(self, dataset: str) -> dict[str, ArmResult]:
-        """Every arm beside all layers under its own method; those beside the table's own arm."""
+        """Compare each arm with all layers under its method, and those with the table's arm."""
         arms: Arms = self._arms[dataset]
         profile = self._planned.profile
         table = self._table
@@ -217,8 +212,7 @@ class ArmTable:
 
 
 def _apart_from_the_papers(comparable: Mapping[str, Any]) -> str:
-    """What keeps a figure out of the paper's column: another judge than GPT-4 with FastChat's
-    prompts, or not all questions."""
+    """Return a suffix that names what differs from the paper: judge, prompts or a limit."""
     said = []
     if judge := comparable.get("judge"):
         as_published = judge["model"].startswith("gpt-4") and not judge["local"]
@@ -231,7 +225,7 @@ def _apart_from_the_papers(comparable: Mapping[str, Any]) -> str:
 
 
 def _groups(finetuning: FinetuneConfig, against: str) -> dict[str, list[ArmConfig]]:
-    """Arms by what they are compared with, which is the first of its group."""
+    """Group the arms by the arm that they are compared with, which is the first of its group."""
     by_name = {arm.name: arm for arm in finetuning.arms}
     whole = {finetuning.method_of(a): a.name for a in finetuning.arms if a.policy == "all"}
     groups = {against: [by_name[against]]}
@@ -243,7 +237,7 @@ def _groups(finetuning: FinetuneConfig, against: str) -> dict[str, list[ArmConfi
     return groups
 
 
-def _ours(found: ArmResult, selection: Selection) -> dict[str, Any]:
+def _ours(found: ArmResult, selection: Selection) -> Row:
     spread = max(found.losses.values()) - min(found.losses.values())
     return {
         "layers": f"{len(selection.train)} of {len(selection.train) + len(selection.frozen)}",
@@ -256,7 +250,7 @@ def _ours(found: ArmResult, selection: Selection) -> dict[str, Any]:
     }
 
 
-def _apart(end: Difference | None, best: Difference | None) -> dict[str, Any]:
+def _apart(end: Difference | None, best: Difference | None) -> Row:
     return {
         "difference": end.difference if end else None,
         "low": end.low if end else None,

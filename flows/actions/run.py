@@ -1,4 +1,4 @@
-"""`ila run`, `ila search` and `ila plan`: the plan first, and Prefect and torch only if need be."""
+"""`ila run`, `ila search` and `ila plan`: plan first, then import Prefect and torch if needed."""
 
 import logging
 import os
@@ -20,7 +20,7 @@ def run_until(
     until: str, given: str, overrides: Sequence[str], refresh: Refresh,
     *, rehash: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Compute what is missing up to `until`, then show the result."""
+    """Compute the missing steps up to `until`, then show the result."""
     start = time.perf_counter()
     planned = plan_profile(given, overrides, rehash=rehash, online=True, until=until)
     runs = finished(planned, until, refresh)
@@ -28,7 +28,7 @@ def run_until(
 
 
 def finished(planned: ProfilePlan, until: str, refresh: Refresh = NOTHING) -> dict[str, StepRun]:
-    """The finished run of every planned step by its key, computing those that are missing."""
+    """Compute the missing steps; return the finished run of every planned step, by key."""
     again = dict.fromkeys(refresh.keys([p.step for p in planned.steps]), refresh.reason)
     cached = {str(p.step.key): p.run for p in planned.steps if p.run is not None}
     if len(cached) == len(planned.steps) and not again and not _shown_by_a_server():
@@ -38,7 +38,7 @@ def finished(planned: ProfilePlan, until: str, refresh: Refresh = NOTHING) -> di
 
 
 def _shown_by_a_server() -> bool:
-    """Whether somebody looks in the UI of a Prefect server for a run that computes nothing."""
+    """Return whether a Prefect server's UI must show even a run that computes nothing."""
     return "PREFECT_API_URL" in os.environ and not without_prefect()
 
 
@@ -56,15 +56,15 @@ def _run_flow(planned: ProfilePlan, until: str, refresh: Mapping[str, str]) -> d
 
 
 def without_prefect() -> bool:
-    """Whether `ILA_PREFECT=off` leaves Prefect out."""
+    """Return whether `ILA_PREFECT=off` is set."""
     return RuntimeConfig.from_env().prefect == "off"
 
 
 def need_prefect(what: str) -> None:
-    """Refuse `what` where `ILA_PREFECT=off` leaves Prefect out.
+    """Refuse the action `what` under `ILA_PREFECT=off`.
 
     Raises:
-        UserError: it does.
+        UserError: when `ILA_PREFECT=off` is set.
     """
     if without_prefect():
         raise UserError(
@@ -74,7 +74,7 @@ def need_prefect(what: str) -> None:
 
 @contextmanager
 def followed() -> Iterator[None]:
-    """Around steps that compute: somebody reads their log, and may press Ctrl-C."""
+    """Show the log of the steps inside the block, and end the command on Ctrl-C."""
     log, to_stderr = logging.getLogger("ila"), logging.StreamHandler()
     log.addHandler(to_stderr)
     try:
@@ -88,7 +88,7 @@ def followed() -> Iterator[None]:
 
 @contextmanager
 def prefect_ready() -> Iterator[None]:
-    """Around the import of Prefect and a flow: its settings, and what `followed` does."""
+    """Set up Prefect for a flow inside the block, and do what `followed` does."""
     # The embedded Prefect keeps its database beside the embedded MLflow, where `ila ui` finds it.
     os.environ.setdefault("PREFECT_HOME", str(RuntimeConfig.from_env().home / "prefect"))
     # A person follows the steps; Prefect's own log, whole in its UI, would bury them.

@@ -1,4 +1,4 @@
-"""`ila verify`: was a selection applied, by our runs, by a trained adapter, by a configuration?"""
+"""`ila verify`: check that a run, a trained adapter or a configuration applies a selection."""
 
 import re
 import sys
@@ -26,7 +26,7 @@ MOST_COMBINATIONS = 4096
 def run_verify(
     target: str, ranking: str | None, asked: Asked | None, *, method: str, r: int, as_json: bool
 ) -> None:
-    """Show what holds of the selection contract; exits with 3 where it does not."""
+    """Check the selection contract and show the result; exit with 3 if it is breached."""
     path = Path(target)
     described = ranking is not None or asked is not None
     a_profile = path.suffix in (".yaml", ".yml") and not described
@@ -53,7 +53,7 @@ def asked_for(
     policy: str | None, source: str | None, keep: float | None, layers: int | None,
     params: int | None, least: float | None,
 ) -> Asked | None:  # fmt: skip
-    """The selection to verify against; `None` where none is described."""
+    """Return the selection that the options describe, or `None` without a policy."""
     if policy is not None:
         return Asked(policy, source, keep, layers, params, least)
     if (source, keep, layers, params, least) != (None,) * 5:
@@ -81,7 +81,7 @@ def _of_path(path: Path, reference: str, asked: Asked, method: str, r: int) -> C
 
 
 def _of_run(target: str) -> list[Contract]:
-    """Every arm of a profile's newest finished run, or the step with a key."""
+    """Check every arm of a profile's newest finished run, or the fine-tuning with a key."""
     lookup = open_lookup(RuntimeConfig.from_env())
     if match := re.fullmatch(r"key:([0-9a-f]{12})", target):
         runs = lookup.finished(match[1])
@@ -106,7 +106,7 @@ def _of_run(target: str) -> list[Contract]:
 
 
 def _of_step(label: str, run: StepRun, lookup: Lookup) -> Contract:
-    """What was recorded while it trained, and what its adapter holds now."""
+    """Check the records of a training, and its adapter's weights."""
     payload = fetch(run)
     seen = read_json(payload / "finetune.json")["verification"]
     selection = load_selection(fetch(_inputs(run, lookup)["selection"]))
@@ -130,7 +130,7 @@ def _of_step(label: str, run: StepRun, lookup: Lookup) -> Contract:
 
 
 def _inputs(run: StepRun, lookup: Lookup) -> dict[str, StepRun]:
-    """The results that a step was made from."""
+    """Find the runs of a step's inputs."""
     names = [name for name in run.params if name.startswith("input.")]
     candidates = [lookup.finished(run.params[name]) for name in names]
     labels = [name.removeprefix("input.") for name in names]

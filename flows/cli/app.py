@@ -156,7 +156,7 @@ def finetune(
     ] = None,
     fit: Annotated[
         str | None,
-        typer.Option(metavar="WHAT=N", help="What fits: memory=24GiB, params=20M or time=2h."),
+        typer.Option(metavar="WHAT=N", help="Limit to fit: memory=24GiB, params=20M or time=2h."),
     ] = None,
     method: TrainedBy = None,
     out: Annotated[Path | None, typer.Option(help="Copy what was trained to this folder.")] = None,
@@ -244,9 +244,9 @@ def report(
 @app.command()
 def gc(
     older_than: Annotated[
-        float, typer.Option(min=0.0, metavar="DAYS", help="Leave what ended since then alone.")
+        float, typer.Option(min=0.0, metavar="DAYS", help="Keep what ended in the last DAYS.")
     ] = 7.0,
-    remove: Annotated[bool, typer.Option("--remove", help="Remove it; else it is only shown.")] = (
+    remove: Annotated[bool, typer.Option("--remove", help="Remove it; else only show it.")] = (
         False
     ),
     as_json: Json = False,
@@ -278,7 +278,7 @@ def ui(
 
 
 def main() -> None:
-    """Entry point of `ila`: an expected error is one message and an exit code, no traceback."""
+    """Run `ila`; an expected error prints one message and gives an exit code, no traceback."""
     try:
         app()
     except Exception as error:

@@ -7,7 +7,7 @@ import typer
 from flows.cli.options import Json, Overrides, Reason, RefreshOption
 
 OfProfile = Annotated[
-    str | None, typer.Option("--profile", help="Whose settings count, and whose base model.")
+    str | None, typer.Option("--profile", help="Profile with the settings and base model.")
 ]
 Benchmarks = Annotated[
     str | None,
@@ -50,7 +50,7 @@ def evaluate(
 
 Models = Annotated[
     list[str],
-    typer.Argument(metavar="A B...", help="As for `ila evaluate`; the last is compared with."),
+    typer.Argument(metavar="A B...", help="As for `ila evaluate`; the last is the baseline."),
 ]
 
 
@@ -95,5 +95,5 @@ def decide(
 
 
 def named(benchmarks: str | None) -> list[str]:
-    """The names in an option, in order."""
+    """Split the names in an option, in order."""
     return [name.strip() for name in (benchmarks or "").split(",") if name.strip()]

@@ -1,4 +1,4 @@
-"""The commands that take a ranking, and a policy, to another trainer, and back."""
+"""`ila export` and `ila verify` as commands: their arguments and options."""
 
 from pathlib import Path
 from typing import Annotated
@@ -73,7 +73,7 @@ def verify(
         ),
     ],
     ranking: Annotated[
-        str | None, typer.Option(metavar="REF", help="For an adapter or a configuration.")
+        str | None, typer.Option(metavar="REF", help="Ranking to check an adapter or file against.")
     ] = None,
     policy: Policy = None,
     source: Source = None,

@@ -19,7 +19,7 @@ DeclaredRelation = Annotated[
     str | None,
     typer.Option(
         "--relation",
-        help="How the model stems from the ranking's where their weights differ: instruct, mirror, "
+        help="How the model derives from the ranking's if their weights differ: instruct, mirror, "
         "quantised or further_pretrained.",
     ),
 ]
@@ -50,5 +50,5 @@ RefreshOption = Annotated[
 ]
 Reason = Annotated[
     str | None,
-    typer.Option(metavar="WHY", help="For --refresh: kept beside the result that is replaced."),
+    typer.Option(metavar="WHY", help="For --refresh: recorded with the replaced result."),
 ]

@@ -1,4 +1,4 @@
-"""`ila rankings`: rankings by name, key or file, for those who search and those who never do."""
+"""The commands of `ila rankings`, for rankings by name, key or file."""
 
 from pathlib import Path
 from typing import Annotated
@@ -55,9 +55,9 @@ def compare(
 @rankings_app.command()
 def publish(
     reference: Reference,
-    name: Annotated[str, typer.Option(help="Below which it is published: mistral-7b.")],
+    name: Annotated[str, typer.Option(help="Name to publish it under: mistral-7b.")],
     alias: Annotated[
-        str | None, typer.Option(help="Moved to this version: champion. Others it had stay.")
+        str | None, typer.Option(help="Alias to move to this version: champion.")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -106,11 +106,11 @@ def lineage(reference: Reference, as_json: Json = False) -> None:
 @rankings_app.command()
 def retire(
     reference: Annotated[str, typer.Argument(metavar="NAME/VERSION")],
-    reason: Annotated[str, typer.Option(help="Told to whoever asks for it from then on.")],
+    reason: Annotated[str, typer.Option(help="Shown to whoever asks for it from then on.")],
     drop_alias: Annotated[
-        bool, typer.Option("--drop-alias", help="Take away the aliases that point at it.")
+        bool, typer.Option("--drop-alias", help="Remove the aliases that point to it.")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do it; else say what it affects.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do it; else show what it affects.")] = False,
     as_json: Json = False,
 ) -> None:
     """Retire a version: no reference resolves to it. Without --yes, say only what it affects."""

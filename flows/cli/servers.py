@@ -16,7 +16,7 @@ Gpus = Annotated[int, typer.Option(min=1, help="Steps that may train at once: th
 def servers_up(
     prefect: Annotated[
         list[str] | None,
-        typer.Option(metavar="TEAM:PORT", help="A Prefect server; repeatable. main:4200."),
+        typer.Option(metavar="TEAM:PORT", help="A Prefect server; repeatable. Default: main:4200."),
     ] = None,
     mlflow_port: Annotated[int, typer.Option(help="Port of MLflow.")] = 5000,
     postgres_port: Annotated[int, typer.Option(help="Port of PostgreSQL.")] = 5433,
@@ -25,10 +25,10 @@ def servers_up(
         Path | None, typer.Option(help="A folder with prefect.yaml and work-pools/, to deploy.")
     ] = None,
 ) -> None:
-    """Start them, wait until they answer, set them up, and say what to export. Again, it says so.
+    """Start the servers, wait until they answer, set them up, and say what to export.
 
-    What they keep is in ILA_SERVERS_HOME, by default ILA_HOME/servers; passwords are in files there
-    that only you can read.
+    Their data is in ILA_SERVERS_HOME, by default ILA_HOME/servers, with passwords in files that
+    only you can read. Servers that run already are left alone.
     """
     from flows.servers.up import up
 
@@ -40,7 +40,7 @@ def servers_up(
 
 @servers_app.command("down")
 def servers_down() -> None:
-    """End the servers that `up` started, and nothing else; what they keep stays."""
+    """End the servers that `up` started, and nothing else; their data stays."""
     from flows.servers.up import down
 
     down()
@@ -48,11 +48,11 @@ def servers_down() -> None:
 
 @servers_app.command("deploy")
 def servers_deploy(
-    folder: Annotated[Path, typer.Argument(help="With prefect.yaml and work-pools/.")],
-    kind: Annotated[str, typer.Option(help="Of workers: process, docker, kubernetes.")] = "process",
+    folder: Annotated[Path, typer.Argument(help="Folder with prefect.yaml and work-pools/.")],
+    kind: Annotated[str, typer.Option(help="Workers: process, docker or kubernetes.")] = "process",
     gpus: Gpus = 1,
 ) -> None:
-    """Make the limit, the pool and the deployments on the Prefect server of PREFECT_API_URL."""
+    """Create the limit, the pool and the deployments on the Prefect server of PREFECT_API_URL."""
     from flows.servers.pool import run_deploy
 
     run_deploy(folder, kind=kind, gpus=gpus)
@@ -61,10 +61,10 @@ def servers_deploy(
 @servers_app.command("reserve")
 def servers_reserve(
     base_models: Annotated[
-        list[str] | None, typer.Argument(metavar="[MODEL]...", help="All shipped ones.")
+        list[str] | None, typer.Argument(metavar="[MODEL]...", help="Default: all shipped ones.")
     ] = None,
 ) -> None:
-    """As MLflow's administrator: make the experiments and the rankings' names, with their roles."""
+    """As MLflow's administrator: create experiments and rankings' names, with permissions."""
     from flows.servers.accounts import reserve
 
     reserve(base_models or [])
@@ -74,9 +74,9 @@ def servers_reserve(
 def servers_account(
     user: Annotated[str, typer.Argument(metavar="NAME")],
     role: Annotated[str, typer.Option(help="reader, member or publisher.")],
-    out: Annotated[Path | None, typer.Option(help="File for the password; NAME.env.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Password file; default NAME.env.")] = None,
 ) -> None:
-    """As MLflow's administrator: make an account, or give one that exists another role."""
+    """As MLflow's administrator: create an account, or change the role of an existing one."""
     from flows.servers.accounts import add
 
     add(user, role, out=out)

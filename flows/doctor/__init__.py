@@ -1,1 +1,1 @@
-"""`ila doctor`: what is installed, reachable and usable."""
+"""`ila doctor`: checks of the installation, the device, the store and the servers."""

@@ -1,4 +1,4 @@
-"""What is installed, reachable and usable here, and what to do about the rest."""
+"""The doctor's checks of this machine, and the list of all checks."""
 
 import contextlib
 import importlib.util
@@ -19,7 +19,7 @@ _OPTIONAL = {"bitsandbytes": "quant", "lm_eval": "eval"}
 
 
 def examine() -> list[Check]:
-    """All checks, each independent of the others' outcome."""
+    """Run all checks; a failed one does not stop the others."""
     runtime = RuntimeConfig.from_env()
     checks = [_python(), *map(_package, _REQUIRED), *map(_package, _OPTIONAL)]
     here = (_device(runtime), _home(runtime), _checkpoints(runtime))
@@ -65,7 +65,7 @@ def _home(runtime: RuntimeConfig) -> Check:
 
 
 def _checkpoints(runtime: RuntimeConfig) -> Check:
-    """Those of finished steps are gone; nobody but a person knows which others are still wanted."""
+    """Report leftover checkpoints; ILA removes those of finished steps only."""
     files: dict[str, list[os.stat_result]] = {}
     for file in runtime.checkpoints.glob("*/*/*"):
         with contextlib.suppress(FileNotFoundError):  # a training at work replaces its checkpoints
@@ -82,6 +82,6 @@ def _checkpoints(runtime: RuntimeConfig) -> Check:
         "checkpoints",
         "ok",
         f"{len(files)} unfinished training{'s' * (len(files) > 1)}, {mib:.0f} MiB: {shown}",
-        "a name begins with its step's key, as `ila plan` prints it; the same command goes on from "
-        f"there, and of one that nobody will give again the folder in {runtime.checkpoints} can go",
+        "a name begins with its step's key, as `ila plan` prints it; the same command resumes from "
+        f"there; delete the folders in {runtime.checkpoints} of trainings you will not resume",
     )

@@ -1,4 +1,4 @@
-"""`ila doctor`, of servers: whether each answers, which version, and what one may do there."""
+"""The doctor's checks of servers: whether each answers, its version, and permissions there."""
 
 import json
 import os
@@ -17,7 +17,7 @@ _LEASES_ON_DISK = "prefect.server.concurrency.lease_storage.filesystem"
 
 
 def mlflow(runtime: RuntimeConfig) -> list[Check]:
-    """The store, and on a server the account, what it may write, and the registry."""
+    """Check the store, and on a server the account, its permissions and the registry."""
     from tasks.tracking.client import open_client, shown
 
     where = shown(runtime.tracking_uri)
@@ -28,7 +28,7 @@ def mlflow(runtime: RuntimeConfig) -> list[Check]:
     try:
         found = access(runtime.tracking_uri)
     except (OSError, UserError, ValueError) as error:
-        return [Check("MLflow", "failed", f"{where} does not serve you", str(error))]
+        return [Check("MLflow", "failed", f"{where} cannot be used", str(error))]
     checks = [Check("MLflow", "ok", f"{where}, {found.version}")]
     if found.user is None:
         open_to_all = "none: whoever reaches it may write, publish and delete"
@@ -44,7 +44,7 @@ def mlflow(runtime: RuntimeConfig) -> list[Check]:
 
 
 def prefect() -> list[Check]:
-    """The server, and of its pool, workers and limit what a deployment needs."""
+    """Check the Prefect server, and the pool, workers and limit that deployments need."""
     api = os.environ.get("PREFECT_API_URL", "").rstrip("/")
     if not api:
         return [Check("Prefect", "ok", "temporary server, started by each run that computes")]
@@ -58,7 +58,7 @@ def prefect() -> list[Check]:
 
 
 def hub() -> Check:
-    """Where base models and datasets come from; local ones need none."""
+    """Check the Hugging Face hub, which only local models and datasets do without."""
     url = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
 
     def connect() -> str:
@@ -75,7 +75,7 @@ def hub() -> Check:
 
 
 def reached(name: str, connect: Callable[[], str]) -> Check:
-    """What `connect` says, or that it failed."""
+    """Return the check `name`: what `connect` returned, or that it failed."""
     try:
         return Check(name, "ok", connect())
     except (UserError, URLError, OSError, ValueError) as error:

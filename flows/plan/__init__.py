@@ -1,1 +1,1 @@
-"""What the pipeline is made of: arms, evidence, the paper's recipe and tables."""
+"""The parts of the pipeline: arms, evidence, the paper's recipe and its tables."""

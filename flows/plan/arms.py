@@ -1,4 +1,4 @@
-"""Arms of one fine-tuning: their selections, what they train, and how each is evaluated."""
+"""The arms of one fine-tuning: the steps of their selections, trainings and evaluations."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -21,7 +21,7 @@ class Arms(NamedTuple):
     selections: Mapping[str, Step]
     """The selection step of each arm."""
     tuned: StepsOfSeeds
-    """The fine-tuning step of each arm and seed."""
+    """The fine-tuning step by arm and seed."""
     evaluated: tuple[Step, ...]
     """Evaluations of the base, of every arm and seed, and of adapters trained elsewhere."""
 
@@ -29,7 +29,7 @@ class Arms(NamedTuple):
         """Return the evaluations of one arm, of the base or of an adapter.
 
         Raises:
-            UserError: there is no such.
+            UserError: when there is no such model.
         """
         found = tuple(s for s in self.evaluated if s.given["names"]["arm"] == arm)
         if not found:
@@ -37,10 +37,10 @@ class Arms(NamedTuple):
         return found
 
     def pairs(self, arm: str, against: str) -> tuple[Step, ...]:
-        """Both arms' answers side by side, seed by seed, on every benchmark that a judge grades.
+        """Return the pairwise comparisons of two arms, per seed and judged benchmark.
 
         Raises:
-            UserError: there is no such arm.
+            UserError: when there is no such arm.
         """
         return tuple(
             pair(a, b)
@@ -58,7 +58,7 @@ class Arms(NamedTuple):
 
 
 def _same_seed(a: int | None, b: int | None) -> bool:
-    """The base, and what was trained elsewhere, have none."""
+    """Return whether seeds match; `None`, of the base and given adapters, matches every seed."""
     return None in (a, b) or a == b
 
 
@@ -70,11 +70,7 @@ def train_arms(
     finetuning: FinetuneConfig,
     evaluation: EvaluateConfig,
 ) -> Arms:
-    """Freeze what each arm's policy says, train the rest, evaluate on held-out conversations.
-
-    Args:
-        scores: the search's own, or a ranking that was made elsewhere.
-    """
+    """Describe the selection, training and evaluation of each arm, from a search or a ranking."""
     own = data[finetuning.dataset]
     selections: dict[str, Step] = {}
     tuned: dict[str, dict[int, Step]] = {}

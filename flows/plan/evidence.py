@@ -1,4 +1,4 @@
-"""Beside the ranking: what says that it means something. No step of the main path needs these."""
+"""The evidence for a ranking: mask curves and positive controls, off the main path."""
 
 from collections.abc import Mapping
 
@@ -11,11 +11,11 @@ from tasks.steps.search.score import score
 
 Steps = Mapping[str, Step]
 StepsOfSeeds = Mapping[str, Mapping[int, Step]]
-"""Steps by dataset and search seed."""
+"""Dataset and search seed to a step."""
 
 
 def evidence(base: Base, data: Steps, adapters: StepsOfSeeds, search: SearchConfig) -> list[Step]:
-    """Mask curves of each dataset's first adapter, and the scores that they are of."""
+    """Describe the mask curves of each dataset's first adapter, and the scores that they need."""
     steps: list[Step] = []
     seed = search.seeds[0]
     for name, of_seed in adapters.items():
@@ -31,7 +31,7 @@ def evidence(base: Base, data: Steps, adapters: StepsOfSeeds, search: SearchConf
 def controls(
     base: Base, data: Steps, adapters: StepsOfSeeds, search: SearchConfig
 ) -> tuple[Step, ...]:
-    """Noise planted in each dataset's first adapter, to be found at the bottom of its ranking."""
+    """Describe the positive controls, which plant noise in each dataset's first adapter."""
     seed = search.seeds[0]
     return tuple(
         control(base, of_seed[seed], data[name], name, search, seed, draw)

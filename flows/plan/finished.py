@@ -1,4 +1,4 @@
-"""Finished results by reference: reports of a profile, fine-tunings by key."""
+"""Finding finished results: reports by profile, fine-tunings by key."""
 
 import re
 
@@ -12,10 +12,10 @@ _KEY = re.compile(r"^key:([0-9a-f]{12})$")
 
 
 def find_report(reference: str) -> StepRun:
-    """The newest finished report of a profile, or the one with a key.
+    """Find the newest finished report of a profile, or the report with a key.
 
     Raises:
-        UserError: nothing finished answers to the reference.
+        UserError: when there is no finished report for the reference.
     """
     runtime = RuntimeConfig.from_env()
     if match := _KEY.match(reference):
@@ -29,10 +29,10 @@ def find_report(reference: str) -> StepRun:
 
 
 def find_finetuning(reference: str) -> StepRun:
-    """The finished fine-tuning that `key:<12 hex>` names.
+    """Find the finished fine-tuning that `key:<12 hex>` names.
 
     Raises:
-        UserError: there is none.
+        UserError: when there is none.
     """
     if not (match := _KEY.match(reference)):
         raise UserError(f"{reference!r} is no fine-tuning: give key:<12 hex>, as runs print it")

@@ -1,7 +1,7 @@
-"""Beside the main path: the paper's whole recipe on every dataset, and under several seeds.
+"""The paper's whole recipe on every dataset and several seeds, off the main path.
 
-It is what `ila reproduce` shows beside the paper's numbers, and what a cheaper search is held to
-(`benchmarks/search_cost.py`): the whole stage-1 schedule, then gates on the rows of stage 1.
+It trains the whole stage-1 schedule, then gates on the rows of stage 1. `ila reproduce` shows its
+results, and `benchmarks/search_cost.py` compares a cheaper search with it.
 """
 
 from collections.abc import Mapping
@@ -20,19 +20,19 @@ from tasks.steps.search.stage1 import stage1
 
 class Study(NamedTuple):
     adapters: StepsOfSeeds
-    """Stage 1 by search seed."""
+    """Stage 1 by dataset and search seed."""
     scores: StepsOfSeeds
-    """Gates by search seed."""
+    """Stage 2 by dataset and search seed."""
     gate_seeds: StepsOfSeeds
-    """Gates by their own seed, on the first search seed's stage 1."""
+    """Stage 2 by dataset and gate seed, on the first search seed's stage 1."""
     dataset: str
     milestones: Mapping[float, Step]
-    """Gates along that dataset's stage 1: the paper's, or else a profile's first."""
+    """Stage 2 at milestones of the stage 1 of `dataset`: the paper's, or a profile's first."""
     masks: Steps
-    """The order of the whole recipe beside the profile's own, on the whole recipe's adapter."""
+    """Mask curves, on the recipe's adapter, of the recipe's order and the profile's own."""
 
     def targets(self) -> dict[str, tuple[Step, ...]]:
-        """What each table and figure of the paper needs, and `comparison` with the own search."""
+        """Return the steps of each table and figure, and of the `comparison` with the search."""
         scored = _flat(self.scores)
         milestones = tuple(self.milestones.values())
         return {
@@ -46,7 +46,7 @@ class Study(NamedTuple):
 
 
 def study(profile: Profile, base: Base, data: Steps, own_scores: StepsOfSeeds) -> Study:
-    """The paper's recipe with this profile's model, data and settings."""
+    """Describe the paper's recipe with this profile's model, data and settings."""
     on_the_way = tuple(fraction for fraction in MILESTONES if fraction < 1)
     stability = profile.search.stage1.stability.model_copy(update={"floor": 1.0, "ceiling": 1.0})
     whole = {"milestones": on_the_way, "stability": stability, "ranking_stop": None}

@@ -1,11 +1,11 @@
 """The arms of the paper's Tables 1 and 3 to 11, on whatever model and data a profile has.
 
-Every claim of the paper has two arms of ours beside it: random layers of as many parameters, and as
-many random layers. An arm of several tables is the same cached steps in all of them.
+Each of the paper's arms that freezes layers has two controls: random layers with as many
+parameters, and as many random layers. Tables with an arm in common share its cached steps.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 from flows.plan.arms import Arms, train_arms
 from flows.plan.evidence import Steps, StepsOfSeeds
@@ -17,13 +17,13 @@ LIMA, NO_ROBOTS, ALPACA = "lima", "no_robots", "alpaca_gpt4"
 
 
 class Table(NamedTuple):
-    """The rows of a table of the paper, the same on each of its datasets."""
+    """A table of the paper, with the same rows on each of its datasets."""
 
     title: str
     datasets: tuple[str, ...]
     """The paper's datasets."""
     rows: Mapping[str, str]
-    """The paper's label to the arm."""
+    """The paper's label of a row to our arm."""
     against: str = "lora"
     """The arm that the others are compared with."""
     note: str = ""
@@ -115,10 +115,10 @@ TABLES: dict[str, Table] = {
 def table_arms(
     names: Sequence[str], profile: Profile, base: Base, data: Steps, scores: StepsOfSeeds
 ) -> dict[str, Arms]:
-    """What these tables need, by the paper's dataset: no more arms than they show.
+    """Describe the arms of these tables, by the paper's dataset.
 
     Raises:
-        UserError: a table whose dataset or method the profile does not have.
+        UserError: when the profile lacks a table's dataset or method.
     """
     found = {}
     tables = [TABLES[name] for name in names]
@@ -136,10 +136,10 @@ def table_arms(
 
 
 def finetuning_on(profile: Profile, dataset: str, wanted: set[str]) -> FinetuneConfig:
-    """The profile's fine-tuning, on its stand-in for a dataset of the paper, with these arms.
+    """Return the profile's fine-tuning with these arms, on its stand-in for a paper's dataset.
 
     Args:
-        wanted: arms by name; the controls of each come with it.
+        wanted: names of the arms; their controls are included.
     """
     arms = [
         arm
@@ -161,10 +161,10 @@ def finetuning_on(profile: Profile, dataset: str, wanted: set[str]) -> FinetuneC
 
 
 def stand_in(profile: Profile, dataset: str) -> str:
-    """The profile's dataset for one of the paper: of that name, or said to stand for it.
+    """Return the profile's dataset for one of the paper's, by name or by its `stands_for`.
 
     Raises:
-        UserError: it has none.
+        UserError: when the profile has none.
     """
     for own in profile.datasets:
         if dataset in (own.name, own.stands_for):
@@ -175,8 +175,8 @@ def stand_in(profile: Profile, dataset: str) -> str:
     )
 
 
-def _all_arms(own: Any) -> list[ArmConfig]:
-    """Every arm of every table; `own` gives the profile's dataset for one of the paper."""
+def _all_arms(own: Callable[[str], str]) -> list[ArmConfig]:
+    """Return the arms of all tables; `own` maps the paper's datasets to the profile's."""
     lima, no_robots, alpaca = own(LIMA), own(NO_ROBOTS), own(ALPACA)
     ila = {"policy": "ila", "source": no_robots, "keep": 0.75}
     arms = [
@@ -210,12 +210,12 @@ def _all_arms(own: Any) -> list[ArmConfig]:
     ]
 
 
-def _arm(name: str, **fields: Any) -> ArmConfig:
+def _arm(name: str, **fields: object) -> ArmConfig:
     return ArmConfig(name=name, **fields)
 
 
 def _controlled(arm: ArmConfig) -> list[ArmConfig]:
-    """The arm, and random layers like it: by parameters, and by number."""
+    """Return the arm and its two random controls, with as many parameters and as many layers."""
     control = {"policy": "freeze_random", "like": arm.name, "method": arm.method}
     return [
         arm,

@@ -1,4 +1,4 @@
-"""Rankings by reference, for every command and flow that takes one."""
+"""Resolving references to rankings, for every command and flow that takes one."""
 
 from ila_core.config import RuntimeConfig
 from ila_core.errors import UserError
@@ -10,17 +10,17 @@ from tasks.cache.step_run import StepRun
 from tasks.tracking.registry import Registry
 
 MADE_BY = ("ranking", "adopted")
-"""The steps whose payload is a ranking: a search's, and one that was made elsewhere."""
+"""Steps whose payload is a ranking: of a search, and of an adopted document."""
 
 
 def resolve(reference: str) -> ResolvedRanking:
-    """The ranking that a reference means now, and what will mean it for good.
+    """Resolve a reference to its ranking, and to a pinned reference that never changes.
 
-    To be called once, where a command or a flow begins: an alias may move at any time.
+    Call it once, at the start of a command or flow, because an alias may move at any time.
 
     Raises:
-        UserError: nothing answers to it, or it is no reference.
-        CheckError: what answers is damaged, or was retired.
+        UserError: when the reference is invalid or names nothing.
+        CheckError: when the ranking is damaged or was retired.
     """
     asked = parse(reference)
     if isinstance(asked, File):
@@ -37,10 +37,10 @@ def resolve(reference: str) -> ResolvedRanking:
 
 
 def ranking_run(key: str) -> StepRun:
-    """The finished step with a key, whose payload is a ranking.
+    """Return the finished step with this key, whose payload is a ranking.
 
     Raises:
-        UserError: no step has it, or one of another kind.
+        UserError: when no step has the key, or its payload is no ranking.
     """
     runs = open_lookup(RuntimeConfig.from_env()).finished(key)
     if found := [run for run in runs if run.tags["ila.step"] in MADE_BY]:

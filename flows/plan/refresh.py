@@ -11,17 +11,17 @@ from tasks.cache.step import Step
 
 @dataclass(frozen=True)
 class Refresh:
-    """Which steps, and why; the reason stays beside the result that is replaced."""
+    """The steps to compute again, and the reason, which is recorded with the replaced result."""
 
     names: tuple[str, ...] = ()
     reason: str = ""
 
     @classmethod
     def asked(cls, names: Sequence[str] | None, reason: str | None) -> Refresh:
-        """From the two options.
+        """Build it from the two options.
 
         Raises:
-            UserError: one was given without the other.
+            UserError: when one option is given without the other.
         """
         if names and not reason:
             raise UserError(
@@ -33,10 +33,10 @@ class Refresh:
         return cls(tuple(names or ()), reason or "")
 
     def keys(self, steps: Sequence[Step]) -> list[str]:
-        """Return the keys of the steps that are meant, by kind, label or key.
+        """Return the keys of the steps that `names` gives by kind, label or key.
 
         Raises:
-            UserError: a name is none of theirs.
+            UserError: when a name matches no step.
         """
         return [key for name in self.names for key in self._named(name, steps)]
 

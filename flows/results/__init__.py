@@ -1,1 +1,1 @@
-"""What actions give back, and what views print."""
+"""The results of actions, which views print."""

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Check:
-    """What was examined and found."""
+    """The result of one check of `ila doctor`."""
 
     name: str
     state: str
-    """ok, missing (not needed for everything) or failed."""
+    """`ok`, `missing` (only some commands need it) or `failed`."""
     found: str
     advice: str = ""

@@ -1,4 +1,4 @@
-"""What was evaluated."""
+"""Finished evaluations."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from ila_core.compare.results import Evaluation
 
 @dataclass(frozen=True)
 class Measured:
-    """One evaluation of one model."""
+    """One model's evaluation on one benchmark."""
 
     arm: str
     seed: int | None

@@ -1,4 +1,4 @@
-"""A profile's pipeline, and which of its steps are cached."""
+"""The plan of a profile: its pipeline and the cached steps."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,20 +15,20 @@ from tasks.cache.step import in_order
 
 @dataclass(frozen=True)
 class ProfilePlan:
-    """A profile, its pipeline, and the state of every step."""
+    """A profile, its pipeline and the state of every step."""
 
     profile: Profile
     pipeline: Pipeline
     steps: list[Planned]
     ranking: ResolvedRanking | None = None
-    """What fine-tuning reads, where it is not the search's own."""
+    """The ranking that fine-tuning reads; `None`: the profile's own search."""
 
 
 def plan_profile(
     given: str, overrides: Sequence[str], *, rehash: bool = False, online: bool = False,
     until: str = "report",
 ) -> ProfilePlan:  # fmt: skip
-    """What `ila run` would do with the profile; `online` resolves what the hub alone knows."""
+    """Plan the profile called `given`; `online` resolves revisions on the hub."""
     return plan_of(load_profile(given, overrides), until=until, rehash=rehash, online=online)
 
 
@@ -36,7 +36,7 @@ def plan_of(
     profile: Profile, *, until: str, ranking: ResolvedRanking | None = None, rehash: bool = False,
     online: bool = True,
 ) -> ProfilePlan:  # fmt: skip
-    """Plan a profile in hand, with a ranking that was made elsewhere (`resolve`)."""
+    """Plan a loaded profile, optionally with a ranking that was made elsewhere (`resolve`)."""
     runtime = RuntimeConfig.from_env()
     pipeline = ila_pipeline(profile, Lock(runtime.home, online=online, rehash=rehash), ranking)
     steps = in_order(*pipeline.targets(until))

@@ -1,4 +1,4 @@
-"""What publishing a ranking did, and where a ranking comes from."""
+"""The result of publishing a ranking, and of tracing one."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from tasks.tracking.ranking_version import Version
 
 @dataclass(frozen=True)
 class Publication:
-    """What was published, and where its alias pointed before."""
+    """The published version, and the former target of its alias."""
 
     version: Version
     card: RankingCard
@@ -20,7 +20,7 @@ class Publication:
 
 @dataclass(frozen=True)
 class Trace:
-    """Both sides of a ranking, and the names that it has."""
+    """The steps that made and used a ranking, and its published versions."""
 
     ranking: ResolvedRanking
     steps: Lineage

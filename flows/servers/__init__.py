@@ -1,1 +1,1 @@
-"""`ila servers`: PostgreSQL, MLflow and Prefect as processes, where no container engine is."""
+"""`ila servers`: PostgreSQL, MLflow and Prefect as processes, without a container engine."""

@@ -1,4 +1,4 @@
-"""`ila servers reserve` and `account`: who may do what on an MLflow server."""
+"""`ila servers reserve` and `account`: permissions and accounts on an MLflow server."""
 
 import os
 import secrets
@@ -15,16 +15,16 @@ from tasks.tracking.accounts import Accounts, Role
 
 
 def reserve(base_models: Sequence[str]) -> None:
-    """Make the experiments and the names of rankings; those of all shipped models by default."""
+    """Create experiments and registered models, by default of all shipped base models."""
     models = base_models or list(shipped("models"))
     _accounts().reserve(models)
     typer.echo(f"members write, and publishers publish, for {', '.join(models)}")
 
 
 def add(user: str, role: str, *, out: Path | None) -> None:
-    """Make an account, or give one that exists another role.
+    """Create an account, or change the role of an existing one.
 
-    Its password is that of ILA_ACCOUNT_PASSWORD, or made here and written to a file of its own.
+    Its password is ILA_ACCOUNT_PASSWORD, or a random one that is written to a file.
     """
     if role not in set(Role):
         raise unknown_name("role", role, Role)
@@ -41,7 +41,7 @@ def add(user: str, role: str, *, out: Path | None) -> None:
 
 
 def login(user: str, password: str) -> dict[str, str]:
-    """The variables in which MLflow's client looks for an account."""
+    """Return the environment variables from which MLflow's client reads an account."""
     return {"MLFLOW_TRACKING_USERNAME": user, "MLFLOW_TRACKING_PASSWORD": password}
 
 

@@ -1,11 +1,10 @@
-"""What a Prefect server needs once: the limit that counts GPUs, a work pool, and deployments."""
+"""Setup of a Prefect server: the concurrency limit for GPUs, a work pool, and deployments."""
 
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import typer
 
@@ -13,14 +12,14 @@ from flows.servers.process import inherited
 from ila_core.errors import CheckError, UserError
 
 GPU = "gpu"
-"""The work pool, and the limit that a step takes just before its child process starts."""
+"""Name of the work pool, and of the limit of which a step that computes takes one slot."""
 
 QUEUES = {"interactive": 1, "scheduled": 2}
-"""The pool's queues with their priorities: a person's run goes before a scheduled one."""
+"""The pool's queues with their priorities: an interactive run precedes a scheduled one."""
 
 
 def run_deploy(folder: Path, *, kind: str, gpus: int) -> None:
-    """Set up the Prefect server that the environment names, and say so."""
+    """Set up the Prefect server that the environment names, and print what was done."""
     api = os.environ.get("PREFECT_API_URL")
     if not api:
         raise UserError("set PREFECT_API_URL to the Prefect server, http://127.0.0.1:4200/api say")
@@ -30,7 +29,7 @@ def run_deploy(folder: Path, *, kind: str, gpus: int) -> None:
 
 
 def count_gpus(api: str, gpus: int) -> None:
-    """Make the limit of a Prefect server, or bring it up to date: GPU steps at once."""
+    """Create or update a Prefect server's limit of concurrent GPU steps."""
     from prefect.client.orchestration import SyncPrefectClient
 
     with SyncPrefectClient(api) as client:
@@ -38,16 +37,15 @@ def count_gpus(api: str, gpus: int) -> None:
 
 
 def deploy(api: str, folder: Path, kind: str) -> None:
-    """Make or update the pool and its queues, then `prefect deploy --all`.
+    """Create or update the pool and its queues, then run `prefect deploy --all`.
 
     Args:
-        api: of the Prefect server.
-        folder: with `prefect.yaml` and, for each kind of worker, `work-pools/<kind>.json`.
+        folder: contains `prefect.yaml` and, for each kind of worker, `work-pools/<kind>.json`.
         kind: process, docker or kubernetes.
 
     Raises:
-        UserError: a file is not there.
-        CheckError: Prefect did not take it.
+        UserError: when a file is missing.
+        CheckError: when Prefect rejects the deployment.
     """
     file, template = folder / "prefect.yaml", folder / "work-pools" / f"{kind}.json"
     for needed in (file, template):
@@ -63,7 +61,7 @@ def deploy(api: str, folder: Path, kind: str) -> None:
         raise CheckError(f"`prefect deploy` failed:\n{(done.stdout + done.stderr)[-2000:]}")
 
 
-def _make_pool(api: str, kind: str, template: dict[str, Any]) -> None:
+def _make_pool(api: str, kind: str, template: dict[str, object]) -> None:
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.actions import WorkPoolCreate
     from prefect.exceptions import ObjectAlreadyExists

@@ -1,4 +1,4 @@
-"""PostgreSQL from the system's packages: a cluster of its own, reachable on this machine only."""
+"""A PostgreSQL cluster from the system's packages, reachable from this machine only."""
 
 import os
 import shutil
@@ -16,18 +16,18 @@ _DEBIAN = Path("/usr/lib/postgresql")
 
 
 class Postgres:
-    """A cluster in `folder/postgres`, and its databases.
+    """Manages a cluster in `folder/postgres` and its databases.
 
-    PostgreSQL refuses to run as root, so that root starts it as an account of its own. Its clients
-    find the password in a file (`PGPASSFILE`): it is in no address and in no process list.
+    PostgreSQL refuses to run as root, so root starts it as another account. Its clients read the
+    password from a file (`PGPASSFILE`), so that no address and no process list shows it.
 
     Args:
-        folder: where the servers keep everything.
-        port: on the loopback interface.
-        account: who it runs as where root starts it; Debian's package makes `postgres`.
+        folder: the folder of all servers.
+        port: port on the loopback interface.
+        account: user account when root starts it; Debian's package creates `postgres`.
 
     Raises:
-        UserError: PostgreSQL is not installed, or that account does not reach the folder.
+        UserError: when PostgreSQL is not installed, or the account cannot read the folder.
     """
 
     def __init__(self, folder: Path, port: int, account: str = "postgres") -> None:
@@ -44,7 +44,7 @@ class Postgres:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What its clients need to be let in."""
+        """Return the environment variables that its clients need."""
         return {"PGPASSFILE": str(self._passwords)}
 
     def address(self, database: str, driver: str = "psycopg2") -> str:
@@ -52,7 +52,7 @@ class Postgres:
         return f"postgresql+{driver}://{USER}@{LOOPBACK}:{self.port}/{database}"
 
     def server(self) -> Server:
-        """The process; its sockets are TCP only, because a path may be too long for one."""
+        """Describe the process; it listens on TCP only, as a Unix socket's path may be too long."""
         settings = {"listen_addresses": LOOPBACK, "unix_socket_directories": ""}
         options = [word for k, v in settings.items() for word in ("-c", f"{k}={v}")]
         command = [_program("postgres"), "-D", str(self.data), "-p", str(self.port), *options]
@@ -62,7 +62,7 @@ class Postgres:
         )
 
     def create(self, databases: Iterable[str]) -> None:
-        """Make those that do not exist yet."""
+        """Create the databases that do not exist yet."""
         known = self._client("psql", "-d", "postgres", "-tAc", "SELECT datname FROM pg_database")
         for name in databases:
             if name not in known.split():
@@ -77,7 +77,7 @@ class Postgres:
         return _run([_program(program), *where, *words], inherited() | self.environment)
 
     def _make(self) -> None:
-        """`initdb`, its password from a file that goes away again."""
+        """Run `initdb`, with the password in a temporary file."""
         self.data.mkdir(mode=0o700, exist_ok=True)
         handed = self.data.with_name("postgres-password")
         write_private(handed, secret(self.folder, "postgres"))
@@ -113,7 +113,7 @@ class Postgres:
 
 
 def _program(name: str) -> str:
-    """Where a program of PostgreSQL is; Debian leaves the server's own off PATH."""
+    """Find a program of PostgreSQL; Debian's server programs are not on PATH."""
     newest_first = sorted(_DEBIAN.glob("*/bin"), key=lambda x: -float(x.parent.name))
     path = os.pathsep.join([*map(str, newest_first), os.environ.get("PATH", "")])
     found = shutil.which(name, path=path)

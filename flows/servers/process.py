@@ -1,4 +1,4 @@
-"""A server as a process: known by its pid and its birth, so that nothing else is ever ended."""
+"""Servers as processes, identified by pid and start time, so that no other one is ever ended."""
 
 import json
 import os
@@ -18,37 +18,36 @@ from ila_core.errors import CheckError, UserError
 LOOPBACK = "127.0.0.1"
 
 _HEALTHY_WITHIN_SECONDS = 240.0
-"""A first start makes all tables, on two cores that others use too."""
+"""Timeout of a start; the first one creates all tables, perhaps on two busy cores."""
 _ENDED_WITHIN_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
 class Server:
-    """What is started, and how one sees that it answers."""
+    """A server's command and environment, and a check that it answers."""
 
     name: str
     port: int
     command: Sequence[str]
     answers: Callable[[], bool]
     environment: Mapping[str, str]
-    """On top of the caller's own, less what would lead MLflow or Prefect to another server."""
+    """Variables to add to those of `inherited`."""
     account: str | None = None
-    """Who it runs as, where that is not the caller."""
+    """User account to run it as, if not the caller's."""
     ends_on: signal.Signals = signal.SIGTERM
 
 
 def start(server: Server, folder: Path) -> bool:
-    """Start it unless it runs; `wait` says when it answers.
+    """Start the server unless it runs; `wait` waits until it answers.
 
     Args:
-        server: what to start.
-        folder: where its log is, and the note by which `stop_all` finds it.
+        folder: folder of its log, and of the note by which `stop_all` finds it.
 
     Returns:
-        Whether it was started now.
+        Whether this call started it.
 
     Raises:
-        UserError: its port is taken, or it runs at another one.
+        UserError: when its port is taken, or it runs on another port.
     """
     note = folder / f"{server.name}.json"
     if _running(note) is None:
@@ -66,10 +65,10 @@ def start(server: Server, folder: Path) -> bool:
 
 
 def wait(server: Server, folder: Path) -> None:
-    """Until it answers.
+    """Wait until the server answers.
 
     Raises:
-        CheckError: it ended, or did not answer in time; the end of its log says why.
+        CheckError: when it ends or does not answer in time; the message has its log's end.
     """
     end = time.monotonic() + _HEALTHY_WITHIN_SECONDS
     while not server.answers():
@@ -83,10 +82,10 @@ def wait(server: Server, folder: Path) -> None:
 
 
 def stop_all(folder: Path) -> list[str]:
-    """End what `start` started in `folder` and nothing else, the youngest first.
+    """End the servers that `start` started in `folder` and nothing else, the youngest first.
 
     Returns:
-        The names of those that ran.
+        The names of the servers that ran.
     """
     found = {note: _running(note) for note in folder.glob("*.json")}
     running = {note: process for note, process in found.items() if process is not None}
@@ -99,12 +98,12 @@ def stop_all(folder: Path) -> list[str]:
 
 
 def inherited() -> dict[str, str]:
-    """The caller's environment without what would lead a server to another one."""
+    """Return the environment without variables that point MLflow or Prefect to other servers."""
     return {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "PREFECT_", "PG"))}
 
 
 def as_account(name: str | None) -> dict[str, Any]:
-    """Arguments of `subprocess` for a process that runs as `name`."""
+    """Return the arguments of `subprocess.Popen` for a process that runs as user `name`."""
     return {} if name is None else {"user": name, "group": name, "extra_groups": ()}
 
 
@@ -125,7 +124,7 @@ def _spawn(server: Server, log: Path) -> psutil.Process:
 
 
 def _running(note: Path) -> psutil.Process | None:
-    """The process that `note` is about, unless it has ended."""
+    """Return the process that `note` describes, unless it has ended."""
     if not note.exists():
         return None
     about = json.loads(note.read_text())
@@ -147,7 +146,7 @@ def _check_free(server: Server) -> None:
 
 
 def _end(process: psutil.Process, gently: int) -> None:
-    """Ask the server to end; what it leaves behind is asked too, and then killed."""
+    """Send the server the signal `gently`; terminate, then kill, the children that remain."""
     family = process.children(recursive=True)
     process.send_signal(gently)
     _, left = psutil.wait_procs([process], timeout=_ENDED_WITHIN_SECONDS)

@@ -1,4 +1,4 @@
-"""MLflow with accounts and proxied artifacts, and Prefect, as servers on databases of their own."""
+"""The servers: MLflow with accounts and proxied artifacts, and Prefect, each on own databases."""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -10,20 +10,20 @@ from flows.servers.process import LOOPBACK, Server
 from flows.servers.secrets import secret, write_private
 
 ADMIN = "admin"
-"""MLflow's own account, which makes all others."""
+"""MLflow's administrator, who creates all other accounts."""
 
 _PASSWORD_KNOWN_SECONDS = 60
-"""How long MLflow takes a password for right without hashing it again. Each request hashes it
-several times otherwise: 2.5 s a request on two busy cores, 0.15 s with this. The one worker that
-there is forgets a password at once when it is changed."""
+"""How long MLflow caches a verified password. Without the cache each request hashes it several
+times: 2.5 s a request on two busy cores, 0.15 s with it. A changed password leaves the cache of
+the only worker at once."""
 
 
 LEAN = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-"""Start MLflow's server without the eight processes for jobs of its chatbot evaluation."""
+"""Stops MLflow's server from starting eight processes for jobs of its chatbot evaluation."""
 
 
 class Databases(Protocol):
-    """Where the servers keep what they know; `flows.servers.postgres.Postgres`."""
+    """The databases of the servers, as in `flows.servers.postgres.Postgres`."""
 
     @property
     def environment(self) -> Mapping[str, str]: ...
@@ -32,12 +32,11 @@ class Databases(Protocol):
 
 
 def mlflow(folder: Path, port: int, databases: Databases) -> Server:
-    """MLflow on the databases `mlflow` and `mlflow_accounts`.
+    """Describe an MLflow server on the databases `mlflow` and `mlflow_accounts`.
 
-    Everybody with an account reads everything; who may write what is `tasks.tracking.accounts`'
-    part. Its password is in the environment, which no process list shows. One worker: with
-    several, uvicorn kills those that need more than 5 s to start, again and again on a busy
-    machine.
+    Every account may read everything; `tasks.tracking.accounts` grants permission to write. The
+    password is in the environment, which no process list shows. It has one worker: of several,
+    uvicorn kills those that need more than 5 s to start, again and again on a busy machine.
     """
     rules = folder / "accounts.ini"
     write_private(
@@ -65,10 +64,10 @@ def mlflow(folder: Path, port: int, databases: Databases) -> Server:
 
 
 def prefect(name: str, folder: Path, port: int, databases: Databases) -> Server:
-    """A Prefect server on the database `prefect_<name>`.
+    """Describe a Prefect server on the database `prefect_<name>`.
 
-    Leases of concurrency limits lie on disk: in memory, its default, a server that is killed leaks
-    every slot that was taken (measured: still taken after 130 s; on disk, free after 60 s).
+    It stores leases of concurrency limits on disk. In memory, the default, a killed server leaks
+    all taken slots (measured: still taken after 130 s; on disk, free after 60 s).
     """
     command = [sys.executable, "-m", "prefect", "server", "start"]
     environment = {

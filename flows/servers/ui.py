@@ -1,4 +1,4 @@
-"""`ila ui`: both web UIs over the embedded stores, as child processes until stopped."""
+"""`ila ui`: both web UIs over the embedded stores, as child processes."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ def serve(*, prefect_port: int, mlflow_port: int) -> None:
     """Start the Prefect server and MLflow, print their addresses, stop both on Ctrl-C or SIGTERM.
 
     Raises:
-        UserError: one of them ended by itself, as on a port in use.
+        UserError: when one of them ends by itself, for example because its port is in use.
     """
     runtime = RuntimeConfig.from_env()
     runtime.home.mkdir(parents=True, exist_ok=True)

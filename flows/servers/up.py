@@ -29,13 +29,11 @@ def up(
     gpus: int,
     deployments: Path | None,
 ) -> None:
-    """Start what does not run yet, set it up, and say how it is used.
+    """Start the servers that do not run yet, set them up, and print how to use them.
 
     Args:
-        given: a Prefect server each, `team:port`.
-        mlflow_port: one MLflow serves all of them.
-        postgres_port: likewise.
-        gpus: how many steps may train at once, by each Prefect server's limit `gpu`.
+        given: one `team:port` for each Prefect server.
+        gpus: number of steps that may train at once, the limit `gpu` of each Prefect server.
         deployments: a folder to deploy to each Prefect server (`flows.servers.pool.deploy`).
     """
     teams = parse_teams(given)
@@ -52,18 +50,18 @@ def up(
 
 
 def down() -> None:
-    """End the servers that `up` started, and nothing else."""
+    """End the servers that `up` started, and no other process."""
     with _alone() as folder:
         ended = stop_all(folder)
     typer.echo(f"ended: {', '.join(ended)}" if ended else "no server of `ila servers` was running")
-    typer.echo(f"what they keep stays in {folder}")
+    typer.echo(f"their data stays in {folder}")
 
 
 def parse_teams(given: Sequence[str]) -> dict[str, int]:
-    """`a:4200` as team and port.
+    """Parse arguments such as `a:4200` to team and port.
 
     Raises:
-        UserError: something else, or one of them twice.
+        UserError: when an argument has another form, or a team or port occurs twice.
     """
     teams: dict[str, int] = {}
     for one in given:
@@ -79,7 +77,7 @@ def parse_teams(given: Sequence[str]) -> dict[str, int]:
 
 @contextmanager
 def _alone() -> Iterator[Path]:
-    """The servers' folder, while no other `ila servers` is at work in it."""
+    """Lock the servers' folder against other `ila servers` commands, and yield it."""
     given = os.environ.get("ILA_SERVERS_HOME")
     home = Path(given) if given else RuntimeConfig.from_env().home / "servers"
     folder = home.expanduser().absolute()
@@ -89,7 +87,7 @@ def _alone() -> Iterator[Path]:
 
 
 def _start(servers: Sequence[Server], folder: Path) -> None:
-    """All at once: most of the time is spent importing."""
+    """Start all servers at once, since most of the time is spent on imports."""
     started = [start(server, folder) for server in servers]
     for server, now in zip(servers, started, strict=True):
         wait(server, folder)
@@ -98,7 +96,7 @@ def _start(servers: Sequence[Server], folder: Path) -> None:
 
 
 def _accounts(folder: Path, tracking: str) -> dict[Role, Path]:
-    """A file of variables for one account of each role, made where it is not there yet."""
+    """Create one account for each role if missing, and return its file of variables."""
     files = {role: folder / "accounts" / f"{role}.env" for role in Role}
     admin = login(ADMIN, secret(folder, ADMIN))
     write_variables(folder / "accounts" / f"{ADMIN}.env", admin)

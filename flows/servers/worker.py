@@ -1,4 +1,4 @@
-"""What a worker does before it loads the flow of a deployment: `pull:` of prefect.yaml."""
+"""The step that a worker runs before it loads a deployment's flow: `pull:` in prefect.yaml."""
 
 from importlib import metadata
 
@@ -6,12 +6,9 @@ from ila_core.errors import CheckError
 
 
 def require(version: str) -> None:
-    """Refuse a run whose deployment was made by another version of ILA, before any of it begins.
+    """Refuse a run whose deployment was made by another version of ILA.
 
-    A form made by one version may have fields that another does not know, or means otherwise.
-
-    Args:
-        version: of the ILA that made the deployment.
+    The parameters of one version may be unknown to another, or have another meaning there.
     """
     installed = metadata.version("ila")
     if installed != version:

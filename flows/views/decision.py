@@ -1,4 +1,4 @@
-"""What `ila compare` and `ila decide` print, and the exit code of an answer."""
+"""The output of `ila compare` and `ila decide`, and the exit code of an answer."""
 
 import typer
 
@@ -24,7 +24,7 @@ def show_comparison(comparison: Comparison, *, as_json: bool) -> None:
 
 
 def show_decision(decision: Decision, *, as_json: bool) -> None:
-    """The answer first; the caller exits with `EXIT_CODES[decision.answer]`."""
+    """Print the answer, then its reasons; the caller exits with `EXIT_CODES[decision.answer]`."""
     if as_json:
         return print_json(decision.model_dump(mode="json"))
     typer.echo(

@@ -1,4 +1,4 @@
-"""What was evaluated: every benchmark of every model, beside chance, with its interval."""
+"""The output of `ila evaluate`: every model and benchmark, with interval and chance level."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from ila_core.config import Profile
 
 
 def show_evaluation(profile: Profile, found: Sequence[Measured], *, as_json: bool) -> None:
-    """One row for each model, seed and benchmark; subjects and categories in JSON."""
+    """Print one row per model, seed and benchmark; JSON has subjects and categories too."""
     evaluate = profile.evaluate
     if as_json:
         return print_json(
@@ -59,7 +59,7 @@ def _row(m: Measured, confidence: float) -> list[str]:
 
 
 def _judged_again(m: Measured, confidence: float) -> list[str]:
-    """How far the value moves when the judge is asked again, apart from what questions do."""
+    """Format the interval over repeated grades; empty without repeats."""
     found = judged_again(m.result, confidence=confidence)
     return [] if found is None else [f"judged again {found[0]:.3f} to {found[1]:.3f}"]
 

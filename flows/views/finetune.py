@@ -1,4 +1,4 @@
-"""What `ila finetune` and `ila forecast` print."""
+"""The output of `ila finetune` and `ila forecast`."""
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean
@@ -26,7 +26,7 @@ def show_finetune(
     *,
     as_json: bool,
 ) -> None:
-    """Why these layers, the proof for each seed, held-out loss, and forecast beside measurement."""
+    """Print the selected layers and why, each seed's contract and loss, and forecast memory."""
     from ila_core.report.tables import duration, memory
 
     method = results[0]["method"]
@@ -91,7 +91,7 @@ def show_forecast(
     *,
     as_json: bool,
 ) -> None:
-    """What each percent of the layers costs, best first."""
+    """Print the cost of each percentage of the layers, best layers first."""
     from ila_core.report.tables import duration, memory
 
     method, speed = profile.finetune.method_of(arm), forecast.flops_per_second
@@ -134,7 +134,7 @@ def show_forecast(
 
 
 def ranking_used(given: ResolvedRanking | None) -> dict[str, str | None] | None:
-    """Which ranking a program is told was read; `None`: the search's own."""
+    """Return the given ranking for JSON output; `None` for the search's own."""
     if given is None:
         return None
     return {
@@ -147,7 +147,7 @@ def ranking_used(given: ResolvedRanking | None) -> dict[str, str | None] | None:
 
 
 def say_ranking(given: ResolvedRanking | None) -> None:
-    """Print the given ranking on one line; print nothing where it is the search's own."""
+    """Print the given ranking on one line; print nothing for the search's own."""
     if given is None:
         return
     line = f"ranking {given.said}, digest {given.digest[:12]}, of {given.ranking.base_model}"

@@ -1,4 +1,4 @@
-"""What a command is about to ask a judge at an endpoint, said before its first call."""
+"""The forecast of requests to a judge's endpoint, printed before the first request."""
 
 from collections.abc import Collection, Sequence
 
@@ -14,13 +14,13 @@ from tasks.steps.evaluate.answers import load
 
 
 def asks_an_endpoint(step: Step) -> bool:
-    """Whether computing `step` sends requests, which one process does for a whole command."""
+    """Return whether computing `step` sends requests; one process sends all of a command."""
     judge = step.given["evaluate"].judge if _is_judged(step) else None
     return judge is not None and judge.kind == "openai"
 
 
 def announce(planned: Sequence[Planned], again: Collection[str]) -> None:
-    """One line for all that is missing, or to be computed `again`; none where nothing is asked."""
+    """Print one line about the requests of all missing steps and those to compute `again`."""
     runtime = RuntimeConfig.from_env()
     runs = {str(p.step.key): p.run for p in planned if p.step.key not in again}
     ahead: Forecast | None = None
@@ -39,10 +39,10 @@ def announce(planned: Sequence[Planned], again: Collection[str]) -> None:
     budget = Budget(runtime.judge.requests, runtime.judge.tokens)
     typer.echo(f"judge {judge}, all in all: {ahead}; the budget is {budget}", err=True)
     if guessed:
-        typer.echo("(answers that are not there yet count as being as long as they may become)",
+        typer.echo("(answers not generated yet count with their greatest possible length)",
                    err=True)  # fmt: skip
     if runtime.judge.requests is not None and ahead.requests > runtime.judge.requests:
-        typer.echo("that is more than the budget: it ends there, and what was judged is kept",
+        typer.echo("that is more than the budget: judging ends there, and what was judged is kept",
                    err=True)  # fmt: skip
 
 
@@ -51,5 +51,5 @@ def _is_judged(step: Step) -> bool:
 
 
 def _answers(step: Step) -> list[str]:
-    """The names of the inputs that are answers: of one model, or of two that are compared."""
+    """Return the names of the inputs that are answers, of one model or of two."""
     return [name for name in ("answers", "first", "second") if name in step.inputs]

@@ -1,11 +1,11 @@
-"""How every command prints: a table for a person, one JSON value for a program."""
+"""Printing for all commands: a table for a person, one JSON value for a program."""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def print_json(value: Any) -> None:
+def print_json(value: object) -> None:
     typer.echo(json.dumps(value, indent=1))
 
 

@@ -1,11 +1,11 @@
-"""What `ila rankings` prints."""
+"""The output of `ila rankings`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -28,7 +28,7 @@ def show_rankings(
     *,
     as_json: bool,
 ) -> None:
-    """One line per ranking; of one that cannot be read, the reason on standard error."""
+    """Print one line per ranking, and on standard error why a ranking cannot be read."""
     rows = []
     for run, ranking in cached:
         if not isinstance(ranking, Ranking):
@@ -65,7 +65,7 @@ def show_ranking(
     keep: float | None,
     as_json: bool,
 ) -> None:
-    """The card, and every layer's score and place, with what these are not to be read without."""
+    """Print the card, every layer's score and rank, and the caveats."""
     from ila_core.report.headline import caveats
     from ila_core.report.tables import ranking_table
 
@@ -87,7 +87,7 @@ def show_ranking(
 
 
 def show_comparison(ranking: Ranking, other: Ranking, *, keep: float | None, as_json: bool) -> None:
-    """Agreement of each dataset of one ranking with each of the other."""
+    """Print the agreement of each dataset of one ranking with each of the other."""
     from ila_core.report.tables import agreement_table
 
     found = agreements_between(ranking, other, ranking.keep if keep is None else keep)
@@ -97,7 +97,7 @@ def show_comparison(ranking: Ranking, other: Ranking, *, keep: float | None, as_
 
 
 def show_publication(made: Publication, *, as_json: bool) -> None:
-    """The version, where its alias pointed before, and how others read it."""
+    """Print the version, the alias's former target, and how to read the ranking."""
     version = made.version
     if as_json:
         return print_json(
@@ -122,7 +122,7 @@ def show_publication(made: Publication, *, as_json: bool) -> None:
 
 
 def show_adoption(ranking: Ranking, key: str, *, as_json: bool) -> None:
-    """The key that it can be published by."""
+    """Print the key to publish the adopted ranking by."""
     if as_json:
         return print_json(
             {
@@ -137,7 +137,7 @@ def show_adoption(ranking: Ranking, key: str, *, as_json: bool) -> None:
 
 
 def show_pull(found: ResolvedRanking, document: Path, card: Path, *, as_json: bool) -> None:
-    """What was pulled, and the two files."""
+    """Print the ranking that was pulled, and the paths of the two files."""
     if as_json:
         return print_json(
             {
@@ -152,7 +152,7 @@ def show_pull(found: ResolvedRanking, document: Path, card: Path, *, as_json: bo
 
 
 def show_trace(found: Trace, *, as_json: bool) -> None:
-    """The search's steps, what used the ranking, its names, and what a retirement would affect."""
+    """Print the steps that made and used the ranking, its names, and what retiring it affects."""
     if as_json:
         return print_json(_traced(found))
     typer.echo(f"{found.ranking.said}, digest {found.ranking.digest[:12]}")
@@ -170,7 +170,7 @@ def show_trace(found: Trace, *, as_json: bool) -> None:
 
 
 def show_retirement(version: Version, found: Trace, done: bool, *, as_json: bool) -> None:
-    """What it affects, and whether it was done."""
+    """Print what the retirement affects, and whether it was done."""
     if as_json:
         return print_json({"retired": version.reference if done else None, **_traced(found)})
     typer.echo(_affected(found))
@@ -192,7 +192,7 @@ def _affected(found: Trace) -> str:
     )
 
 
-def _traced(found: Trace) -> dict[str, Any]:
+def _traced(found: Trace) -> dict[str, object]:
     return {
         "reference": found.ranking.reference,
         "pinned": found.ranking.pinned,
@@ -203,7 +203,7 @@ def _traced(found: Trace) -> dict[str, Any]:
     }
 
 
-def _step(run: StepRun) -> dict[str, Any]:
+def _step(run: StepRun) -> dict[str, object]:
     return {
         "step": run.tags.get("ila.label", run.tags["ila.step"]),
         "key": run.key,
@@ -213,7 +213,7 @@ def _step(run: StepRun) -> dict[str, Any]:
     }
 
 
-def _published(version: Version) -> dict[str, Any]:
+def _published(version: Version) -> dict[str, object]:
     return {
         "ranking": version.reference,
         "state": "published" if version.retired is None else f"retired: {version.retired}",
@@ -231,11 +231,11 @@ def _day(milliseconds: int) -> str:
     return f"{datetime.fromtimestamp(milliseconds / 1000, UTC):%Y-%m-%d %H:%M} UTC"
 
 
-def _table(rows: Sequence[dict[str, Any]]) -> None:
+def _table(rows: Sequence[Mapping[str, object]]) -> None:
     print_table(list(rows[0]), [[_plain(*cell) for cell in row.items()] for row in rows])
 
 
-def _plain(column: str, value: Any) -> str:
+def _plain(column: str, value: object) -> str:
     if isinstance(value, list):
         return ", ".join(map(str, value))
     return "" if value is None else str(value)[: 12 if column == "digest" else None]

@@ -1,4 +1,4 @@
-"""What the commands print: tables for a person, one JSON object for a program."""
+"""The output of `ila run`, `search`, `plan`, `report`, `control`, `reproduce` and `doctor`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def show_plan(planned: ProfilePlan, *, as_json: bool) -> None:
-    """Every step's state, key and reason; layers and trainable parameters below."""
+    """Print every step's state, key and reason, then layers and trainable parameters."""
     layers = planned.pipeline.base.layers
     r = planned.profile.search.stage1.lora.r
     facts = {
@@ -53,7 +53,7 @@ def show_plan(planned: ProfilePlan, *, as_json: bool) -> None:
 
 
 def _was_cached(planned: Planned, run: StepRun) -> bool:
-    """Whether a step was there already, or came from somebody else who computed it meanwhile."""
+    """Return whether a step was cached, or another process computed it meanwhile."""
     if planned.run is not None:
         return planned.run.run_id == run.run_id
     from tasks.cache.claim import owner
@@ -64,7 +64,7 @@ def _was_cached(planned: Planned, run: StepRun) -> bool:
 def show_result(
     planned: ProfilePlan, runs: Mapping[str, StepRun], until: str, seconds: float, *, as_json: bool
 ) -> None:
-    """What a run came to, how much of it was cached, and where the report is."""
+    """Print the results of a run, how much of it was cached, and where the report is."""
     total = len(planned.steps)
     cached = sum(_was_cached(p, runs[str(p.step.key)]) for p in planned.steps)
     last = planned.pipeline.targets(until)[-1]
@@ -95,7 +95,7 @@ def show_result(
 
 
 def show_report(run: StepRun, *, out: Path | None, as_json: bool) -> None:
-    """Where the page is, copied to `out` when that is given."""
+    """Print the path of the page, after copying it to `out` if given."""
     page = publish_page(run, json.loads(run.params["profile.name"]))
     if out is not None:
         shutil.copyfile(page, out)
@@ -106,7 +106,7 @@ def show_report(run: StepRun, *, out: Path | None, as_json: bool) -> None:
 
 
 def publish_page(run: StepRun, profile: str) -> Path:
-    """Copy the report out of the cache to `ILA_HOME/reports/<profile>.html`, for a browser."""
+    """Copy the report from the cache to `ILA_HOME/reports/<profile>.html`; return that path."""
     page = RuntimeConfig.from_env().home / "reports" / f"{profile}.html"
     page.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(fetch(run) / "report.html", page)
@@ -116,7 +116,7 @@ def publish_page(run: StepRun, profile: str) -> Path:
 def show_control(
     results: Mapping[str, ControlResult], search: SearchConfig, *, min_auc: float, as_json: bool
 ) -> None:
-    """The AUC of every dataset, and what so many draws can say."""
+    """Print the AUC of every dataset, with what this number of draws can show."""
     settings = search.control
     if as_json:
         return print_json(
@@ -145,7 +145,7 @@ def show_control(
 def show_reproduction(
     results: Mapping[str, Result], files: Mapping[str, Sequence[Path]], *, as_json: bool
 ) -> None:
-    """Each table beside the paper's, and where each figure is."""
+    """Print our tables beside the paper's, and the paths of the figures."""
     import pandas as pd
 
     if as_json:
@@ -173,7 +173,7 @@ def show_reproduction(
 
 
 def show_checks(checks: Sequence[Check], *, as_json: bool) -> None:
-    """The doctor's findings; exits with 1 when a check failed."""
+    """Print the doctor's checks; exit with 1 if one failed."""
     if as_json:
         print_json([vars(check) for check in checks])
     else:

@@ -1,4 +1,4 @@
-"""What `ila tune` prints: every trial, the choice, and the `--set` that applies it."""
+"""The output of `ila tune`: every trial, the choice, and the `--set` that applies it."""
 
 from collections.abc import Mapping, Sequence
 
@@ -19,7 +19,7 @@ def show_tune(
     seconds: float,
     as_json: bool,
 ) -> None:
-    """All trials sorted by loss, and what is said about the best of each arm."""
+    """Print all trials sorted by loss, and the choice of each arm."""
     finetuning = profile.finetune
     arms = {arm.name: arm for arm in finetuning.arms}
     sets = {arm: overrides(best, finetuning.settings_of(arms[arm])) for arm, best in chosen.items()}

@@ -1,1 +1,1 @@
-"""Evaluations of the same items compared, and a rule about them answered."""
+"""Comparison of evaluations on the same items, and the decision by a rule about them."""

@@ -1,8 +1,8 @@
-"""Two arms' evaluations of one benchmark brought to the same items, or refused."""
+"""Alignment of two arms' evaluations of one benchmark on the same items."""
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,21 +20,21 @@ class Side(NamedTuple):
 
 class Aligned(NamedTuple):
     a: Floats
-    """Seeds by items."""
+    """Values of arm `a`, shape (seeds, items); those of `b` likewise."""
     b: Floats
     weights: Floats
     left_out: int
-    """Items that a judge did not grade everywhere."""
+    """Number of items that a judge failed to grade in some evaluation."""
 
 
 def align(a: Side, b: Side) -> Aligned:
-    """Return the items of both, in the order of the first.
+    """Return the values of the items that all evaluations share, in the first one's order.
 
-    Items may be missing only where a judge grades, since a judge may fail to; they are left out
-    of both and counted.
+    Items may be missing only under a judge, which may fail to grade; they are left out of both
+    arms and counted.
 
     Raises:
-        UserError: not measured alike, or not on the same items.
+        UserError: when the evaluations were not measured alike, or not on the same items.
     """
     everyone = [(side.arm, x) for side in (a, b) for x in side.evaluations]
     _, first = everyone[0]
@@ -66,10 +66,11 @@ def align(a: Side, b: Side) -> Aligned:
 
 
 def between_repeats(a: Side, b: Side) -> float | None:
-    """Standard deviation of a - b when the same answers are judged again, once each.
+    """Estimate the standard deviation of a - b when each answer is judged again once.
 
-    The mean over all items of the first grades, of the second grades and so on, in each arm
-    apart: its variance over the grades, divided by the arm's seeds, summed over both arms.
+    For each evaluation, the r-th grades of all items have one mean; its variance over r is divided
+    by the squared number of the arm's seeds and summed over the evaluations of both arms. `None`
+    when some answer has fewer than two grades.
     """
     variance = 0.0
     for side in (a, b):
@@ -86,9 +87,9 @@ def _is_judged(evaluation: Evaluation) -> bool:
     return any(x.repeats for x in evaluation.items)
 
 
-def _differ(field: str, x: Any, y: Any) -> bool:
-    """Servers take turns with their back ends: judges differ where no fingerprint is common. How
-    the answers of a file were generated is not known (`None`)."""
+def _differ(field: str, x: object, y: object) -> bool:
+    """Return whether two settings differ. A server has several back ends, so judges differ when no
+    fingerprint is common; `None` is the unknown generation of answers from a file."""
     if field == "generation" and None in (x, y):
         return False
     if field == "fingerprints" and isinstance(x, list) and isinstance(y, list) and x and y:
@@ -97,9 +98,10 @@ def _differ(field: str, x: Any, y: Any) -> bool:
 
 
 def refuse_unlike(arm: str, first: Evaluation, other_arm: str, other: Evaluation) -> None:
-    """
+    """Refuse two evaluations that were not measured alike.
+
     Raises:
-        UserError: two evaluations that were not measured alike, and in what.
+        UserError: when they differ in a setting; the message names it.
     """
     x, y = ({"unit": e.unit, "better": e.better, **e.comparable} for e in (first, other))
     apart = [

@@ -1,15 +1,16 @@
-"""Arms compared on every benchmark, item by item, with simultaneous intervals.
+"""Item-by-item comparison of arms on every benchmark, with simultaneous intervals.
 
-Three sources of chance are kept apart, since they shrink with different things:
+Three sources of variance are reported separately, because different things reduce them:
 
-* *Questions* (`low`, `high`): which items the benchmark happens to hold, the trained models fixed.
-  Both arms answer the same items, so only what differs between them counts.
-* *Seeds* (`over_seeds`): the same plus which fine-tuning seed; shrinks with more trainings.
-* *Judge* (`between_repeats`): the same answers graded again; shrinks with more gradings. What it
-  does to each answer apart is already in the spread over questions.
+* *Items* (`low`, `high`): the sample of items, for these trained models. Both arms answer the same
+  items, so only the differences between the arms count.
+* *Seeds* (`over_seeds`): items and fine-tuning seeds together; more trainings reduce it.
+* *Judge* (`between_repeats`): repeated grading of the same answers; more gradings reduce it. The
+  judge's variance on single answers is already part of the variance over items.
 
-Bonferroni over all comparisons of one call: with probability `confidence` every interval holds what
-it is about. Unlike Holm's steps, that gives intervals, and one that does not depend on the others.
+All comparisons of one call share a Bonferroni correction: with probability `confidence` every
+interval contains its true value. Unlike Holm's procedure, Bonferroni gives intervals, and none of
+them depends on the others.
 """
 
 import math
@@ -26,11 +27,11 @@ from ila_core.config import Frozen
 from ila_core.errors import UserError, unknown_name
 
 Evaluated = Mapping[str, Sequence[Evaluation]]
-"""Evaluations by benchmark, one per fine-tuning seed."""
+"""Benchmark to its evaluations, one per fine-tuning seed."""
 
 
 class Compared(Frozen):
-    """Arm `a` minus arm `b` on one benchmark, in its unit."""
+    """The difference of arm `a` minus arm `b` on one benchmark, in the benchmark's unit."""
 
     benchmark: str
     unit: str
@@ -39,9 +40,9 @@ class Compared(Frozen):
     b: str
     items: int
     left_out: int
-    """Items that a judge did not grade in both, which no number here contains."""
+    """Number of items that a judge did not grade in both arms; no figure here includes them."""
     by_seed_a: tuple[float, ...]
-    """The value by fine-tuning seed."""
+    """The value of each fine-tuning seed."""
     by_seed_b: tuple[float, ...]
     difference: float
     low: float
@@ -49,29 +50,29 @@ class Compared(Frozen):
     standard_error: float
     """The standard error of the difference over items."""
     over_seeds: OverSeeds | None
-    """`None` where both arms have one."""
+    """`None` when both arms have one seed."""
     between_repeats: float | None
     at_chance_a: bool
     at_chance_b: bool
 
     @property
     def sign(self) -> int:
-        """What turns a difference into an improvement of `a`."""
+        """The factor, 1 or -1, that turns a difference into an improvement of `a`."""
         return 1 if self.better == "higher" else -1
 
 
 class Comparison(Frozen):
-    """All that were made in one call."""
+    """All comparisons of one call."""
 
     confidence: float
-    """That all intervals hold at once."""
+    """Probability that all intervals contain their true values."""
     compared: tuple[Compared, ...]
     limited: dict[str, int]
-    """Benchmark to the questions per task that it was limited to, where it was."""
+    """Benchmark to its limit of questions per task; benchmarks without a limit are absent."""
     unknown_generation: tuple[str, ...] = ()
-    """Arms whose answers come from a file, so that nobody can say how they were generated."""
+    """Arms whose answers come from a file, so that their generation settings are unknown."""
     missing: tuple[str, ...]
-    """What only one of two arms was evaluated on."""
+    """Benchmarks on which only one of two arms was evaluated."""
 
     @property
     def each(self) -> float:
@@ -91,10 +92,10 @@ def compare(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Comparison:
-    """Subtract `against` from every other arm, on every benchmark that both were evaluated on.
+    """Compare every other arm with `against`, on every benchmark that both were evaluated on.
 
     Raises:
-        UserError: not measured alike (another judge, limit, prompt), or nothing in common.
+        UserError: when two arms were not measured alike (judge, limit, prompt) or share nothing.
     """
     if against not in arms:
         raise unknown_name("arm", against, arms)
@@ -169,10 +170,10 @@ def _compared(a: Side, b: Side, settings: _Settings) -> Compared:
 
 
 def signs_interval(gaps: Sequence[float], confidence: float) -> tuple[float, float, float]:
-    """Low, high and standard error of the mean of differences that are mostly -1, 0 or 1.
+    """Return low, high and standard error of the mean of differences that are mostly -1, 0 or 1.
 
-    Agresti and Min's (2005, doi:10.1002/sim.1781), which counts two items more, one of which
-    differs, half to each side: it claims no certainty where all items agree.
+    The interval of Agresti and Min (2005, doi:10.1002/sim.1781) adds two items, of which one
+    differs, half to each side; so it has a width even when all items agree.
     """
     n = len(gaps) + 2
     centre = math.fsum(gaps) / n
@@ -188,10 +189,10 @@ def _are_accuracies(a: Side, b: Side) -> bool:
 def _over_items(
     aligned: Aligned, accuracies: bool, settings: _Settings
 ) -> tuple[float, float, float, float]:
-    """Difference, interval and standard error over items, seeds averaged item by item.
+    """Return difference, low, high and standard error over items, averaged over seeds per item.
 
-    The paired percentile bootstrap, but for accuracies, which differ on few items: where none
-    differs it would claim certainty.
+    Accuracies use `signs_interval`: they differ on few items, and when none differs the paired
+    percentile bootstrap of the other benchmarks would have no width.
     """
     n = len(aligned.weights)
     a, b = aligned.a.mean(axis=0), aligned.b.mean(axis=0)

@@ -1,4 +1,4 @@
-"""Two that answer the same items, compared item by item."""
+"""The paired bootstrap over items that both models answer."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +20,9 @@ def paired_bootstrap(
     """Compute the weighted mean of a - b, and its percentile interval over resampled items.
 
     Args:
-        values_a: summed over each item's weight, such as the loss of a conversation's tokens.
-        values_b: the same items in the same order.
-        weights: of each item, such as its tokens that are in the loss.
+        values_a: one sum per item, such as a conversation's loss in nats; shape (items,).
+        values_b: the other model's sums, in the same order.
+        weights: one weight per item, such as its number of tokens in the loss.
     """
     n = len(weights)
     gap = values_a - values_b

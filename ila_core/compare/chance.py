@@ -1,4 +1,4 @@
-"""One evaluation by itself: its interval, and whether it differs from guessing."""
+"""The interval of one evaluation, and whether it differs from random guessing."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,7 @@ RESAMPLES = 10_000
 
 
 def is_accuracy(evaluation: Evaluation) -> bool:
-    """Whether every item is right or wrong and counts the same; a judge's grade 1 is neither."""
+    """Return whether every item is 0 or 1 with equal weight, and no grade of a judge."""
     return all(x.weight == 1 and x.value in (0, 1) and not x.repeats for x in evaluation.items)
 
 
@@ -41,11 +41,11 @@ def interval(
 
 
 def at_chance(evaluation: Evaluation, confidence: float) -> bool:
-    """Whether the value does not differ from what guessing gets, to either side.
+    """Return whether the value does not differ from random guessing, in either direction.
 
-    An accuracy by the exact two-sided binomial test (all outcomes at most as likely as the one
-    seen), anything else by whether its interval holds `chance`. Never where nobody can say what
-    guessing gets.
+    An accuracy is tested by the exact two-sided binomial test (all outcomes at most as likely as
+    the observed one), any other value by whether its interval contains `chance`. False when
+    `chance` is unknown.
     """
     if evaluation.chance is None:
         return False
@@ -56,13 +56,13 @@ def at_chance(evaluation: Evaluation, confidence: float) -> bool:
 
 
 def all_at_chance(evaluations: Sequence[Evaluation], confidence: float) -> bool:
-    """Whether all seeds are `at_chance`: guessers pass together with at least this confidence."""
+    """Return whether all seeds are `at_chance`, jointly at this confidence (Bonferroni)."""
     each = 1 - (1 - confidence) / len(evaluations)
     return all(at_chance(x, each) for x in evaluations)
 
 
 def _right(evaluation: Evaluation, chance: float = 0.5) -> Any:
-    """How many items are right, as scipy's test of a binomial proportion."""
+    """Return scipy's binomial test of the number of items that are right."""
     from scipy import stats
 
     right = sum(x.value == 1 for x in evaluation.items)

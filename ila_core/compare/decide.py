@@ -1,10 +1,10 @@
-"""A rule answered: does the candidate replace the baseline?
+"""The decision by a rule: does the candidate replace the baseline?
 
-A requirement *holds* where the whole interval of the improvement lies at or above its margin, it
-*fails* where the whole interval lies below, and is undecided otherwise. The interval is that over
-seeds where an arm has several, else that over items; all of a rule hold at once with its confidence
-(Bonferroni). For "ship" alone, where everything must hold, each could have the whole error rate
-(Berger 1982, doi:10.1080/00401706.1982.10487790); for "no", where one failure does, it could not.
+A requirement *holds* when the whole interval of the improvement lies at or above its margin, it
+*fails* when the whole interval lies below, and is undecided otherwise. The interval is taken over
+seeds when an arm has several, else over items. All intervals of a rule share its confidence
+(Bonferroni). For "ship" alone, which needs every requirement, each could have the whole error rate
+(Berger 1982, doi:10.1080/00401706.1982.10487790); for "no", which needs one failure, it could not.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from ila_core.config import Frozen
 from ila_core.errors import UserError
 
 LEAST_ITEMS = 30
-"""A percentile bootstrap of fewer is too narrow to decide on (Hesterberg 2015,
+"""Least items for a decision: with fewer a percentile bootstrap is too narrow (Hesterberg 2015,
 doi:10.1080/00031305.2015.1089789)."""
 
 Verdict = Literal["holds", "fails", "undecided"]
@@ -25,7 +25,7 @@ Answer = Literal["ship", "no", "undecided"]
 
 
 class Outcome(Frozen):
-    """One requirement. Improvements are in the benchmark's unit, + is better."""
+    """The result for one requirement; improvements are in the benchmark's unit, + is better."""
 
     benchmark: str
     unit: str
@@ -34,16 +34,16 @@ class Outcome(Frozen):
     low: float
     high: float
     over: Literal["items", "seeds"]
-    """What the interval is about: these trained models, or trainings with other seeds too."""
+    """`items`: the interval is about these trained models; `seeds`: about other seeds too."""
     items: int
     seeds: int
     """The number of seeds of the arm that has more."""
     verdict: Verdict
     uninformative: bool
-    """Both arms stand at chance: that neither is worse says nothing about either."""
+    """Whether both arms are at chance, so that "no worse" says nothing about either."""
     reason: str
     needed: Needed | None
-    """What would decide it; `None` where it is decided, or nothing of a size worth naming would."""
+    """Items and seeds that would decide it; `None` when it is decided or no such number is."""
 
 
 class Decision(Frozen):
@@ -58,13 +58,13 @@ class Decision(Frozen):
 def decide(
     candidate: tuple[str, Evaluated], baseline: tuple[str, Evaluated], rule: Rule
 ) -> Decision:
-    """Ship where every requirement holds, no where one fails, else undecided.
+    """Answer "ship" when every requirement holds, "no" when one fails, else "undecided".
 
     Args:
-        candidate: its name and evaluations; those that the rule does not ask for are left alone.
+        candidate: name and evaluations; benchmarks that the rule does not name are ignored.
 
     Raises:
-        UserError: a benchmark of the rule was not evaluated, or not alike.
+        UserError: when a benchmark of the rule was not evaluated, or not measured alike.
     """
     asked = {x.benchmark: x for x in rule.require}
     (name, found), (against, found_against) = candidate, baseline

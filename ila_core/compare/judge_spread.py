@@ -1,4 +1,4 @@
-"""How far a mean grade moves when the same judge is asked again about the same answers."""
+"""The variation of a mean grade when the same judge grades the same answers again."""
 
 import numpy as np
 
@@ -8,11 +8,11 @@ from ila_core.compare.results import Evaluation
 def judged_again(
     evaluation: Evaluation, *, resamples: int = 1000, confidence: float = 0.95, seed: int = 0
 ) -> tuple[float, float] | None:
-    """A percentile bootstrap interval of the value over repeats, the questions kept.
+    """Compute a percentile bootstrap interval of the value over repeated grades, items fixed.
 
-    The repeats of every answer are drawn anew. What other questions would do is apart, in
-    `ila_core.compare.chance.interval`. With three repeats it is too narrow, as it draws from those
-    it saw. `None` where no answer has two.
+    Each resample draws every answer's grades with replacement; `ila_core.compare.chance.interval`
+    is the interval over items. With three grades per answer it is too narrow. `None` when no
+    answer has two grades.
     """
     if all(len(item.repeats) < 2 for item in evaluation.items):
         return None

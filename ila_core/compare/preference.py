@@ -1,4 +1,4 @@
-"""Which of two models a judge preferred, question by question, and how sure that is."""
+"""Which of two models a judge prefers over all questions, with an interval."""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -11,12 +11,12 @@ from ila_core.config import Frozen
 
 
 class Pair(NamedTuple):
-    """Two models' answers to one benchmark, side by side."""
+    """The names of two models and the judge's comparison of their answers to one benchmark."""
 
     a: str
     b: str
     result: Evaluation
-    """As `ila_core.judge.pairwise.compare` gives it."""
+    """The result of `ila_core.judge.pairwise.compare`."""
 
 
 class Preferred(Frozen):
@@ -24,28 +24,27 @@ class Preferred(Frozen):
     a: str
     b: str
     wins: int
-    """Questions of which `a` won more turns than it lost."""
+    """Number of questions in which `a` won more turns than it lost."""
     ties: int
     losses: int
     share: float
-    """The share of wins, ties counting half; the mean over turns, then over questions."""
+    """The win rate of `a`: a tie counts half, averaged over turns, then over questions."""
     low: float
     high: float
     judged_again: tuple[float, float] | None
-    """How far the share moves when the judge is asked again about the same answers."""
+    """Interval of the share when the judge compares the same answers again; `None`: no repeats."""
     says: Literal["a", "b", "undecided"]
     counts: dict[str, int]
-    """What was not judged, and in how many turns the place decided."""
+    """Numbers of questions not judged, and of turns in which the order of the answers decided."""
 
 
 def preferred(pairs: Sequence[Pair], confidence: float) -> list[Preferred]:
-    """Count each pair's wins; all intervals hold at once with `confidence` (Bonferroni).
+    """Count each pair's wins; `confidence` is that of all intervals jointly (Bonferroni).
 
-    A question won, tied or lost is a difference of 1, 0 or -1, so the interval is that of paired
-    accuracies.
+    A question that is won, tied or lost is a difference of 1, 0 or -1, so `signs_interval` applies.
 
     Raises:
-        UserError: one benchmark's pairs were not judged alike.
+        UserError: when two pairs of one benchmark were not judged alike.
     """
     each = bonferroni(confidence, len(pairs))
     firsts: dict[str, Pair] = {}

@@ -1,7 +1,7 @@
-"""What every benchmark gives: one number per item, from which all else is computed.
+"""The result of every benchmark: one number per item, from which all others are computed.
 
-Two models answer the same items, so they are compared item by item; a value without its items
-could only be compared with its standard error, which is several times wider.
+Two models that answer the same items are compared item by item, which gives an interval several
+times narrower than a comparison of their means by standard errors.
 """
 
 from __future__ import annotations
@@ -21,40 +21,40 @@ class Item(Frozen):
 
     id: str
     group: str = ""
-    """Subject or category, where the benchmark has them."""
+    """Subject or category, if the benchmark has any."""
     value: float
-    """Summed over `weight`: 0 or 1 for an answer, nats for a text, the median grade of a judge."""
+    """The sum over `weight`: 0 or 1 for a choice, nats for a text, a judge's median grade."""
     weight: float = Field(default=1.0, gt=0)
-    """Tokens of a text; 1 for a question."""
+    """Number of tokens of a text; 1 for a question."""
     repeats: tuple[float, ...] = ()
-    """A judge's grades of the same answer, of which `value` is the median."""
+    """A judge's repeated grades of the same answer; `value` is their median."""
     log_likelihoods: tuple[float, ...] = ()
     """The log-likelihood of each choice, in nats."""
 
 
 class Evaluation(Frozen):
-    """`evaluation.json`, less who was evaluated."""
+    """One model's result on one benchmark: `evaluation.json` without the model's name."""
 
     benchmark: str
     unit: str
     better: Literal["higher", "lower"]
     chance: float | None
-    """What a model that guesses gets; `None` where nobody can say."""
+    """The value of random guessing; `None` when it is unknown."""
     items: tuple[Item, ...]
     """The items, in the benchmark's own order."""
     comparable: dict[str, Any] = {}  # noqa: RUF012  # pydantic copies it
-    """What two evaluations must have in common to be compared: data, shots, limit, judge."""
+    """Settings that two evaluations must share to be comparable: data, shots, limit, judge."""
     counts: dict[str, int] = {}  # noqa: RUF012
-    """What to know beside the value: prompts that were cut, answers that were not judged."""
+    """Counts beside the value, such as truncated prompts or answers that were not judged."""
 
     @classmethod
     def load(cls, path: Path) -> Evaluation:
-        """What a file holds."""
+        """Read an evaluation from a file."""
         return cls.model_validate_json(path.read_bytes())
 
     @property
     def value(self) -> float:
-        """Mean over all weights: MMLU's `acc` weighted by size, the loss per token."""
+        """The weighted mean: MMLU's `acc` weighted by size, the loss per token."""
         return math.fsum(x.value for x in self.items) / math.fsum(x.weight for x in self.items)
 
     @property
@@ -64,7 +64,7 @@ class Evaluation(Frozen):
 
     @property
     def macro(self) -> float:
-        """Mean over the groups, each counting the same."""
+        """The unweighted mean over the groups."""
         means = self.groups.values()
         return math.fsum(means) / len(means)
 

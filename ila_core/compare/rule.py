@@ -1,4 +1,4 @@
-"""What must hold for a candidate to ship, as YAML.
+"""The rule for a decision: the requirements that a candidate must meet, as YAML.
 
     confidence: 0.95
     seeds: 2
@@ -6,10 +6,10 @@
       - {benchmark: mmlu, at_least: -0.01}          # not worse by more than one point
       - {benchmark: held_out_loss, at_least: 0.0}   # better
 
-`at_least` is an improvement in the benchmark's unit, + is better whichever way the unit runs. Below
-0 it is a margin of non-inferiority: a candidate that is exactly as good can show it. At 0 it claims
-superiority, and above 0 by that much: one that is exactly as good stays undecided however much is
-measured.
+`at_least` is an improvement in the benchmark's unit; + is better for accuracies and losses alike. A
+negative value is a margin of non-inferiority, which a candidate that is exactly as good can meet.
+Zero or more demands superiority by that much: a candidate that is exactly as good stays undecided,
+however many items are measured.
 """
 
 from collections.abc import Iterable
@@ -32,14 +32,14 @@ class Rule(Frozen):
     name: str = Name
     description: str = ""
     confidence: float = Field(gt=0.5, lt=1)
-    """That all intervals hold at once, and so that neither "ship" nor "no" is wrong."""
+    """Joint confidence of all intervals, and so the confidence of "ship" and of "no"."""
     require: tuple[Requirement, ...] = Field(min_length=1)
     seeds: int = Field(default=1, ge=1)
-    """Least fine-tuning seeds of the candidate. With one, the answer is about that trained model
-    and not about its recipe. The baseline may always be one model: that which is in use."""
+    """Least fine-tuning seeds of the candidate. With one, the answer is about this trained model
+    and not about its recipe. The baseline may have one seed: the model that is in use."""
     resamples: int = Field(default=10_000, ge=1_000)
     seed: int = Field(default=0, ge=0)
-    """The seed of the resampling."""
+    """Seed of the bootstrap."""
 
     @model_validator(mode="after")
     def _each_once(self) -> Self:
@@ -48,13 +48,13 @@ class Rule(Frozen):
 
 
 def load_rule(given: str, benchmarks: Iterable[str]) -> Rule:
-    """The rule called `given` (`profiles/rules/`), or in the file `given`.
+    """Load the rule named `given` (`profiles/rules/`), or from the file `given`.
 
     Args:
         benchmarks: the names that a requirement may have.
 
     Raises:
-        UserError: no such file, an unknown field or benchmark, with the file's name.
+        UserError: when there is no such file, or it has an unknown field or benchmark.
     """
     rule, path = load_named(Rule, "rule", given)
     known = sorted(benchmarks)

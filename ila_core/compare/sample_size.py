@@ -1,9 +1,9 @@
-"""How many more questions or seeds would settle what is open: an extrapolation.
+"""Sample size: how many items or seeds would decide an undecided requirement.
 
-It takes the difference and the spreads as seen for the true ones. With variance `e^2` over `n`
-items, `n * ((z + z_power) * e / gap)^2` items separate a difference from a margin `gap` away in
-`POWER` of all such samples; without `z_power` they would in half of them. Over seeds it is the same
-with Student's quantile, searched for.
+It extrapolates from the observed difference and variances. With standard error `e` over `n` items,
+`n * ((z + z_power) * e / gap)^2` items separate a difference from a margin `gap` away with
+probability `POWER`; without `z_power` the probability would be one half. Over seeds, Student's
+quantile takes the place of `z`, and the number is found by search.
 """
 
 import math
@@ -17,34 +17,34 @@ from ila_core.config import Frozen
 
 POWER = 0.8
 _MOST = 10**7
-"""More than this of anything is not worth naming."""
+"""Larger numbers of items or seeds are not reported."""
 
 
 class Needed(Frozen):
-    """How many items and seeds decide a question, in all, not in addition."""
+    """Total numbers of items and seeds, those already measured included, that would decide."""
 
     items: int
     seeds: int
-    """Seeds of each arm that has several; of the candidate where it has too few."""
+    """Seeds of each arm that has several, or of the candidate when it has too few."""
     bottleneck: Literal["items", "seeds", "both"]
 
 
 def needed(found: Compared, gap: float, confidence: float) -> Needed | None:
-    """The fewest items, or seeds where those vary more, or both where neither alone will do.
+    """Return the fewest items, or seeds when seeds vary more, or both when neither suffices alone.
 
     Args:
-        gap: from the difference to the margin.
-        confidence: of this one interval.
+        gap: distance from the difference to the margin, in the benchmark's unit.
+        confidence: confidence of this one interval.
 
     Returns:
-        `None` where the difference is the margin, or next to it.
+        `None` when the difference is so near the margin that more than `_MOST` would be needed.
     """
     n, k = found.items, max(len(found.by_seed_a), len(found.by_seed_b))
     of_items, arms = found.standard_error**2, _arms(found)
     of_seeds = math.fsum(arm.by_seed for arm in arms)
 
     def settles(items: int, seeds: int | None, gap: float = gap) -> bool:
-        """Over items alone where `seeds` is `None`."""
+        """Return whether so many are enough; with `seeds=None`, over items alone."""
         parts = [(of_items * n / items, items)]
         if seeds is not None:
             parts += [arm.at(n / items, max(seeds, arm.seeds)) for arm in arms]
@@ -65,19 +65,19 @@ def needed(found: Compared, gap: float, confidence: float) -> Needed | None:
 
 
 class _Arm(NamedTuple):
-    """The variance of an arm's mean over its seeds, as far as more items leave it and do not."""
+    """Variance of an arm's mean over its seeds: the part that more items reduce, and the rest."""
 
     by_seed: float
     by_item: float
     seeds: int
 
     def at(self, items_ratio: float, seeds: int) -> tuple[float, int]:
-        """With other numbers of both."""
+        """Return the variance with other numbers of items and seeds, and the number of seeds."""
         return (self.by_seed + self.by_item * items_ratio) * self.seeds / seeds, seeds
 
 
 def _arms(found: Compared) -> list[_Arm]:
-    """Those of several seeds."""
+    """Return the arms that have several seeds."""
     if (x := found.over_seeds) is None:
         return []
     arms = [
@@ -88,13 +88,13 @@ def _arms(found: Compared) -> list[_Arm]:
 
 
 def _reach(confidence: float, parts: Sequence[tuple[float, int]]) -> float:
-    """How far off a margin must lie for `POWER` of all intervals to exclude it."""
+    """Return the distance of a margin that an interval excludes with probability `POWER`."""
     deviation = math.sqrt(math.fsum(variance for variance, _ in parts))
     return half_over_seeds(confidence, *parts) + NormalDist().inv_cdf(POWER) * deviation
 
 
 def _fewest(enough: Callable[[int], bool], *, above: int) -> int | None:
-    """The least number above `above` that is enough; more than enough stays enough."""
+    """Search the least number greater than `above` that is enough; `enough` is monotone."""
     low, high = above, above + 1
     while not enough(high):
         low, high = high, high * 2

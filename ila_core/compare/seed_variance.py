@@ -1,4 +1,4 @@
-"""What fine-tuning seeds add to a difference between arms."""
+"""The variance that fine-tuning seeds add to a difference between arms."""
 
 import math
 
@@ -9,25 +9,26 @@ from ila_core.config import Frozen
 
 
 class OverSeeds(Frozen):
-    """The interval that holds for trainings with other seeds on other items."""
+    """The interval of a difference over fine-tuning seeds and items."""
 
     low: float
     high: float
     variance_a: float
-    """The variance of the arm's mean over its seeds; 0 for an arm with one seed."""
+    """Variance of the arm's mean over its seeds; 0 for an arm with one seed."""
     variance_b: float
     by_item_a: float
-    """The part of `variance_a` that more items shrink: seeds that differ on other items each."""
+    """The part of `variance_a` that more items reduce: the interaction of seeds and items."""
     by_item_b: float
 
 
 def over_seeds(aligned: Aligned, difference: float, error: float, each: float) -> OverSeeds | None:
-    """Student's interval with the variances over items and over each arm's seeds added.
+    """Compute Student's interval from the summed variances over items and each arm's seeds.
 
-    A bootstrap over so few seeds is far too narrow: with two of each and nothing else varying, 95 %
-    intervals held the truth in 66 % of 1,500 simulations. Student's with the degrees of freedom of
-    Welch and Satterthwaite held it in 94 to 98 %, whatever part was the seeds'. What varies with
-    seed and item at once is in both variances, which errs to the wide side.
+    A bootstrap over so few seeds is far too narrow: with two seeds per arm and no other variance,
+    95 % intervals covered the true value in 66 % of 1,500 simulations. Student's interval with the
+    degrees of freedom of Welch and Satterthwaite covered it in 94 to 98 %, whatever share of the
+    variance came from seeds. The interaction of seed and item counts in both variances, which
+    makes the interval wider. `None` when no arm has two seeds.
     """
     if max(len(aligned.a), len(aligned.b)) < 2:
         return None
@@ -46,10 +47,10 @@ def over_seeds(aligned: Aligned, difference: float, error: float, each: float) -
 
 
 def half_over_seeds(confidence: float, *parts: tuple[float, int]) -> float:
-    """Half the interval of a sum of independent estimates.
+    """Return half the interval of a sum of independent estimates (Welch and Satterthwaite).
 
     Args:
-        parts: the variance of each, and what it was estimated from (items or seeds).
+        parts: variance of each estimate, and the number of items or seeds behind it.
     """
     total = math.fsum(variance for variance, _ in parts)
     spent = math.fsum(variance**2 / (n - 1) for variance, n in parts if variance)
@@ -57,10 +58,9 @@ def half_over_seeds(confidence: float, *parts: tuple[float, int]) -> float:
 
 
 def _variance_of_mean(values: Floats, weights: Floats) -> tuple[float, float]:
-    """Return the variance of an arm's mean over seeds, and the items' part of it.
+    """Return the variance of an arm's mean over seeds, and the part that more items reduce.
 
-    The part is the variance of seed and item at once in a two-way layout (residuals of both means),
-    which is in the variance of the seeds' means divided by the items.
+    That part is the interaction of seed and item in a two-way layout (residuals of both means).
     """
     seeds, n = values.shape
     if seeds == 1:

@@ -1,4 +1,4 @@
-"""A comparison and a decision as tables, and what is said below them."""
+"""Tables of a comparison and of a decision, and the notes below them."""
 
 from collections.abc import Sequence
 from statistics import fmean
@@ -11,7 +11,7 @@ from ila_core.compare.sample_size import POWER
 
 
 def comparison_table(comparison: Comparison) -> pd.DataFrame:
-    """One row per arm and benchmark; intervals over items and over seeds apart."""
+    """Tabulate one row per arm and benchmark, with the intervals over items and over seeds."""
     return pd.DataFrame(
         {
             "benchmark": x.benchmark,
@@ -35,7 +35,7 @@ def comparison_table(comparison: Comparison) -> pd.DataFrame:
 
 
 def comparison_notes(comparison: Comparison) -> list[str]:
-    """What the numbers of `comparison_table` mean, as far as they are there."""
+    """Explain the columns of `comparison_table` that are present."""
     every = comparison.compared
     notes = [
         f"low to high: {comparison.each:.2%} intervals (paired over items, the trained models "
@@ -73,7 +73,7 @@ def comparison_notes(comparison: Comparison) -> list[str]:
 
 
 def decision_table(decision: Decision) -> pd.DataFrame:
-    """One row per requirement."""
+    """Tabulate one row per requirement."""
     return pd.DataFrame(
         {
             "benchmark": x.benchmark,
@@ -94,7 +94,7 @@ def decision_table(decision: Decision) -> pd.DataFrame:
 
 
 def decision_notes(decision: Decision) -> list[str]:
-    """The reason of every requirement, and what the numbers of `decision_table` mean."""
+    """Give the reason of every requirement, and explain the columns of `decision_table`."""
     outcomes = decision.outcomes
     each = bonferroni(decision.rule.confidence, len(outcomes))
     notes = [f"{x.benchmark}: {x.verdict}. {x.reason}." for x in outcomes]

@@ -1,1 +1,1 @@
-"""How a model is measured: what benchmarks share."""
+"""Evaluation of one model: the benchmarks, and the code that they share."""

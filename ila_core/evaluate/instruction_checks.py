@@ -1,4 +1,4 @@
-"""What an answer to an instruction can be checked for without a judge."""
+"""Checks of an answer to an instruction that need no judge."""
 
 import json
 import re
@@ -7,13 +7,13 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 Passes = Callable[[str], bool]
-"""Whether an answer's text passes."""
+"""Says whether an answer's text passes."""
 
 
 class Check(NamedTuple):
     kind: Literal["format", "length"]
     instruction: str
-    """Follows what the answer is about."""
+    """The sentence that follows the topic in the prompt."""
     passes: Passes
 
 
@@ -22,7 +22,7 @@ def words(text: str) -> list[str]:
 
 
 def sentences(text: str) -> int:
-    """Stretches that end with `.`, `!` or `?`, and what follows the last of these."""
+    """Count the stretches that end with `.`, `!` or `?`, and a last one without an end."""
     return len([part for part in re.split(r"(?<=[.!?])\s+", text.strip()) if words(part)])
 
 
@@ -35,7 +35,7 @@ def one_word(text: str) -> bool:
 
 
 def bulleted(count: int) -> Passes:
-    """Exactly `count` lines, each of which begins with `- ` and goes on."""
+    """Check for exactly `count` lines, each `- ` and some text."""
 
     def passes(text: str) -> bool:
         found = lines(text)
@@ -53,7 +53,7 @@ def small_letters(text: str) -> bool:
 
 
 def json_with(key: str) -> Passes:
-    """One JSON object and nothing else."""
+    """Check for one JSON object that has `key`, and no other text."""
 
     def passes(text: str) -> bool:
         try:
@@ -66,7 +66,7 @@ def json_with(key: str) -> Passes:
 
 
 def ends_with(end: str) -> Passes:
-    """Whatever punctuation follows."""
+    """Check for the words `end` at the end, ignoring the punctuation after them."""
     return lambda text: re.sub(r"\W+$", "", text).endswith(end)
 
 
@@ -88,7 +88,7 @@ def exactly_sentences(count: int) -> Passes:
 
 
 def repeats_itself(text: str, length: int = 4, most: int = 3) -> bool:
-    """Whether some `length` words in a row stand there more than `most` times."""
+    """Return whether some sequence of `length` words occurs more than `most` times."""
     found = [w.lower() for w in words(text)]
     runs = Counter(tuple(found[i : i + length]) for i in range(len(found) - length + 1))
     return any(count > most for count in runs.values())

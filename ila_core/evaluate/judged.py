@@ -1,23 +1,23 @@
-"""A model's answers to FastChat's questions, graded by a judge."""
+"""Benchmarks in which a judge grades a model's answers to FastChat's questions."""
 
 import json
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from ila_core.compare.results import Evaluation
 from ila_core.config import (
     EvaluateConfig,
     JudgeLimits,
     LocalJudgeSettings,
+    ModelConfig,
     OpenAiJudgeSettings,
     QuestionsSettings,
     RuntimeConfig,
 )
 from ila_core.config.load import load_model_config
 from ila_core.errors import UserError
-from ila_core.evaluate.subject import Need, Subject
+from ila_core.evaluate.subject import Need, Resolved, Subject
 from ila_core.inference.generate import Answer, longest
 from ila_core.inference.questions import Question, load_questions
 from ila_core.judge.ask import Judge, VerdictStore
@@ -36,14 +36,14 @@ Pair = tuple[Sequence[Answer], Sequence[Answer]]
 """Two models' answers to the same questions."""
 
 _DECISIVE = {"dtype", "lm_head"}
-"""What of a local judge's profile changes its grades, beside its files."""
+"""Fields of a local judge's model profile that change its grades, besides its files."""
 
 
 class Judged:
-    """A question set of one turn or two."""
+    """A benchmark of questions with one turn or two, graded by a judge."""
 
     name: str
-    """The benchmark's name, and that of its settings in `evaluate`."""
+    """The benchmark's name, which is also the field of its settings in `evaluate`."""
     needs: tuple[Need, ...] = ("answers",)
 
     def asked(self, evaluate: EvaluateConfig, lock: Lock) -> str | Unknown:
@@ -54,9 +54,9 @@ class Judged:
         references = None if settings.references is None else Path(settings.references)
         return load_questions(Path(settings.questions), references)
 
-    def identity(self, evaluate: EvaluateConfig, lock: Lock) -> dict[str, Any] | Unknown:
+    def identity(self, evaluate: EvaluateConfig, lock: Lock) -> Resolved | Unknown:
         settings, judge = self._settings(evaluate), self._judge_settings(evaluate)
-        found: dict[str, Any] = {
+        found: Resolved = {
             "judge": judge.model_dump(exclude={"prompts"}),
             "prompts": _prompts(judge).digest,
             "limit": evaluate.limit,
@@ -71,9 +71,7 @@ class Judged:
             found["judge_model"] = {"files": files, **config.model_dump(include=_DECISIVE)}
         return found
 
-    def run(
-        self, subject: Subject, evaluate: EvaluateConfig, resolved: dict[str, Any]
-    ) -> Evaluation:
+    def run(self, subject: Subject, evaluate: EvaluateConfig, resolved: Resolved) -> Evaluation:
         found = grade(
             self._asked(evaluate),
             subject.answers,
@@ -89,9 +87,9 @@ class Judged:
         pair: Pair,
         runtime: RuntimeConfig,
         evaluate: EvaluateConfig,
-        resolved: dict[str, Any],
+        resolved: Resolved,
     ) -> Evaluation:
-        """Both models' answers compared, in both orders."""
+        """Let the judge compare both models' answers, in both orders."""
         found = compare(
             self._asked(evaluate),
             *pair,
@@ -108,13 +106,11 @@ class Judged:
         runtime: RuntimeConfig,
         evaluate: EvaluateConfig,
     ) -> Forecast | None:
-        """What an endpoint will be asked; `None` of a local judge.
+        """Count what an endpoint will be asked; `None` for a local judge.
 
         Args:
-            answers: of one model to grade, or of two to compare; where they are not there yet they
-                count as being as long as they may become.
-            runtime: where the verdicts lie that are not asked for again.
-            evaluate: the questions and the judge.
+            answers: one model's answers to grade, or two models' to compare; `None` for answers
+                that are not generated yet, which count with their greatest possible length.
         """
         settings = self._judge_settings(evaluate)
         if isinstance(settings, LocalJudgeSettings):
@@ -150,14 +146,14 @@ class Judged:
         return settings
 
 
-def _local_model(judge: LocalJudgeSettings) -> Any:
+def _local_model(judge: LocalJudgeSettings) -> ModelConfig:
     return load_model_config(judge.model)
 
 
 def _judge(
     settings: OpenAiJudgeSettings | LocalJudgeSettings,
     runtime: RuntimeConfig,
-    resolved: dict[str, Any],
+    resolved: Resolved,
 ) -> Judge:
     if isinstance(settings, LocalJudgeSettings):
         return _local_judge(settings, canonical(resolved["judge_model"]), runtime.device)
@@ -167,7 +163,7 @@ def _judge(
 
 @lru_cache(maxsize=1)
 def _budget(limits: JudgeLimits) -> Budget:
-    """One for all that this process judges, which is all that a command does."""
+    """Return the budget that everything judged in this process shares."""
     return Budget(limits.requests, limits.tokens)
 
 
@@ -183,10 +179,10 @@ def _prompts(settings: OpenAiJudgeSettings | LocalJudgeSettings) -> JudgePrompts
 
 @lru_cache(maxsize=1)
 def _local_judge(settings: LocalJudgeSettings, identity: str, device: str) -> Judge:
-    """Kept for the arms that it still has to grade, beside the model under evaluation.
+    """Load the judge once for all arms; it stays in memory beside the model under evaluation.
 
     Args:
-        identity: its files and what else decides its grades, as canonical JSON.
+        identity: canonical JSON of its files and of the settings that change its grades.
     """
     revision = json.loads(identity)["files"].get("revision")
     config = _local_model(settings).model_copy(update={"revision": revision})

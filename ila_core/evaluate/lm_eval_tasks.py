@@ -1,36 +1,43 @@
-"""Multiple-choice tasks by lm-eval's own definitions, over the hub's data or over local files.
+"""MMLU and HellaSwag as lm-eval defines them, on the hub's data or on local files.
 
-A folder of YAML is written that *includes* lm-eval's definition and changes where the rows come
-from, nothing else; `lm_eval --include_path FOLDER --tasks NAME` then reads the same task. A data
-file's name carries its content's hash: `datasets` would serve a changed file of the same name and
-time from its cache.
+This module writes a folder of YAML files. Each *includes* lm-eval's definition and changes only
+where the rows come from, so `lm_eval --include_path FOLDER --tasks NAME` reads the same task. The
+name of a data file contains a hash of its content, because `datasets` would otherwise return
+cached rows for a changed file of the same name and time.
 """
+
+from __future__ import annotations
 
 import csv
 import hashlib
 import json
 import re
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import yaml
 
 from ila_core.errors import UserError, unknown_name
 
+if TYPE_CHECKING:
+    from lm_eval.api.task import Task
+
 LETTERS = "ABCD"
 MMLU, HELLASWAG = "ila_mmlu", "ila_hellaswag"
 _SPLITS = ("dev", "test")
+_Fields = dict[str, object]
+"""The fields of a row, or of a task definition."""
 
 
 def definitions() -> Path:
-    """Where lm-eval keeps its tasks.
+    """Return the folder of lm-eval's task definitions.
 
     Raises:
-        UserError: it is not installed.
+        UserError: when lm-eval is not installed.
     """
     found = find_spec("lm_eval")
     if found is None or found.origin is None:
@@ -40,18 +47,18 @@ def definitions() -> Path:
 
 @cache
 def subjects() -> tuple[str, ...]:
-    """MMLU's 57, as lm-eval names them."""
+    """Return the names of MMLU's 57 subjects in lm-eval."""
     names = (definitions() / "mmlu" / "default").glob("mmlu_*.yaml")
     return tuple(sorted(p.stem.removeprefix("mmlu_") for p in names))
 
 
-def read_mmlu(folder: Path, shots: int) -> dict[str, dict[str, list[dict[str, Any]]]]:
-    """Subject to split to rows, from `dev/<subject>_dev.csv` and `test/<subject>_test.csv`.
+def read_mmlu(folder: Path, shots: int) -> dict[str, dict[str, list[_Fields]]]:
+    """Read `dev/<subject>_dev.csv` and `test/<subject>_test.csv`: subject to split to rows.
 
     Raises:
-        UserError: a file or a row that is not MMLU's, by file and line.
+        UserError: when a file or row is not in MMLU's format; the message has file and line.
     """
-    found: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    found: dict[str, dict[str, list[_Fields]]] = {}
     for path in sorted((folder / "test").glob("*_test.csv")):
         subject = path.name.removesuffix("_test.csv")
         if subject not in subjects():
@@ -73,10 +80,10 @@ def read_mmlu(folder: Path, shots: int) -> dict[str, dict[str, list[dict[str, An
     return found
 
 
-def _read_csv(path: Path) -> list[dict[str, Any]]:
+def _read_csv(path: Path) -> list[_Fields]:
     if not path.is_file():
         raise UserError(f"{path} is missing: MMLU has a dev and a test file for each subject")
-    rows: list[dict[str, Any]] = []
+    rows: list[_Fields] = []
     with path.open(encoding="utf-8", newline="") as file:
         reader = csv.reader(file, strict=True)
         try:
@@ -106,19 +113,19 @@ def _read_csv(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def read_hellaswag(path: Path) -> list[dict[str, Any]]:
-    """HellaSwag's rows from JSON Lines.
+def read_hellaswag(path: Path) -> list[_Fields]:
+    """Read HellaSwag's rows from JSON Lines.
 
     Raises:
-        UserError: a line that is none of them, by number, or an `ind` that occurs twice.
+        UserError: when a line is not such a row, or an `ind` occurs twice.
     """
     if not path.is_file():
         raise UserError(
             f"{path} is no file: give HellaSwag's validation rows as JSON Lines, or null to read "
             "Rowan/hellaswag from the hub (evaluate.hellaswag.path)"
         )
-    rows: list[dict[str, Any]] = []
-    seen: dict[Any, int] = {}
+    rows: list[_Fields] = []
+    seen: dict[object, int] = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         if not line.strip():
             continue
@@ -135,7 +142,7 @@ def read_hellaswag(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _hellaswag_row(row: Any, where: str) -> dict[str, Any]:
+def _hellaswag_row(row: object, where: str) -> _Fields:
     if not isinstance(row, dict) or not {"ctx", "ctx_a"} & row.keys():
         raise UserError(f"{where}: neither `ctx` nor `ctx_a` and `ctx_b`")
     endings, label = row.get("endings"), str(row.get("label", ""))
@@ -156,21 +163,21 @@ def _hellaswag_row(row: Any, where: str) -> dict[str, Any]:
 def write_mmlu(
     out: Path,
     shots: int,
-    rows: dict[str, dict[str, list[dict[str, Any]]]] | None,
+    rows: dict[str, dict[str, list[_Fields]]] | None,
     revision: str | None,
 ) -> None:
-    """The task `ila_mmlu` and one for each of its subjects.
+    """Write the group `ila_mmlu` and one task for each of its subjects.
 
     Args:
-        out: the folder to write, kept between runs.
-        shots: examples before each question.
-        rows: of local files; `None` reads cais/mmlu at `revision`.
+        out: the folder to write to; it stays there between runs.
+        shots: number of examples before each question.
+        rows: rows of local files; with `None` the tasks read cais/mmlu at `revision`.
     """
     names = []
     for subject in subjects() if rows is None else rows:
         definition = definitions() / "mmlu" / "default" / f"mmlu_{subject}.yaml"
         names.append(f"{MMLU}_{subject}")
-        task: dict[str, Any] = {
+        task: _Fields = {
             "include": str(definition),
             "task": names[-1],
             "tag": None,
@@ -193,10 +200,10 @@ def write_mmlu(
 
 
 def write_hellaswag(
-    out: Path, shots: int, rows: list[dict[str, Any]] | None, revision: str | None
+    out: Path, shots: int, rows: list[_Fields] | None, revision: str | None
 ) -> None:
-    """The task `ila_hellaswag`; see `write_mmlu`."""
-    task: dict[str, Any] = {
+    """Write the task `ila_hellaswag`; see `write_mmlu`."""
+    task: _Fields = {
         "include": str(definitions() / "hellaswag" / "hellaswag.yaml"),
         "task": HELLASWAG,
         "tag": None,
@@ -211,7 +218,7 @@ def write_hellaswag(
     _write_yaml(out / f"{HELLASWAG}.yaml", task)
 
 
-def _write_rows(out: Path, name: str, rows: Sequence[dict[str, Any]]) -> str:
+def _write_rows(out: Path, name: str, rows: Sequence[_Fields]) -> str:
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]
     path = out / "data" / f"{name}-{digest}.jsonl"
@@ -219,12 +226,12 @@ def _write_rows(out: Path, name: str, rows: Sequence[dict[str, Any]]) -> str:
     return str(path)
 
 
-def _write_yaml(path: Path, tree: dict[str, Any]) -> None:
+def _write_yaml(path: Path, tree: Mapping[str, object]) -> None:
     _write(path, yaml.safe_dump(tree, sort_keys=False))
 
 
 def _write(path: Path, text: str) -> None:
-    """Whole or not at all, and the same from two processes at once."""
+    """Write the file atomically: two processes may write the same file at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(
         "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
@@ -233,11 +240,11 @@ def _write(path: Path, text: str) -> None:
     Path(file.name).replace(path)
 
 
-def load_tasks(folder: Path, name: str) -> dict[str, Any]:
-    """Task objects of lm-eval by name, a group's all.
+def load_tasks(folder: Path, name: str) -> dict[str, Task]:
+    """Load lm-eval's task object `name`, or all tasks of the group `name`, by name.
 
     Raises:
-        UserError: what the hub was asked for did not come.
+        UserError: when the hub does not deliver the data.
     """
     from lm_eval.tasks import TaskManager
 
@@ -245,6 +252,6 @@ def load_tasks(folder: Path, name: str) -> dict[str, Any]:
     return dict(manager.load([name])["tasks"])
 
 
-def task_versions(tasks: Iterable[Any]) -> list[str]:
-    """lm-eval's versions of these tasks, each once."""
+def task_versions(tasks: Iterable[Task]) -> list[str]:
+    """Return the distinct lm-eval versions of these tasks."""
     return sorted({re.sub(r"\.0$", "", str(task.VERSION)) for task in tasks})

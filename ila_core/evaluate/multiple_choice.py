@@ -1,7 +1,7 @@
-"""Questions whose answers are compared by log-likelihood: lm-eval's tasks, one model after another.
+"""Multiple choice by log-likelihood: lm-eval's tasks, scored for one model after another.
 
-A question set is opened once per process: its tasks are built, its prompts tokenized, and every
-model of the same tokenizer is scored on the same tokens.
+A process builds the tasks of a question set and tokenizes its prompts once; all models with the
+same tokenizer are scored on the same tokens.
 """
 
 from __future__ import annotations
@@ -14,50 +14,51 @@ from functools import lru_cache
 from importlib.metadata import version
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ila_core.compare.results import Evaluation, Item
 from ila_core.config import HellaSwagSettings, MmluSettings
 from ila_core.evaluate.lm_eval_tasks import definitions, load_tasks, task_versions
-from ila_core.evaluate.subject import Subject
+from ila_core.evaluate.subject import Resolved, Subject
 from ila_core.inference.likelihood import log_likelihoods
 from ila_core.inference.likelihood_cache import Continuation
 from ila_core.provenance import seeded
 from ila_core.resolve import Lock, Unknown
 from ila_core.train.merge import folded
 
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
+    from lm_eval.api.task import Task
+    from lm_eval.models.huggingface import HFLM
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 
 @dataclass(frozen=True)
 class Asked:
-    """One question with its answers as tokens."""
+    """One question with its choices as tokens."""
 
     task: str
     doc_id: int
     continuations: tuple[Continuation, ...]
     cut: bool
-    """Whether a prompt was longer than the model's context, and lost its beginning."""
+    """Whether a prompt exceeded the model's context and was truncated on the left."""
 
 
 @dataclass
 class QuestionSet:
-    """lm-eval's task objects with their requests built.
+    """lm-eval's task objects by name, with their requests built."""
 
-    Args:
-        tasks: by name.
-    """
-
-    tasks: dict[str, Any]
+    tasks: dict[str, Task]
     _asked: dict[str, list[Asked]] = field(default_factory=dict)
 
     @classmethod
     @lru_cache(maxsize=8)
     def open(cls, folder: Path, name: str, limit: int | None) -> QuestionSet:
-        """The tasks that `folder` defines under `name`, built once in this process.
+        """Build the tasks that `folder` defines under `name`, once in this process.
 
         Args:
-            folder: of task files.
-            name: of the task or group in it.
-            limit: questions per task, for a look; `None` asks all.
+            limit: most questions per task; `None` asks all.
         """
         # A bar for each subject, on a stream of its own; what is logged goes where it always does.
         # Both libraries draw from the global generators.
@@ -71,8 +72,13 @@ class QuestionSet:
     def versions(self) -> list[str]:
         return task_versions(self.tasks.values())
 
-    def ask(self, model: Any, tokenizer: Any, identity: str) -> list[Asked]:
-        """Every question in the tokens of `tokenizer`, which `identity` stands for."""
+    def ask(
+        self,
+        model: PreTrainedModel | PeftModel,
+        tokenizer: PreTrainedTokenizerBase,
+        identity: str,
+    ) -> list[Asked]:
+        """Tokenize every question; `identity` identifies the tokenizer in this set's cache."""
         from lm_eval.models.huggingface import HFLM
 
         from ila_core.train.loss import eval_mode
@@ -98,15 +104,13 @@ def question_identity(
     *,
     hub: str,
     files: Sequence[str],
-) -> dict[str, Any] | Unknown:
-    """What a result depends on beside the model: the rows, the shots and lm-eval.
+) -> Resolved | Unknown:
+    """Return what a result depends on besides the model: the rows, the shots and lm-eval.
 
     Args:
-        settings: of the benchmark.
-        limit: questions per task.
-        lock: resolves the files or the hub's commit.
-        hub: the dataset there.
-        files: patterns in a local folder; none where the path is a file.
+        lock: resolves the files' digests or the hub's commit.
+        hub: the dataset's id on the hub.
+        files: patterns of the files in a local folder; empty when the path is a file.
     """
     if settings.path is None:
         revision = lock.hub_dataset(hub, settings.revision)
@@ -131,17 +135,13 @@ def evaluate_choices(
     name: str,
     *,
     chance: float,
-    resolved: dict[str, Any],
+    resolved: Resolved,
 ) -> Evaluation:
-    """Accuracy (`acc`), and the log-likelihood of every answer beside each question.
+    """Measure the accuracy (`acc`), and record the log-likelihood of every choice, in nats.
 
     Args:
-        subject: the model.
-        benchmark: what the result is called.
-        folder: of task files.
-        name: of the task or group in it.
-        chance: accuracy of a model that guesses.
-        resolved: what the result must have in common with another to be compared.
+        chance: accuracy of random guessing.
+        resolved: settings that two results must share to be comparable.
     """
     questions = QuestionSet.open(folder, name, resolved["limit"])
     asked = questions.ask(subject.model, subject.tokenizer, subject.identity)
@@ -185,14 +185,14 @@ def evaluate_choices(
     )
 
 
-def _by_document(task: Any) -> dict[int, list[Any]]:
-    found: dict[int, list[Any]] = {}
+def _by_document(task: Task) -> dict[int, list[Instance]]:
+    found: dict[int, list[Instance]] = {}
     for instance in task.instances:
         found.setdefault(instance.doc_id, []).append(instance)
     return found
 
 
-def _encoded(lm: Any, name: str, doc_id: int, instances: list[Any]) -> Asked:
+def _encoded(lm: HFLM, name: str, doc_id: int, instances: list[Instance]) -> Asked:
     most, pairs = lm.max_length, []
     for instance in sorted(instances, key=lambda x: x.idx):
         context, continuation = instance.args

@@ -1,6 +1,6 @@
-"""What a benchmark is given: the model under evaluation, and where and how it may work."""
+"""The input of a benchmark: the model under evaluation, its data and the runtime settings."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,32 +11,34 @@ from ila_core.inference.generate import Answer
 from ila_core.keys import key_of
 
 Need = Literal["rows", "texts", "answers"]
-"""What a benchmark reads that is made by other steps."""
+"""Input of a benchmark that other steps compute."""
+Resolved = dict[str, Any]
+"""A JSON object: all that changes a benchmark's result, with files and hub revisions resolved."""
 
 
 @dataclass(frozen=True)
 class Subject:
     model: Any
-    """On its device, with its adapter if it has one; `None` where its answers are all there is."""
+    """The model on its device, with its adapter if it has one; `None` when only answers exist."""
     tokenizer: Any
     identity: str
-    """Stands for the base model's files, and so for its tokenizer."""
+    """Identifies the base model's files, and so its tokenizer."""
     runtime: RuntimeConfig
-    """Where task files are kept, and how much is done at a time."""
+    """Gives the home folder, where task files are written, and the batch size."""
     on_progress: Callable[[float], None]
-    """Told the fraction that is done."""
+    """Called with the fraction that is done."""
     checkpoints: Path | None = None
-    """This evaluation's own folder: what is scored lies there until all of it is."""
+    """Folder for the scores of finished forward passes, until the evaluation is complete."""
     rows: Sequence[Row] = ()
-    """Held-out conversations, for the benchmarks that read them."""
+    """Held-out conversations, for benchmarks that need `rows`."""
     rows_digest: str = ""
     answers: Sequence[Answer] = ()
-    """To the benchmark's questions, for the benchmarks that look at nothing else."""
+    """Answers to the benchmark's questions, for benchmarks that need `answers`."""
     answers_given: bool = False
-    """Whether they come from a file, so that nobody can say how they were made."""
+    """Whether the answers come from a file, so that their generation settings are unknown."""
     texts: Sequence[list[int]] = ()
-    """Token rows that the base wrote, for the benchmarks that read them."""
+    """Token ids of texts that the base model generated, for benchmarks that need `texts`."""
 
-    def task_folder(self, benchmark: str, resolved: Mapping[str, Any]) -> Path:
-        """Where lm-eval's task files of this content lie, kept for `lm_eval --include_path`."""
-        return self.runtime.home / "benchmarks" / f"{benchmark}-{key_of(dict(resolved))}"
+    def task_folder(self, benchmark: str, resolved: Resolved) -> Path:
+        """Return the folder of lm-eval's task files for `resolved` (`lm_eval --include_path`)."""
+        return self.runtime.home / "benchmarks" / f"{benchmark}-{key_of(resolved)}"

@@ -1,21 +1,26 @@
-"""General text, on which forgetting is seen: read from a file, or sampled from the base itself."""
+"""General text to measure forgetting on: read from a file or sampled from the base model."""
+
+from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ila_core.errors import UserError
 from ila_core.provenance import seeded
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 _AT_ONCE = 32
-"""Texts sampled together."""
+"""Number of texts sampled in one batch."""
 
 
 def load_texts(path: Path) -> list[str]:
-    """JSON Lines with `text`, or paragraphs that blank lines keep apart.
+    """Read texts from JSON Lines (field `text`), or paragraphs separated by blank lines.
 
     Raises:
-        UserError: no file, no text in it, or a line that has none, by number.
+        UserError: when there is no such file, it holds no text, or a line of it has none.
     """
     if not path.is_file():
         raise UserError(
@@ -46,26 +51,32 @@ def _text(path: Path, number: int, line: str) -> str:
     return text
 
 
-def tokenized(tokenizer: Any, texts: list[str], most: int) -> tuple[list[list[int]], int]:
-    """Tokens of each text, the first `most` of them, and how many texts were cut."""
+def tokenized(
+    tokenizer: PreTrainedTokenizerBase, texts: list[str], most: int
+) -> tuple[list[list[int]], int]:
+    """Return the first `most` token ids of each text, and how many texts were truncated."""
     rows = [tokenizer(text, verbose=False)["input_ids"] for text in texts]
     return [row[:most] for row in rows], sum(len(row) > most for row in rows)
 
 
 def sample_texts(
-    model: Any, tokenizer: Any, *, texts: int, tokens: int, seed: int
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    texts: int,
+    tokens: int,
+    seed: int,
 ) -> list[list[int]]:
-    """What the base writes when it is asked nothing, at temperature 1, as token rows.
+    """Sample texts from the base model at temperature 1, without a prompt; return token ids.
 
-    A fine-tuned model's loss on it, less the base's own, is how far the two have come apart where
-    the base lives: the mean over texts estimates the Kullback-Leibler divergence per token.
+    A fine-tuned model's loss on them minus the base model's loss, averaged over texts, estimates
+    the Kullback-Leibler divergence KL(base || fine-tuned) per token.
 
     Args:
-        model: the base.
-        tokenizer: its own.
-        texts: how many.
-        tokens: of each, the one that begins it included; one that ends earlier is shorter.
-        seed: of the draws.
+        tokens: greatest length of a text, its first token (BOS or EOS) included.
+
+    Raises:
+        UserError: when the tokenizer has neither a BOS nor an EOS token.
     """
     import torch
     from transformers import GenerationConfig
@@ -96,7 +107,7 @@ def sample_texts(
 
 
 def _until(row: list[int], end: int | None) -> list[int]:
-    """Up to the end token behind the first; what follows is padding."""
+    """Cut a row after its first end token beyond position 0; the rest is padding."""
     try:
         return row[: row.index(end, 1) + 1]  # type: ignore[arg-type]
     except ValueError:

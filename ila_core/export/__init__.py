@@ -1,1 +1,1 @@
-"""A selection as another trainer's configuration, and what proves it applied."""
+"""Export of a selection to other trainers' configurations, and its verification there."""

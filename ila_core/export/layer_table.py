@@ -1,4 +1,4 @@
-"""One row per layer: what it is, how it scored, whether it trains, and why."""
+"""The table of layers in an export: shape, scores, whether it trains, and why."""
 
 from typing import Any
 

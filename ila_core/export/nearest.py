@@ -1,4 +1,4 @@
-"""The nearest selection that a consumer can express, and what is lost by it, in numbers."""
+"""The nearest selection that a trainer's format can express, and its difference in numbers."""
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -7,12 +7,12 @@ from itertools import combinations
 from ila_core.models.layers import Layer
 
 Cost = Callable[[Layer], int]
-"""Parameters of a layer that are trained, or not, against what was asked."""
+"""Returns the number of parameters that train when the layer is selected."""
 
 
 @dataclass(frozen=True)
 class Loss:
-    """How far what trains is from what was asked."""
+    """The difference between the layers that train and those that were selected."""
 
     extra: tuple[str, ...]
     missing: tuple[str, ...]
@@ -34,7 +34,7 @@ class Loss:
 def loss(
     layers: Sequence[Layer], wanted: Collection[str], trains: Collection[str], cost: Cost
 ) -> Loss:
-    """What trains against what was asked."""
+    """Compare the layers that train with those that were selected."""
     extra = [x for x in layers if x.name in trains and x.name not in wanted]
     missing = [x for x in layers if x.name in wanted and x.name not in trains]
     return Loss(
@@ -48,9 +48,9 @@ def loss(
 def nearest_grid(
     layers: Sequence[Layer], wanted: Collection[str], cost: Cost
 ) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """The layer types and blocks whose product differs from `wanted` in the fewest parameters.
+    """Find the types and blocks whose product differs from `wanted` in the fewest parameters.
 
-    Exact: given the types, every block is decided by itself, and there are few types.
+    The search is exact: for given types each block is independent, and there are few types.
     """
     gain: dict[tuple[str, int], int] = {}
     for layer in layers:
@@ -72,9 +72,9 @@ def nearest_grid(
 def nearest_blocks(
     layers: Sequence[Layer], wanted: Collection[str], cost: Cost
 ) -> tuple[int, tuple[str, ...]]:
-    """LLaMA-Factory's form: the last n blocks (the first -n) and, in these, whole modules.
+    """Find the last n blocks (the first, -n) and their modules nearest to `wanted` (LLaMA-Factory).
 
-    Exact: given the blocks, every module is decided by itself.
+    The search is exact: for given blocks each module is independent.
     """
     blocks = sorted({layer.block for layer in layers if layer.block is not None})
     best: tuple[int, int, tuple[str, ...]] = (0, 0, ())
@@ -94,7 +94,7 @@ def nearest_blocks(
 
 
 def component(layer: Layer) -> str:
-    """First part of the name below the block: `self_attn`, `mlp`."""
+    """Return the first part of the name below the block: `self_attn`, `mlp`."""
     return layer.name.partition(f".{layer.block}.")[2].partition(".")[0]
 
 

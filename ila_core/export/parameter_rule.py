@@ -1,4 +1,4 @@
-"""Full fine-tuning by a list of expressions over parameter names, as Axolotl and Spectrum do."""
+"""Full fine-tuning by a list of expressions over parameter names (Axolotl, Spectrum)."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -14,10 +14,10 @@ FSDP = "Under FSDP 1, freezing needs use_orig_params: true."
 
 
 def unfrozen(wanted: Export) -> list[str]:
-    """One expression per selected layer, and one for all that is no layer.
+    """Return one expression per selected layer, and one for all parameters outside of layers.
 
-    Dots are not escaped: Axolotl takes them literally and escapes them itself; Spectrum lets each
-    stand for one character, which no other parameter's name makes use of. `[.]` is a dot to both.
+    Dots are not escaped: Axolotl takes them literally and escapes them itself; to Spectrum a dot
+    matches any character, which makes no other parameter match. `[.]` is a dot to both.
     """
     types = "|".join(sorted({layer.type for layer in wanted.ranking.layers}))
     selected = [f"^{name}.(weight|bias)$" for name in wanted.selection.train]
@@ -30,7 +30,7 @@ def by_parameters(
     layers: Sequence[Layer],
     parameters: Sequence[str],
 ) -> Matches:
-    """The layers whose weight the entries select."""
+    """Find the layers whose weight the entries select."""
     return matches(
         "full",
         entries,
@@ -42,11 +42,11 @@ def by_parameters(
 
 
 def outside(layers: Sequence[Layer], parameters: Sequence[str]) -> tuple[str, ...]:
-    """The parameters that are no layer's: embeddings and norms."""
+    """Return the parameters that belong to no layer: embeddings and norms."""
     owned = {f"{layer.name}.{part}" for layer in layers for part in ("weight", "bias")}
     return tuple(name for name in parameters if name not in owned)
 
 
 def starts(entry: str, name: str) -> bool:
-    """`re.match`, as it stands."""
+    """Return whether the expression matches at the beginning of the name (`re.match`)."""
     return re.match(entry, name) is not None

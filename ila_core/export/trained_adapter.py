@@ -1,4 +1,4 @@
-"""A trained PEFT adapter by its own weights, whoever trained it: which layers it holds, how large.
+"""A trained PEFT adapter, read from its weights: the layers it adapts, with rank and size.
 
 read_adapter(Path("adapter")).check(layers, wanted)  # Contract
 """
@@ -22,15 +22,15 @@ _KEY = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_([ABE])(?:\.\w+)?(?:\.wei
 
 @dataclass(frozen=True)
 class Part:
-    """One layer's adapter."""
+    """The adapter of one layer."""
 
     name: str
     inputs: tuple[int, ...] | None
-    """Shape of A, (rank, in); `None` where it is missing."""
+    """Shape of A, (rank, in); `None` when A is missing."""
     outputs: tuple[int, ...] | None
-    """Shape of B, (out, rank)."""
+    """Shape of B, (out, rank); `None` when B is missing."""
     learnt: bool
-    """Whether B is anything but zero: at zero, as it starts, the layer is the base's."""
+    """Whether B is not zero; B starts at zero, so that the layer equals the base model's."""
 
     @property
     def rank(self) -> int:
@@ -38,7 +38,7 @@ class Part:
 
     @property
     def shape(self) -> tuple[int, int] | None:
-        """The shape of the layer that it fits; `None` for halves missing or of two ranks."""
+        """Shape (out, in) of the layer; `None` when A or B is missing or their ranks differ."""
         if self.inputs is None or self.outputs is None or self.inputs[0] != self.outputs[1]:
             return None
         return self.outputs[0], self.inputs[1]
@@ -49,7 +49,7 @@ class TrainedAdapter:
     config: dict[str, object]
     parts: dict[str, Part]
     others: tuple[str, ...]
-    """Tensors that are no part of an adapter: what was trained, or merely saved, in full."""
+    """Names of other tensors: weights that were trained, or only saved, in full."""
 
     @property
     def parameters(self) -> int:
@@ -57,7 +57,7 @@ class TrainedAdapter:
         return sum(shape[0] * shape[1] for pair in sizes for shape in pair if shape is not None)
 
     def layers_called(self, names: Sequence[str]) -> list[Layer]:
-        """A model's layers by name, with the shapes that this adapter fits."""
+        """Return the named layers, with the shapes that this adapter implies."""
         known = {name: part.shape or (0, 0) for name, part in self.parts.items()}
         return [
             Layer(name=n, block=None, type=n.rpartition(".")[2], shape=known.get(n, (0, 0)))
@@ -71,13 +71,13 @@ class TrainedAdapter:
         wanted: Sequence[str],
         ranks: Mapping[str, int] | None = None,
     ) -> Contract:
-        """The adapter against the layers that it should train.
+        """Check the adapter against the layers that it should train.
 
         Args:
-            ranks: by layer, where a policy set them; by default the adapter's own.
+            ranks: rank of each layer when a policy set them; by default the adapter's own.
 
         Raises:
-            UserError: it belongs to another model: its names or shapes are not the layers'.
+            UserError: when names or shapes show that it belongs to another model.
         """
         shapes = {layer.name: layer.shape for layer in layers}
         unknown = [name for name in self.parts if name not in shapes]
@@ -141,10 +141,10 @@ class TrainedAdapter:
 
 
 def read_adapter(folder: Path) -> TrainedAdapter:
-    """The adapter in a folder, by its weights.
+    """Read the adapter in a folder.
 
     Raises:
-        UserError: there is none, or its files cannot be read.
+        UserError: when there is none, or its files cannot be read.
     """
     from safetensors import SafetensorError, safe_open
 

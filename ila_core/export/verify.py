@@ -1,6 +1,6 @@
-"""The selection contract for what was trained, or will be, elsewhere: names and parameters.
+"""The selection contract, checked on adapters and configurations of other trainers.
 
-`ila_core.train.contract` holds our own trainings to it while they run; this reads what is there.
+`ila_core.train.contract` checks our own trainings while they run; this module reads files.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,31 +15,31 @@ from ila_core.selection.select import lora_parameters
 
 
 class Contract(Frozen):
-    """One target against the layers that it should train."""
+    """The layers that a target trains, compared with the layers that it should train."""
 
     target: str
     requested: int
     matched: int
     missed: tuple[str, ...] = ()
-    """Requested, but nothing trains them."""
+    """Requested layers that do not train."""
     unrequested: tuple[str, ...] = ()
     twice: tuple[str, ...] = ()
-    """Selected by more than one entry."""
+    """Layers that more than one entry selects."""
     unmatched: tuple[str, ...] = ()
     """Entries that select no layer."""
     odd: dict[str, str] = Field(default_factory=dict)
-    """Layers that train in another way than asked."""
+    """Layers that train in another way than requested, and how."""
     trainable_parameters: int
     expected_parameters: int
     gradient_seen: int | None = None
-    """Requested layers whose gradient was not zero; `None` where nobody watched."""
+    """Number of requested layers with a nonzero gradient; `None` when it was not recorded."""
     frozen_tensors: int | None = None
     frozen_identical: int | None = None
     notes: tuple[str, ...] = ()
 
     @property
     def breaches(self) -> list[str]:
-        """What does not hold, with the names."""
+        """Breaches of the contract as messages, with the layers' names."""
         said = [
             ("requested, but nothing trains it", self.missed),
             ("trains without having been requested", self.unrequested),
@@ -71,10 +71,10 @@ def check_configuration(
     wanted: Sequence[str],
     ranks: Mapping[str, int] | None = None,
 ) -> Contract:
-    """What a configuration selects against the layers that it should.
+    """Compare the layers that a configuration selects with those that it should select.
 
     Args:
-        ranks: by layer, where a policy set them; by default the configuration's own.
+        ranks: rank of each layer when a policy set them; by default the configuration's own.
     """
     chosen = set(wanted)
     # Expressions over parameters may name embeddings and norms, which no ranking knows.
@@ -107,7 +107,7 @@ def _expected(
 
 
 def _rank(name: str, ranks: Mapping[str, int]) -> int:
-    """Return the layer's rank, or the commonest rank where it trains none of its own."""
+    """Return the layer's rank, or the most common rank if the layer has none."""
     if name in ranks:
         return ranks[name]
     values = list(ranks.values())

@@ -1,1 +1,1 @@
-"""Questions that a model answers in conversation, and its answers (Vicuna, MT-Bench)."""
+"""Questions, generated answers to them, and log-likelihoods of given continuations."""

@@ -1,4 +1,4 @@
-"""A file to which finished work is appended line by line, so that a kill loses only the last."""
+"""A JSON Lines file of finished work; a kill while a line is appended loses that line only."""
 
 import json
 import os
@@ -7,14 +7,14 @@ from typing import Any
 
 
 class Damaged(Exception):
-    """A line that no kill explains."""
+    """A complete line that is not valid: an interrupted write leaves only an incomplete one."""
 
 
 def read_appended(path: Path) -> list[Any]:
-    """The values that lie in a file, none without one; a last line that was cut short is taken off.
+    """Read the values of a file, none if it does not exist; truncate an incomplete last line.
 
     Raises:
-        Damaged: a line that is not JSON; its text says which.
+        Damaged: when a line is not JSON; the message has its number.
     """
     if not path.exists():
         return []

@@ -1,4 +1,4 @@
-"""Answers in FastChat's own schema, so that its tools read ours and ours read its."""
+"""Reading and writing answers in FastChat's schema, for exchange with its tools."""
 
 import json
 from collections.abc import Sequence
@@ -10,14 +10,14 @@ from ila_core.inference.questions import Question, named, read_turns
 from ila_core.keys import digest_of
 
 ID_LENGTH = 22
-"""Of FastChat's answer ids (a short UUID)."""
+"""Length of FastChat's answer ids (a short UUID)."""
 
 
 def write_fastchat(answers: Sequence[Answer], model_id: str, path: Path) -> None:
-    """One line per answer.
+    """Write one line per answer.
 
-    `answer_id` follows from model, question and text, and `tstamp` is 0, so the same answers are
-    the same bytes. FastChat reads neither.
+    `answer_id` is a hash of model, question and text, and `tstamp` is 0, so that the same answers
+    give the same bytes. FastChat reads neither.
     """
     lines = []
     for answer in answers:
@@ -35,13 +35,12 @@ def write_fastchat(answers: Sequence[Answer], model_id: str, path: Path) -> None
 
 
 def read_fastchat(path: Path, questions: Sequence[Question]) -> list[Answer]:
-    """The answers to `questions`, in their order.
+    """Read the answers to `questions`, in the order of `questions`.
 
-    Such a file does not say how many tokens an answer has or how it ended, so those fields of the
-    answers are empty.
+    The schema has no token counts and no reason for an answer's end, so these fields are empty.
 
     Raises:
-        UserError: a row that is not an answer, or answers to other questions, or not to all.
+        UserError: when a row is not an answer, or the rows do not answer exactly `questions`.
     """
     found = read_turns(path)
     asked = {question.id: question for question in questions}

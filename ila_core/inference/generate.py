@@ -1,9 +1,11 @@
-"""A model's answers to questions, turn by turn, each turn with the answers before it in view.
+"""Generation of answers turn by turn; the prompt of a turn contains the earlier answers.
 
-Questions are answered in batches of similar length, the longest first, and every finished batch is
-appended to a file: what was generated is not generated again. The batch moves the numerics by
-rounding only, and sampling not at all (`ila_core.inference.sampling`).
+Questions are answered in batches of similar length, the longest first. Every finished batch is
+appended to a file, from which an interrupted call resumes. The batch size changes logits by
+rounding only, and the random draws not at all (`ila_core.inference.sampling`).
 """
+
+from __future__ import annotations
 
 import json
 import logging
@@ -11,7 +13,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
@@ -23,34 +25,39 @@ from ila_core.inference.append_log import Damaged, read_appended
 from ila_core.inference.questions import Question
 from ila_core.keys import digest_of
 
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 log = logging.getLogger("ila")
 
 CHARACTERS_PER_TOKEN = 4
-"""Of English text, roughly: only what nobody has counted is estimated by it."""
+"""Rough ratio for English text, used to estimate tokens that were not counted."""
 
 
 class Answer(Frozen):
-    """Turn by turn; what is not known of an answer that was read from a file is empty."""
+    """An answer, one entry per turn; fields that a file of answers does not have are empty."""
 
     question_id: int
     turns: tuple[str, ...]
     tokens: tuple[int, ...] = ()
-    """How many were generated, the end token included."""
+    """Number of generated tokens, the end token included."""
     finished: tuple[bool, ...] = ()
-    """Whether the model ended the turn; else it was cut at `max_new_tokens`."""
+    """Whether the model generated an end token; else `max_new_tokens` cut the turn."""
     cut: tuple[int, ...] = ()
-    """Tokens of the prompt that were left out because the context is too short."""
+    """Number of prompt tokens left out because the context is too short."""
 
 
 def longest(questions: Sequence[Question], max_new_tokens: int) -> list[Answer]:
-    """Stand-ins for answers that are not there yet, as long as they may become."""
+    """Return placeholders of the greatest possible length for answers not generated yet."""
     text = "x" * (CHARACTERS_PER_TOKEN * max_new_tokens)
     return [Answer(question_id=q.id, turns=(text,) * len(q.turns)) for q in questions]
 
 
 def answer_all(
-    model: Any,
-    tokenizer: Any,
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
     renderer: Renderer,
     questions: Sequence[Question],
     *,
@@ -59,22 +66,21 @@ def answer_all(
     partial: Path,
     on_metrics: Callable[[int, dict[str, float]], None] | None = None,
 ) -> list[Answer]:
-    """Every question's answer, in the order of `questions`.
+    """Answer every question, in the order of `questions`.
 
     Args:
         model: a causal language model of transformers, with or without a PEFT adapter.
-        tokenizer: the model's.
-        renderer: of the model profile's chat template.
-        questions: what is asked.
-        settings: how it is answered.
-        batch: questions answered together.
-        partial: finished answers, one a line; those that lie there are taken over. It belongs to
-            one model: what the file cannot see, the weights above all, its name has to stand for.
-        on_metrics: called after every batch with the number of answers and their mean length.
+        renderer: renders the model profile's chat template.
+        settings: temperature, seed and most new tokens.
+        batch: number of questions per batch.
+        partial: file of finished answers, one a line, from which an interrupted call resumes. It
+            records prompts and settings but not the weights: its name must be unique per model.
+        on_metrics: called after every batch with the number of answers and their mean tokens.
 
     Raises:
-        UserError: `max_new_tokens` leaves no room for a prompt.
-        CheckError: `partial` holds answers to other prompts, or of other settings.
+        UserError: when `max_new_tokens` leaves no room for a prompt, or no token ends an answer.
+        CheckError: when `partial` is damaged or holds answers to other prompts or settings.
+        Diverged: when a logit is NaN.
     """
     writer = _Writer(model, tokenizer, renderer, settings)
     found = _resumed(partial, {q.id: writer.identity(q) for q in questions})
@@ -99,10 +105,14 @@ def answer_all(
 
 
 class _Writer:
-    """Prompts into answers."""
+    """Generates the answers of one batch of questions."""
 
     def __init__(
-        self, model: Any, tokenizer: Any, renderer: Renderer, settings: GenerationSettings
+        self,
+        model: PreTrainedModel | PeftModel,
+        tokenizer: PreTrainedTokenizerBase,
+        renderer: Renderer,
+        settings: GenerationSettings,
     ) -> None:
         self._tokenizer, self._renderer, self._settings = tokenizer, renderer, settings
         self._context = int(model.config.max_position_embeddings)
@@ -116,13 +126,13 @@ class _Writer:
         self._ends = end_tokens(model, tokenizer, renderer)
 
     def identity(self, question: Question) -> str:
-        """Digest what decides an answer, without the model."""
+        """Digest everything that decides an answer except the model."""
         first = Conversation((Message("user", question.turns[0]),))
         asked = [question.model_dump(exclude={"reference"}), self._renderer.prompt(first)]
         return digest_of([self._settings.model_dump(), self._context, asked])
 
     def prompt(self, question: Question, answers: Sequence[str]) -> list[int]:
-        """Tokens of the turn after `answers`."""
+        """Return the token ids of the prompt for the turn after `answers`."""
         messages = [Message("user", question.turns[0])]
         for answer, turn in zip(answers, question.turns[1:], strict=False):
             messages += [Message("assistant", answer), Message("user", turn)]
@@ -132,8 +142,8 @@ class _Writer:
         )["input_ids"]
         return ids
 
-    def answers(self, causal: Any, questions: Sequence[Question]) -> list[Answer]:
-        """All turns of one batch."""
+    def answers(self, causal: PreTrainedModel, questions: Sequence[Question]) -> list[Answer]:
+        """Answer all turns of one batch."""
         made = [Answer(question_id=question.id, turns=()) for question in questions]
         for turn in range(max(len(question.turns) for question in questions)):
             now = [i for i, question in enumerate(questions) if turn < len(question.turns)]
@@ -155,14 +165,18 @@ class _Writer:
         return made
 
     def _fitted(self, prompt: list[int]) -> list[int]:
-        """The prompt's end, behind its BOS: the last question is what must be answered."""
+        """Truncate a prompt on the left, after its BOS token: the last question must remain."""
         if len(prompt) <= self._room:
             return prompt
         head = prompt[:1] if prompt[0] == self._tokenizer.bos_token_id else []
         return head + prompt[len(prompt) - self._room + len(head) :]
 
     def _generate(
-        self, causal: Any, questions: Sequence[Question], prompts: list[list[int]], turn: int
+        self,
+        causal: PreTrainedModel,
+        questions: Sequence[Question],
+        prompts: list[list[int]],
+        turn: int,
     ) -> list[list[int]]:
         import torch
         from transformers import GenerationConfig, LogitsProcessorList
@@ -194,25 +208,27 @@ class _Writer:
         return [self._until_end(row) for row in output[:, longest:].tolist()]
 
     def _until_end(self, ids: list[int]) -> list[int]:
-        """What a row wrote, its end token included, without the padding behind it."""
+        """Cut a row after its first end token; the rest is padding."""
         ends = [i for i, token in enumerate(ids) if token in self._ends]
         return ids[: ends[0] + 1] if ends else ids
 
 
-def _refuse_nan(input_ids: Any, scores: Any) -> Any:
-    """Refuse NaN: broken weights would answer with the vocabulary's first token."""
+def _refuse_nan(input_ids: Tensor, scores: Tensor) -> Tensor:
+    """Refuse NaN logits (batch, vocabulary), from which argmax would take the first token."""
     if bool(scores.isnan().any()):
-        raise Diverged("a logit is no number: are the model's weights?")
+        raise Diverged("a logit is NaN: check that the model's weights are finite")
     return scores
 
 
-def end_tokens(model: Any, tokenizer: Any, renderer: Renderer) -> tuple[int, ...]:
-    """Every token that ends an answer: the tokenizer's, the model's, and the template's.
+def end_tokens(
+    model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, renderer: Renderer
+) -> tuple[int, ...]:
+    """Return the ids of all end tokens: the tokenizer's, the model's and the template's.
 
-    The last is what the model was trained to end with, and need not be among the others.
+    The template's end token is the one that fine-tuning teaches; the others may not include it.
 
     Raises:
-        UserError: there is none, so every answer would run to its limit.
+        UserError: when there is none, so that every answer would run to its limit.
     """
     causal = getattr(model, "get_base_model", lambda: model)()
     own = getattr(causal.generation_config, "eos_token_id", None)
@@ -233,8 +249,8 @@ def end_tokens(model: Any, tokenizer: Any, renderer: Renderer) -> tuple[int, ...
 
 
 @contextmanager
-def _generating(model: Any) -> Iterator[Any]:
-    """The model without its own generation settings, which would fill in ours; then as it was."""
+def _generating(model: PreTrainedModel | PeftModel) -> Iterator[PreTrainedModel]:
+    """Replace the model's own generation settings, which would override ours, for the block."""
     import torch
     from transformers import GenerationConfig
 
@@ -252,7 +268,7 @@ def _generating(model: Any) -> Iterator[Any]:
 
 
 def _resumed(partial: Path, identities: dict[int, str]) -> dict[int, Answer]:
-    """The answers that lie in `partial`."""
+    """Read the finished answers in `partial`."""
     found = {}
     try:
         for number, row in enumerate(read_appended(partial), start=1):

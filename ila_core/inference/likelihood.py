@@ -1,8 +1,8 @@
-"""Log-likelihood of continuations under a causal model: what multiple choice is scored by.
+"""Log-likelihood of continuations under a causal language model, for multiple choice.
 
-What several requests have in common is computed once: one pass for all continuations of one token
-after the same text (MMLU's four letters), and, within a family (a subject), the keys and values of
-the prefix that all its prompts begin with (its few-shot examples).
+Shared parts are computed once: one row for all one-token continuations of the same context (MMLU's
+four letters), and, within a family (a subject), the keys and values of the prefix that all its
+prompts share (its few-shot examples).
 """
 
 from __future__ import annotations
@@ -13,46 +13,50 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ila_core.errors import CheckError, Diverged
 from ila_core.inference.likelihood_cache import Continuation, Scores
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from torch import Tensor
+    from transformers import DynamicCache, PreTrainedModel
+
+    from ila_core.train.loss import TokenLoss
 
 log = logging.getLogger("ila")
 
 _WORTH_SHARING = 16
-"""Tokens; a shorter prefix costs more in an extra pass than it saves."""
+"""Least tokens of a shared prefix; a shorter one costs more in an extra pass than it saves."""
 _TOKENS_ON_CPU = 2048
-"""At once, on a CPU: what a pass holds should stay in its caches. stories3M reads 512-token prompts
-in 0.6 of the time that it takes at 32 rows, 16,384 tokens, at once."""
+"""Most tokens per forward pass on a CPU, so that activations stay in its caches: stories3M reads
+512-token prompts in 0.6 of the time that passes of 32 rows (16,384 tokens) take."""
 
 
 def log_likelihoods(
-    model: Any,
+    model: PreTrainedModel | PeftModel,
     continuations: Sequence[Continuation],
     *,
     batch: int,
     on_rows: Callable[[int], None] = lambda rows: None,
     kept: Path | None = None,
 ) -> list[float]:
-    """Summed log-probability of each continuation, in nats.
+    """Return the summed log-probability of each continuation, in nats.
 
-    Passes are laid out by the continuations alone, whether or not some are done: what was
-    interrupted gives the same bits as what was not.
+    The division into passes depends on the continuations alone, not on which are finished, so that
+    an interrupted call gives the same bits as an uninterrupted one.
 
     Args:
         model: a causal language model of transformers, with or without an adapter.
-        continuations: in any order.
-        batch: rows per forward pass; halved where memory runs out.
-        on_rows: told how many rows were just read, or lie in `kept`.
-        kept: a folder for the scores of finished passes, where an interrupted call goes on; it
-            belongs to one model.
+        batch: rows per forward pass; halved when memory runs out.
+        on_rows: called with the number of rows just computed, or read from `kept`.
+        kept: a folder for the scores of finished passes, from which an interrupted call resumes;
+            each model needs its own.
 
     Raises:
-        CheckError: memory runs out with one row, or a file in `kept` is damaged.
+        CheckError: when memory runs out with one row, or a file in `kept` is damaged.
+        Diverged: when a log-likelihood is not finite.
     """
     import torch
     from accelerate.utils import find_executable_batch_size
@@ -104,7 +108,7 @@ def log_likelihoods(
             ) from error
     found = [done[c.inputs, c.targets] for c in continuations]
     if not all(map(math.isfinite, found)):
-        raise Diverged("a log-likelihood is not finite: are the model's weights?")
+        raise Diverged("a log-likelihood is not finite: check that the model's weights are")
     return found
 
 
@@ -113,7 +117,7 @@ def _shared(
     families: dict[tuple[int, ...], str],
     wanted: dict[tuple[int, ...], list[tuple[int, ...]]],
 ) -> list[tuple[tuple[int, ...], list[tuple[int, ...]]]]:
-    """Prefix to what begins with it, longest first; the empty prefix has all that shares none."""
+    """Group inputs by shared prefix, longest input first; the prefix `()` groups the others."""
     by_family: dict[str, list[tuple[int, ...]]] = defaultdict(list)
     for given in inputs:
         by_family[families[given]].append(given)
@@ -139,7 +143,7 @@ def _shared(
 def _batches(
     members: Sequence[tuple[int, ...]], skip: int, rows: int, most: int | None
 ) -> Iterator[Sequence[tuple[int, ...]]]:
-    """Up to `rows` together, and up to `most` tokens; the longest of a batch is its first."""
+    """Yield batches of up to `rows` rows and `most` tokens; the first row is the longest."""
     start = 0
     while start < len(members):
         fit = rows if most is None else max(1, min(rows, most // (len(members[start]) - skip)))
@@ -158,8 +162,8 @@ def _count(members: Sequence[tuple[int, ...]], head: tuple[int, ...]) -> int:
     return sum(m[:_WORTH_SHARING] == head for m in members)
 
 
-def _read(token_loss: Any, prefix: tuple[int, ...]) -> Any:
-    """Keys and values of the prefix, for one row."""
+def _read(token_loss: TokenLoss, prefix: tuple[int, ...]) -> DynamicCache:
+    """Compute the keys and values of the prefix, with batch size 1."""
     import torch
     from transformers import DynamicCache
 
@@ -170,8 +174,8 @@ def _read(token_loss: Any, prefix: tuple[int, ...]) -> Any:
 
 
 def _score(
-    token_loss: Any,
-    cache: Any,
+    token_loss: TokenLoss,
+    cache: DynamicCache | None,
     skip: int,
     part: Sequence[tuple[int, ...]],
     wanted: dict[tuple[int, ...], list[tuple[int, ...]]],

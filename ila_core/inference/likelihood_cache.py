@@ -1,4 +1,4 @@
-"""Continuations and their scores, kept pass by pass so that a kill costs at most one of them."""
+"""Continuations and a file of their scores: a kill loses at most one forward pass."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from ila_core.errors import CheckError
 from ila_core.inference.append_log import Damaged, read_appended
 
 Pair = tuple[tuple[int, ...], tuple[int, ...]]
-"""What is read, and what it is scored on."""
+"""The inputs and targets of a `Continuation`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Continuation:
     inputs: tuple[int, ...]
-    """What the model reads: the context and all of the continuation but its last token."""
+    """Token ids that the model reads: the context and the continuation without its last token."""
     targets: tuple[int, ...]
-    """The continuation, which the last `len(targets)` positions of `inputs` predict."""
+    """Token ids of the continuation, predicted at the last `len(targets)` positions of `inputs`."""
     family: str = ""
-    """Continuations of one family may have a prefix in common."""
+    """Continuations of one family may share a prefix."""
 
     @classmethod
     def of(
         cls, context: Sequence[int], continuation: Sequence[int], most: int, family: str = ""
     ) -> Continuation:
-        """Cut from the left where it is longer than the `most` tokens of a model, as lm-eval does.
+        """Truncate the context on the left to a model's `most` tokens, as lm-eval does.
 
         Raises:
-            CheckError: the continuation alone is longer.
+            CheckError: when the continuation alone is longer.
         """
         if not 0 < len(continuation) <= most:
             raise CheckError(
@@ -44,12 +44,14 @@ class Continuation:
 
 
 class Scores:
-    """The scores that are there, and where new ones go.
+    """The finished scores, in memory and in a file to which each pass appends its own.
 
     Args:
-        continuations: all that are asked for; the file is named by them, so that it is never read
-            for others.
-        folder: where the file lies; `None` keeps nothing.
+        continuations: all that are requested; their digest names the file.
+        folder: folder of the file; `None` writes none.
+
+    Raises:
+        CheckError: when the file is damaged.
     """
 
     def __init__(self, continuations: Sequence[Continuation], folder: Path | None) -> None:
@@ -79,7 +81,7 @@ class Scores:
             self._file.close()
 
     def add(self, scores: Mapping[Pair, float]) -> None:
-        """Those of one pass."""
+        """Record the scores of one pass, in nats."""
         self.done.update(scores)
         if self._file is not None:
             row = [[self._numbers[pair], value] for pair, value in scores.items()]

@@ -1,12 +1,11 @@
-"""Questions of one turn or several, with reference answers where a category has them.
+"""Questions of one turn or several, with reference answers for some categories.
 
-The files are FastChat's: `question_id`, `category`, `turns`. What else a row holds (MT-Bench has
-short references of its own) is left alone, as FastChat's judge does.
+The files are FastChat's: `question_id`, `category`, `turns`. Other fields of a row, such as
+MT-Bench's short references, are ignored, as FastChat's judge ignores them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
-from typing import Any
 
 from ila_core.config import Frozen
 from ila_core.data.rows import SourceRow, read_rows, shown
@@ -14,7 +13,7 @@ from ila_core.errors import UserError, listed
 from ila_core.keys import digest_of
 
 MOST_TURNS = 2
-"""What FastChat's prompts can judge."""
+"""Most turns of a question that FastChat's judge prompts support."""
 
 TEMPERATURES = {
     "writing": 0.7,
@@ -26,35 +25,35 @@ TEMPERATURES = {
     "stem": 0.1,
     "humanities": 0.1,
 }
-"""FastChat's `temperature_config`."""
+"""Sampling temperature of each category: FastChat's `temperature_config`."""
 OTHER_TEMPERATURE = 0.7
-"""FastChat's for a category that it does not list: most of Vicuna's."""
+"""FastChat's temperature for other categories, which are most of Vicuna's."""
 
 
 class Question(Frozen):
     id: int
     category: str
     turns: tuple[str, ...]
-    """What the user says, turn by turn."""
+    """The user's message of each turn."""
     reference: tuple[str, ...] | None = None
     """The reference answer of each turn."""
 
     @property
     def temperature(self) -> float:
-        """At which FastChat lets a model answer."""
+        """The temperature at which FastChat samples the answer."""
         return TEMPERATURES.get(self.category, OTHER_TEMPERATURE)
 
 
 def load_questions(path: Path, references: Path | None = None) -> tuple[Question, ...]:
-    """FastChat's question file, in its order.
+    """Read FastChat's question file, in its order.
 
     Args:
-        path: `question.jsonl`.
-        references: reference answers in the schema of answers (`reference_answer/gpt-4.jsonl`).
+        references: file of reference answers in the schema of answers
+            (`reference_answer/gpt-4.jsonl`).
 
     Raises:
-        UserError: a row that is not a question, an id given twice, or a reference that answers no
-            question or another number of turns.
+        UserError: when a row is not a question, an id occurs twice, or a reference belongs to no
+            question or answers too few of its turns.
     """
     found: dict[int, Question] = {}
     for row in read_rows(path):
@@ -84,15 +83,15 @@ def load_questions(path: Path, references: Path | None = None) -> tuple[Question
 
 
 def questions_digest(questions: Sequence[Question]) -> str:
-    """The identity of a question set: every question with its reference, in order."""
+    """Digest a question set: every question with its reference, in order."""
     return digest_of([question.model_dump() for question in questions])
 
 
 def read_turns(path: Path) -> dict[int, tuple[SourceRow, tuple[str, ...]]]:
-    """The first choice of every answer in FastChat's schema, by question id.
+    """Read the first choice of every answer in FastChat's schema: question id to row and turns.
 
     Raises:
-        UserError: a row that is not an answer, or two of them to one question.
+        UserError: when a row is not an answer, or a question has two.
     """
     found: dict[int, tuple[SourceRow, tuple[str, ...]]] = {}
     for row in read_rows(path):
@@ -106,7 +105,7 @@ def read_turns(path: Path) -> dict[int, tuple[SourceRow, tuple[str, ...]]]:
     return found
 
 
-def question_id(row: SourceRow, seen: dict[int, Any]) -> int:
+def question_id(row: SourceRow, seen: Container[int]) -> int:
     given = row.value("question_id")
     if isinstance(given, bool) or not isinstance(given, int):
         raise row.wrong("question_id", f"given {shown(given)}; allowed is a whole number")
@@ -115,12 +114,12 @@ def question_id(row: SourceRow, seen: dict[int, Any]) -> int:
     return given
 
 
-def texts(row: SourceRow, field: str, given: Any) -> tuple[str, ...]:
+def texts(row: SourceRow, field: str, given: object) -> tuple[str, ...]:
     if not isinstance(given, list):
         raise row.wrong(field, f"given {shown(given)}; allowed is a list of texts")
     return tuple(row.as_text(f"{field}[{i}]", text) for i, text in enumerate(given))
 
 
 def named(ids: Sequence[int]) -> str:
-    """Question ids for an error message."""
+    """Shorten a list of question ids for an error message."""
     return listed([str(number) for number in ids])

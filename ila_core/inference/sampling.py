@@ -1,9 +1,9 @@
-"""Sampling that depends on the seed and the question alone, whatever shares its batch.
+"""Sampling that depends on the seed and the question alone, not on the rest of the batch.
 
 The token with the highest `logit / T + g`, with Gumbel noise `g`, is a draw from the softmax at
 temperature `T` (Gumbel 1954; Maddison et al. 2014, arXiv:1411.0030). So generation stays greedy,
-rows at different temperatures share a batch, no global random state is touched, and every row has
-a generator of its own. It runs on the CPU: the same noise on every device.
+rows of different temperatures share a batch, and each row has a generator of its own instead of
+the global one. The noise is drawn on the CPU and is the same on every device.
 """
 
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ from ila_core.keys import digest_of
 
 
 class RowSampler:
-    """A logits processor of transformers.
+    """Add temperature and Gumbel noise to logits (batch, vocabulary); a logits processor.
 
     Args:
-        temperatures: of each row; 0 is greedy.
-        keys: what each row's draws depend on, as JSON values.
+        temperatures: the temperature of each row; 0 is greedy.
+        keys: for each row, a JSON value that seeds its generator.
     """
 
     def __init__(self, temperatures: Sequence[float], keys: Sequence[object]) -> None:

@@ -1,1 +1,1 @@
-"""What a run found, as one page."""
+"""The report: one page with all results of a run."""

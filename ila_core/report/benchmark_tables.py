@@ -1,8 +1,7 @@
-"""Tables of what was evaluated beside held-out loss."""
+"""Tables of the benchmarks other than held-out loss."""
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean
-from typing import Any
 
 import pandas as pd
 
@@ -13,7 +12,7 @@ from ila_core.config import EvaluateConfig
 
 
 def evaluation_table(result: Evaluation, confidence: float) -> pd.DataFrame:
-    """One evaluation as a whole, then by subject or category, with intervals and beside chance."""
+    """Tabulate one evaluation, then its subjects or categories, with intervals and chance level."""
     parts = {"all": result}
     if len(result.groups) > 1:
         for group in result.groups:
@@ -22,7 +21,7 @@ def evaluation_table(result: Evaluation, confidence: float) -> pd.DataFrame:
     rows = []
     for name, part in parts.items():
         low, high = interval(part, confidence=confidence)
-        row: dict[str, Any] = {"group": name, "value": part.value, "low": low, "high": high}
+        row: dict[str, object] = {"group": name, "value": part.value, "low": low, "high": high}
         if part.chance is not None:
             at = "at chance" if at_chance(part, confidence=confidence) else ""
             row |= {"chance": part.chance, "": at}
@@ -33,7 +32,7 @@ def evaluation_table(result: Evaluation, confidence: float) -> pd.DataFrame:
 def benchmarks_table(
     found: Mapping[str, Mapping[str, Sequence[Evaluation]]], evaluate: EvaluateConfig
 ) -> pd.DataFrame:
-    """One row per benchmark and arm: its value, and the difference to `evaluate.against`."""
+    """Tabulate each benchmark and arm: its value, and its difference to `evaluate.against`."""
     against = evaluate.against
     apart = {}
     if len(found) > 1 and against in found:

@@ -1,12 +1,11 @@
-"""Fine-tuned arms compared on held-out loss, conversation by conversation.
+"""Comparison of fine-tuned arms on held-out loss, conversation by conversation.
 
-Two arms answer the same conversations, so their difference is far surer than either loss: the
-interval resamples conversations and keeps each with its pair. The seeds of an arm are averaged per
-conversation first and their spread is shown beside it: the interval does not contain it.
+All arms are evaluated on the same conversations, so a difference of two arms has a far narrower
+interval than either loss: the bootstrap is paired. Each conversation's loss is averaged over an
+arm's seeds first, so the interval excludes the variance over seeds, which the report shows too.
 
-Arms are compared at two moments: at the end of the schedule, and each at its own best step. That
-step is chosen on the rows that the loss is then taken on: an optimistic number, for every arm
-alike.
+Arms are compared at the end of the schedule and at each arm's own best step. The best step is
+selected on the same rows that give the loss, which biases every arm's best loss downwards.
 """
 
 from collections.abc import Sequence
@@ -23,8 +22,12 @@ from ila_core.errors import CheckError
 Verdict = Literal["better", "worse", "no difference seen"]
 
 
+Payload = dict[str, Any]
+"""The JSON result of a step, as that step wrote it."""
+
+
 class Difference(Frozen):
-    """Held-out loss of an arm minus that of another, in nats per token; below 0 is better."""
+    """The held-out loss of an arm minus another's, in nats per token; below 0 is better."""
 
     against: str
     difference: float
@@ -39,36 +42,36 @@ class Difference(Frozen):
 
 
 class Control(Difference):
-    """An arm minus a random one at the end of the schedule, and what the two have in common."""
+    """The difference to a random arm with as many parameters or layers, at the last step."""
 
     match: Literal["parameters", "layers"]
     at_best: Difference
-    """The difference with each of the two at its own best step."""
+    """The difference when each arm is at its own best step."""
 
 
 class ArmResult(Frozen):
     arm: str
     policy: str
     losses: dict[str, float]
-    """Token mean of the held-out loss by fine-tuning seed; the base has the one column `-`."""
+    """Mean held-out loss per token, in nats, of each fine-tuning seed; the base's key is `-`."""
     steps: int | None
-    """Steps of the schedule; the base has none."""
+    """Optimizer steps of the schedule; `None` for the base."""
     best_step: int | None
-    """The step of lowest loss among `finetune.watch` and the end."""
+    """The step with the lowest loss, among the steps of `finetune.watch` and the last."""
     best_loss: float
     past_best: Difference | None
-    """The end minus the best step; `None` where the best step is the end."""
+    """The last step minus the best step; `None` when they are the same."""
     versus: Difference | None
-    """Beside `evaluate.against`; `None` for that arm itself."""
+    """The difference to the arm `evaluate.against`; `None` for that arm itself."""
     versus_at_best: Difference | None
-    """The difference with each of the two at its own best step."""
+    """The difference when each arm is at its own best step."""
     controls: tuple[Control, ...]
-    """Beside each random arm that is `like` it."""
+    """The differences to the random arms that are `like` this one."""
     trainable_parameters: int | None
     seconds: float | None
-    """Mean over seeds."""
+    """Training time, mean over seeds."""
     peak_memory_bytes: int | None
-    """Largest over seeds; `None` where it was not measured."""
+    """Largest peak over seeds; `None` when it was not measured."""
 
     @property
     def loss(self) -> float:
@@ -76,30 +79,34 @@ class ArmResult(Frozen):
 
     @property
     def overfits(self) -> bool:
-        """Whether it ends worse than it was, by more than the conversations' noise."""
+        """Whether the last step is worse than the best one, and the interval excludes 0."""
         return self.past_best is not None and self.past_best.verdict == "worse"
 
 
 class _Moment(NamedTuple):
-    """An arm at one step, averaged over its seeds."""
+    """An arm's losses at one step, averaged over its seeds."""
 
     arm: str
     step: int | None
     loss: float
     nll: Floats
-    """Summed over the tokens of each conversation."""
+    """Negative log-likelihood of each conversation, in nats, shape (conversations,)."""
     tokens: Floats
 
 
 def compare_arms(
-    evaluations: Sequence[dict[str, Any]],
-    finetunes: Sequence[dict[str, Any]],
+    evaluations: Sequence[Payload],
+    finetunes: Sequence[Payload],
     *,
     finetune: FinetuneConfig,
     evaluate: EvaluateConfig,
 ) -> tuple[ArmResult, ...]:
-    """Every arm of the profile in its order, then the base where it was evaluated."""
-    of_arm: dict[str, list[dict[str, Any]]] = {}
+    """Compare all arms in the profile's order, then the base if it was evaluated.
+
+    Raises:
+        CheckError: when two arms or seeds were evaluated on different conversations.
+    """
+    of_arm: dict[str, list[Payload]] = {}
     for evaluation in evaluations:
         if evaluation["benchmark"] == "held_out_loss":
             of_arm.setdefault(evaluation["arm"], []).append(_as_watched(evaluation))
@@ -151,8 +158,8 @@ def compare_arms(
     return tuple(results)
 
 
-def _as_watched(evaluation: dict[str, Any]) -> dict[str, Any]:
-    """An evaluation in the words of a loss taken on the way (`ila_core.train.held_out_watch`)."""
+def _as_watched(evaluation: Payload) -> Payload:
+    """Convert an evaluation to the format of losses measured during training (`watched`)."""
     fields = {name: evaluation[name] for name in Evaluation.model_fields if name in evaluation}
     found = Evaluation.model_validate(fields)
     return {
@@ -163,8 +170,8 @@ def _as_watched(evaluation: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _limited(finetune: dict[str, Any], limit: int | None) -> dict[str, Any]:
-    """Cut the losses taken on the way to the conversations of a limited evaluation, the first."""
+def _limited(finetune: Payload, limit: int | None) -> Payload:
+    """Limit the losses measured during training to the first `limit` conversations."""
     watched = []
     for found in finetune["watched"]:
         taken = found["conversations"][:limit]
@@ -175,18 +182,16 @@ def _limited(finetune: dict[str, Any], limit: int | None) -> dict[str, Any]:
     return {**finetune, "watched": watched}
 
 
-def _moments(
-    evaluations: Sequence[dict[str, Any]], trained: Sequence[dict[str, Any]]
-) -> list[_Moment]:
-    """Every held-out loss of one arm in the order of its steps; the end of the schedule is last."""
+def _moments(evaluations: Sequence[Payload], trained: Sequence[Payload]) -> list[_Moment]:
+    """Return one arm's held-out losses in the order of their steps, the last step at the end."""
     arm = evaluations[0]["arm"]
-    watched: dict[int, list[dict[str, Any]]] = {}
+    watched: dict[int, list[Payload]] = {}
     for result in trained:
         for found in result["watched"]:
             watched.setdefault(found["step"], []).append(found)
     # One schedule on one dataset: every seed was watched at the same steps.
     assert all(len(found) == len(trained) for found in watched.values())
-    by_step: list[tuple[int | None, Sequence[dict[str, Any]]]] = [*sorted(watched.items())]
+    by_step: list[tuple[int | None, Sequence[Payload]]] = [*sorted(watched.items())]
     by_step.append((trained[0]["steps"] if trained else None, evaluations))
     return [
         _Moment(arm, step, fmean(f["loss"] for f in found), *_mean_over_seeds(arm, found))
@@ -211,8 +216,8 @@ def _difference(a: _Moment, b: _Moment, evaluate: EvaluateConfig) -> Difference:
     return Difference(against=b.arm, difference=difference, low=low, high=high)
 
 
-def _mean_over_seeds(arm: str, evaluations: Sequence[dict[str, Any]]) -> tuple[Floats, Floats]:
-    """Loss per conversation averaged over seeds, and tokens per conversation."""
+def _mean_over_seeds(arm: str, evaluations: Sequence[Payload]) -> tuple[Floats, Floats]:
+    """Return loss and number of tokens per conversation, the loss averaged over seeds."""
     tokens = [[c["tokens"] for c in e["conversations"]] for e in evaluations]
     if any(t != tokens[0] for t in tokens):
         raise CheckError(

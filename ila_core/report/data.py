@@ -1,42 +1,37 @@
-"""What a run found, as one page: `page` puts `tables` and `figures` of a `ReportData` together."""
-
-from typing import Any
+"""The data of a report: `page` combines the `tables` and `figures` of one `ReportData`."""
 
 from ila_core.compare.results import Evaluation
 from ila_core.config import Frozen, Profile
-from ila_core.report.comparison import ArmResult
+from ila_core.report.comparison import ArmResult, Payload
 from ila_core.search.agreement import Agreement, Intersection
 from ila_core.search.agreement_within_types import WithinTypes
 from ila_core.search.ranking import Ranking
 from ila_core.selection.selection import Selection
 
-Payload = dict[str, Any]
-"""A step's JSON result, as that step wrote it."""
-
 
 class ReportData(Frozen):
-    """Everything the page shows. It computes nothing that is not already in here."""
+    """Everything that the page shows."""
 
     profile: Profile
     ranking: Ranking
     agreements: tuple[Agreement, ...]
     within_types: tuple[WithinTypes, ...]
-    """Correlations of every pair of datasets, and of search seeds."""
+    """Correlations within layer types, of all pairs of datasets and of search seeds."""
     intersection: Intersection
     selections: dict[str, Selection]
-    """The selection of each arm."""
+    """Selections by arm."""
     arms: tuple[ArmResult, ...]
-    """From `compare_arms`; the base comes last."""
+    """The results of `compare_arms`; the base comes last."""
     benchmarks: dict[str, dict[str, tuple[Evaluation, ...]]]
-    """Arm to benchmark to an evaluation for each seed; held-out loss stands with the arms."""
+    """Arm to benchmark to the evaluation of each seed, without held-out loss (see `arms`)."""
     prepared: dict[str, Payload]
     """`prepared.json` by dataset."""
     stage1: tuple[Payload, ...]
     scores: tuple[Payload, ...]
-    """`stage2.json` for the gates, else `score.json`, of every scorer, dataset and seed."""
+    """Scores of all scorers, datasets and seeds: `stage2.json` for gates, else `score.json`."""
     masks: tuple[Payload, ...]
-    """`mask.json` of every dataset."""
+    """Mask curves: the `mask.json` of each dataset."""
     keys: dict[str, str]
     """Step label to key, in the order of the run."""
     provenance: Payload
-    """Versions, git state, hardware; nested as deep as it likes."""
+    """Versions, git state and hardware, as a nested mapping."""

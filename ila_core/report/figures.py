@@ -1,4 +1,4 @@
-"""The pictures, to be placed inside the page or saved as files. Equal data give equal bytes."""
+"""Figures, placed inside the page or saved as files; equal data give equal bytes."""
 
 import io
 import math
@@ -33,16 +33,16 @@ WIDTH_IN = 4.6
 
 
 class Drawing(NamedTuple):
-    """A figure, what it is called, and what it shows in words."""
+    """A figure with a file name and a label that describes it for screen readers."""
 
     figure: Figure
     name: str
     label: str
 
     def inline(self) -> str:
-        """An <svg> element: text stays text and takes the page's colour, in light, dark and print.
+        """Return an <svg> element whose text stays text and has the page's colour.
 
-        Ids are unique on the page, and the element is named for screen readers.
+        Its ids are unique on the page, and `label` is its name for screen readers.
         """
         svg = self._svg()
         svg = svg.replace(INK, "currentColor").replace(FAINT, "var(--faint)")
@@ -57,7 +57,7 @@ class Drawing(NamedTuple):
         return re.sub(r"<svg\b[^>]*>", lambda _: opening, svg, count=1)
 
     def save(self, folder: Path) -> tuple[Path, Path]:
-        """`<name>.svg` and `<name>.png` in `folder`, on white; spaces and signs become dashes."""
+        """Write `<name>.svg` and `<name>.png` on white; spaces and signs become dashes."""
         folder.mkdir(parents=True, exist_ok=True)
         name = re.sub(r"[^\w.-]+", "-", self.name).strip("-")
         svg, png = folder / f"{name}.svg", folder / f"{name}.png"
@@ -83,12 +83,11 @@ class Drawing(NamedTuple):
 
 
 def heat_map(grid: pd.DataFrame, frozen: pd.DataFrame, *, title: str) -> Drawing:
-    """Fig. 1: block by layer type, darker is more important, a cross is frozen.
+    """Draw scores by block and layer type (Fig. 1): darker is more important, a cross is frozen.
 
     Args:
-        grid: scores from `layers_grid`; layers outside the blocks get a cell below the others.
-        frozen: the same shape, true where frozen.
-        title: the dataset.
+        grid: scores from `layers_grid`; layers outside the blocks have a cell below the others.
+        frozen: the same shape as `grid`, true for frozen layers.
     """
     blocks = [c for c in grid.columns if c != OUTSIDE]
     figure, axes = _figure(0.75 + 0.24 * len(grid))
@@ -133,12 +132,11 @@ def heat_map(grid: pd.DataFrame, frozen: pd.DataFrame, *, title: str) -> Drawing
 
 
 def loss_curve(curves: pd.DataFrame, stops: Mapping[str, str], *, title: str) -> Drawing:
-    """Stage-1 loss by step.
+    """Draw the stage-1 loss, in nats per token, by step.
 
     Args:
         curves: from `loss_curves`, one column per seed.
-        stops: per column, what is written where that curve ends.
-        title: the dataset.
+        stops: column to the text at the end of its curve.
     """
     figure, axes = _figure(2.5)
     for i, name in enumerate(curves.columns):
@@ -156,7 +154,7 @@ def loss_curve(curves: pd.DataFrame, stops: Mapping[str, str], *, title: str) ->
 
 
 def score_curve(curves: pd.DataFrame, *, title: str) -> Drawing:
-    """Stage-2 score by gate step, mean over the layers of each type, named at the line's end."""
+    """Draw stage-2 scores by gate step, averaged over the layers of each type."""
     figure, axes = _figure(2.5)
     for i, kind in enumerate(curves.columns):
         colour, dashes = COLOURS[i % len(COLOURS)], DASHES[i % 4]
@@ -182,12 +180,11 @@ def score_curve(curves: pd.DataFrame, *, title: str) -> Drawing:
 
 
 def mask_curve_figure(curves: MaskCurves, *, title: str) -> Drawing:
-    """Held-out loss with more and more adapters closed: every order beside its controls.
+    """Draw held-out loss as adapters are closed in each scorer's order, beside random orders.
 
     Args:
-        curves: on one axis, closed layers or closed weights. The band is the random orders from
-            their lowest to their highest loss, the line in it their mean.
-        title: the dataset.
+        curves: curves over closed layers or closed weights. The band spans the lowest to the
+            highest loss of the random orders; the line inside is their mean.
     """
     entries = 1 + len(curves.orders) + len(curves.reversed) + len(curves.within_types)
     figure, axes = _figure(2.7 + 0.17 * -(-entries // 2))
@@ -220,7 +217,7 @@ def mask_curve_figure(curves: MaskCurves, *, title: str) -> Drawing:
 
 
 def forest_plot(arms: Sequence[ArmResult], *, against: str, confidence: float) -> Drawing:
-    """Each arm's difference to `against` with its interval."""
+    """Draw each arm's difference to `against`, in nats per token, with its interval."""
     # Without the base: it is so far off that all others would fall on one point.
     rows = [(x.arm, x.versus) for x in arms if x.versus is not None and x.policy != BASE]
     figure, axes = _figure(0.8 + 0.32 * len(rows))
@@ -249,7 +246,7 @@ def forest_plot(arms: Sequence[ArmResult], *, against: str, confidence: float) -
 
 
 def _spread(curves: Sequence[MaskCurve]) -> tuple[list[float], list[float], list[float]]:
-    """Lowest, mean and highest loss at every fraction."""
+    """Return the lowest, mean and highest loss at every fraction."""
     drawn = list(zip(*(curve.losses for curve in curves), strict=True))
     return [min(x) for x in drawn], [fmean(x) for x in drawn], [max(x) for x in drawn]
 
@@ -269,9 +266,9 @@ def _figure(height_in: float) -> tuple[Figure, Axes]:
 
 
 def _apart(ends: Mapping[str, float], gap: float) -> dict[str, float]:
-    """Label heights nearest to the lines' ends, in their order and at least `gap` apart.
+    """Return label heights nearest to the lines' ends, in their order and at least `gap` apart.
 
-    Isotonic regression of the heights less their place in the order.
+    They come from an isotonic regression of the heights minus rank times `gap`.
     """
     kinds = sorted(ends, key=lambda kind: ends[kind])
     heights = isotonic_regression([ends[kind] - i * gap for i, kind in enumerate(kinds)]).x
@@ -281,7 +278,7 @@ def _apart(ends: Mapping[str, float], gap: float) -> dict[str, float]:
 def jaccard_matrix(
     names: Sequence[str], values: Mapping[tuple[str, str], float], *, name: str, title: str
 ) -> Drawing:
-    """Pairwise Jaccard as a lower triangle (Figs. 3 and 4)."""
+    """Draw pairwise Jaccard indices as a lower triangle (Figs. 3 and 4)."""
     n = len(names)
     figure, axes = _figure(0.9 + 0.36 * n)
     cells = [[math.nan] * n for _ in names]

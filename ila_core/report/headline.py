@@ -1,4 +1,4 @@
-"""The answer in plain sentences, computed from the data and as sober as the data are."""
+"""The report's headline: the main findings as sentences, computed from the data."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -13,7 +13,7 @@ from ila_core.search.scorers import ILA
 
 
 def headline(data: ReportData) -> list[str]:
-    """Which layers matter; whether that is more than chance; whether it helps to know."""
+    """Say which layers matter, whether datasets agree beyond chance, and whether freezing helps."""
     ranking = data.ranking
     return [
         _layers(data),
@@ -24,7 +24,7 @@ def headline(data: ReportData) -> list[str]:
 
 
 def caveats(ranking: Ranking, keep: float) -> Iterator[str]:
-    """What a ranking is not to be read without: was stage 1 done, and how sure is the cut."""
+    """Yield the caveats of a ranking: whether stage 1 was stable, and how sure the cut is."""
     unstable = [
         f"{dataset} seed {seed}"
         for dataset, of_seed in ranking.stable.items()
@@ -113,7 +113,7 @@ def _arms(data: ReportData) -> Iterator[str]:
 
 
 def _case(data: ReportData) -> str:
-    """Whether the arm that all are compared with overfits: what a gain can mean depends on it."""
+    """Say whether the reference arm overfits, since freezing then acts as regularisation."""
     arm = next(x for x in data.arms if x.arm == data.profile.evaluate.against)
     who = _called(data, arm.arm)
     start = who[0].upper() + who[1:] if who != arm.arm else who
@@ -159,7 +159,7 @@ def _interval(found: Difference) -> str:
 
 
 def _better_when(end: Difference, best: Difference) -> str | None:
-    """The one moment at which it is better; empty where it is at both, `None` where at neither."""
+    """Say at which of the two steps the arm is better: empty at both, `None` at neither."""
     at_end, at_best = (x.verdict == "better" for x in (end, best))
     if at_end and at_best:
         return ""

@@ -1,8 +1,7 @@
-"""One self-contained HTML page: no script, no request, readable on a phone and on paper."""
+"""The report as one self-contained HTML page without scripts or requests."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import yaml
@@ -12,6 +11,7 @@ from pandas.api.types import is_bool_dtype, is_numeric_dtype
 from ila_core.models.layers import Layer
 from ila_core.report import figures, tables
 from ila_core.report.benchmark_tables import benchmarks_table
+from ila_core.report.comparison import Payload
 from ila_core.report.data import ReportData
 from ila_core.report.headline import headline
 from ila_core.search.mask_curve import MaskCurves
@@ -25,7 +25,7 @@ _KINDS = {
 
 
 def build_page(data: ReportData) -> str:
-    """The report as HTML."""
+    """Build the report as HTML."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -65,7 +65,7 @@ def build_page(data: ReportData) -> str:
 
 
 def heat_maps(ranking: Ranking, keep: float) -> list[figures.Drawing]:
-    """One map per dataset, of the means over seeds (Fig. 1)."""
+    """Draw one heat map per dataset, of the scores averaged over search seeds (Fig. 1)."""
     return [
         heat_map_of(ranking.layers, ranking.scores(dataset), keep, title=dataset)
         for dataset in ranking.datasets
@@ -75,7 +75,7 @@ def heat_maps(ranking: Ranking, keep: float) -> list[figures.Drawing]:
 def heat_map_of(
     layers: Sequence[Layer], scores: Mapping[str, float], keep: float, *, title: str
 ) -> figures.Drawing:
-    """Scores by block and layer type, what is frozen crossed out."""
+    """Draw scores by block and layer type; a cross marks a layer frozen at `keep`."""
     grid = tables.layers_grid(layers, scores)
     names = set(order(scores, layers)[kept_count(keep, len(layers)) :])
     frozen = grid.notna() & False
@@ -85,7 +85,7 @@ def heat_map_of(
     return figures.heat_map(grid, frozen, title=title)
 
 
-def _curves(data: ReportData) -> dict[str, Any]:
+def _curves(data: ReportData) -> dict[str, object]:
     losses = tables.loss_curves(data.stage1)
     gates = [s for s in _ranking_scores(data) if "history" in s]
     ends = {
@@ -111,13 +111,13 @@ def _curves(data: ReportData) -> dict[str, Any]:
     return found
 
 
-def _ranking_scores(data: ReportData) -> list[dict[str, Any]]:
-    """The results that the ranking is made of, without those of the other scorers."""
+def _ranking_scores(data: ReportData) -> list[Payload]:
+    """Return the scores of the ranking's own scorer."""
     return [s for s in data.scores if s["scorer"] == data.profile.search.scorer]
 
 
 def _masks(data: ReportData) -> list[str]:
-    """Mask curves of every dataset, by closed layers and by closed weights."""
+    """Draw the mask curves of every dataset, by closed layers and by closed weights."""
     return [
         figures.mask_curve_figure(
             MaskCurves.model_validate(found[by]), title=found["dataset"]
@@ -137,7 +137,7 @@ def _forest(data: ReportData) -> str:
 
 
 def _cells(frame: pd.DataFrame) -> list[list[tuple[str, str]]]:
-    """Rows of (text, class): numbers are set apart to be aligned."""
+    """Return rows of (text, CSS class); numbers have a class of their own for alignment."""
     classes = [
         "number" if is_numeric_dtype(t) and not is_bool_dtype(t) else "text" for t in frame.dtypes
     ]

@@ -1,6 +1,6 @@
-"""Each table once, as a pandas DataFrame: the page, the command line and Prefect show the same one.
+"""All tables as pandas DataFrames, which the page, the command line and Prefect share.
 
-Cells are values; `formatted` turns them into what people read.
+Cells are values; `formatted` converts them to text.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +12,7 @@ from pandas.api.types import is_bool
 
 from ila_core.config import SearchConfig
 from ila_core.models.layers import Layer
-from ila_core.report.comparison import ArmResult, Difference
+from ila_core.report.comparison import ArmResult, Difference, Payload
 from ila_core.search.agreement import Agreement, compare
 from ila_core.search.agreement_within_types import WithinTypes
 from ila_core.search.certainty import unsure_layers
@@ -27,9 +27,9 @@ CURVE_POINTS = 40
 
 
 def ranking_table(ranking: Ranking, keep: float) -> pd.DataFrame:
-    """One row per layer, most important first (mean rank over datasets).
+    """Tabulate the layers, most important first (mean rank over datasets).
 
-    `unsure on` is there only where several search seeds can tell: empty must mean sure.
+    The column `unsure on` exists only with several search seeds, so that an empty cell means sure.
     """
     ranks = {d: _ranks(ranking, d) for d in ranking.datasets}
     kept = kept_count(keep, len(ranking.layers))
@@ -50,7 +50,7 @@ def ranking_table(ranking: Ranking, keep: float) -> pd.DataFrame:
 
 
 def layers_grid(layers: Sequence[Layer], scores: Mapping[str, float]) -> pd.DataFrame:
-    """Scores with layer types as rows and blocks as columns (Fig. 1)."""
+    """Arrange scores with layer types as rows and blocks as columns (Fig. 1)."""
     cells = [
         {"type": x.type, "block": OUTSIDE if x.block is None else x.block, "score": scores[x.name]}
         for x in layers
@@ -63,7 +63,7 @@ def layers_grid(layers: Sequence[Layer], scores: Mapping[str, float]) -> pd.Data
 
 
 def agreement_table(agreements: Sequence[Agreement]) -> pd.DataFrame:
-    """One row per pair, beside chance and chance within layer types."""
+    """Tabulate the agreement of each pair, beside chance and chance within layer types."""
     return pd.DataFrame(
         {
             "first": x.a,
@@ -83,7 +83,7 @@ def agreement_table(agreements: Sequence[Agreement]) -> pd.DataFrame:
 
 
 def arms_table(arms: Sequence[ArmResult], selections: Mapping[str, Selection]) -> pd.DataFrame:
-    """One row per arm: its loss and difference, at the end and at best, and what it cost."""
+    """Tabulate each arm's loss and difference, at the last and the best step, and its cost."""
     rows = []
     for x in arms:
         selection = selections.get(x.arm)
@@ -109,7 +109,7 @@ def arms_table(arms: Sequence[ArmResult], selections: Mapping[str, Selection]) -
 
 
 def controls_table(arms: Sequence[ArmResult], selections: Mapping[str, Selection]) -> pd.DataFrame:
-    """Each arm beside its random controls: what is equal, and the difference at both moments."""
+    """Tabulate each arm's differences to its random controls, at the last and the best step."""
     return pd.DataFrame(
         {
             "arm": x.arm,
@@ -125,7 +125,7 @@ def controls_table(arms: Sequence[ArmResult], selections: Mapping[str, Selection
 
 
 def within_types_table(found: Sequence[WithinTypes]) -> pd.DataFrame:
-    """One row per pair: rank correlation among the layers of each type, beside chance."""
+    """Tabulate each pair's rank correlation within layer types, beside chance."""
     return pd.DataFrame(
         {
             "first": x.a,
@@ -143,12 +143,13 @@ def within_types_table(found: Sequence[WithinTypes]) -> pd.DataFrame:
 def scorers_table(
     ranking: Ranking,
     search: SearchConfig,
-    scores: Sequence[Mapping[str, Any]],
-    masks: Sequence[Mapping[str, Any]],
+    scores: Sequence[Payload],
+    masks: Sequence[Payload],
 ) -> pd.DataFrame:
-    """One row per dataset and scorer: its mask curve beside random orders, agreement and cost.
+    """Tabulate each dataset and scorer: mask curve beside random orders, agreement and cost.
 
-    Heights are in nats; the paper's method is the scorer `ila`.
+    `above random` is the random orders' mean held-out loss minus the scorer's, in nats per token
+    (`AreaBetween`); the paper's method is the scorer `ila`.
     """
     rows = []
     for found in masks:
@@ -187,12 +188,11 @@ def scorers_table(
     return pd.DataFrame(rows)
 
 
-def nats_table(ranking: Ranking, scores: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """What each layer's update is worth, one column per dataset, means over the seeds that know.
+def nats_table(ranking: Ranking, scores: Sequence[Payload]) -> pd.DataFrame:
+    """Tabulate the loss in nats that each layer's update saves, per dataset, averaged over seeds.
 
-    Integrated gradients alone add up to what the whole update gains on the rows they read; what
-    they miss (the midpoint rule's error, and that each point has a batch of its own) stands in the
-    second row. Empty where nobody asked for them.
+    Integrated gradients sum to what the whole update saves on their rows, up to the error of the
+    midpoint rule and of one batch per point, which the second row shows. Empty without them.
     """
     columns: dict[str, dict[str, float]] = {}
     for dataset in ranking.datasets:
@@ -212,8 +212,8 @@ def nats_table(ranking: Ranking, scores: Sequence[Mapping[str, Any]]) -> pd.Data
     return pd.concat([whole, layers]).rename_axis("update of").reset_index()
 
 
-def prepared_table(prepared: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
-    """One row per dataset: rows of each split, and rows dropped by reason."""
+def prepared_table(prepared: Mapping[str, Payload]) -> pd.DataFrame:
+    """Tabulate each dataset's rows per split, and its dropped rows by reason."""
     reasons = sorted({reason for p in prepared.values() for reason in p["dropped"]})
     return pd.DataFrame(
         {
@@ -228,13 +228,11 @@ def prepared_table(prepared: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     )
 
 
-def search_table(
-    stage1: Sequence[Mapping[str, Any]], stage2: Sequence[Mapping[str, Any]]
-) -> pd.DataFrame:
-    """One row per dataset and seed: where stage 1 stopped and what both stages cost.
+def search_table(stage1: Sequence[Payload], stage2: Sequence[Payload]) -> pd.DataFrame:
+    """Tabulate where stage 1 stopped for each dataset and seed, and what both stages cost.
 
     Args:
-        stage2: the scores that the ranking is made of, whichever scorer gave them.
+        stage2: scores of the ranking's own scorer, which may be another one than the gates.
     """
     gates = {(s["dataset"], s["seed"]): s for s in stage2}
     rows = []
@@ -258,8 +256,8 @@ def search_table(
     return pd.DataFrame(rows)
 
 
-def loss_curves(stage1: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Stage-1 loss as means over windows of equal width, one column per dataset and seed."""
+def loss_curves(stage1: Sequence[Payload]) -> pd.DataFrame:
+    """Average the stage-1 loss over windows of equal width, one column per dataset and seed."""
     width = max(1, -(-max(len(s["losses"]) for s in stage1) // CURVE_POINTS))
     columns = {
         f"{s['dataset']} seed {s['seed']}": {
@@ -271,8 +269,8 @@ def loss_curves(stage1: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(columns).sort_index().rename_axis("step")
 
 
-def score_curves(ranking: Ranking, stage2: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Stage-2 scores by step: mean over the layers of a type and over seeds, a column per type."""
+def score_curves(ranking: Ranking, stage2: Sequence[Payload]) -> pd.DataFrame:
+    """Average the stage-2 scores of each step over seeds and layers, one column per layer type."""
     kinds = {layer.name: layer.type for layer in ranking.layers}
     cells = [
         {"dataset": s["dataset"], "step": step, "type": kinds[name], "score": score}
@@ -286,8 +284,8 @@ def score_curves(ranking: Ranking, stage2: Sequence[Mapping[str, Any]]) -> pd.Da
     return table.reindex(columns=list(dict.fromkeys(kinds.values()))).rename_axis(columns=None)
 
 
-def flat_table(nested: Mapping[str, Any], *, name: str, value: str) -> pd.DataFrame:
-    """A nested mapping as two columns, keys joined by dots."""
+def flat_table(nested: Mapping[str, object], *, name: str, value: str) -> pd.DataFrame:
+    """Flatten a nested mapping to two columns, with keys joined by dots."""
     return pd.DataFrame(_flat(nested), columns=[name, value])
 
 
@@ -333,7 +331,7 @@ def _ranks(ranking: Ranking, dataset: str) -> dict[str, int]:
     return {name: rank for rank, name in enumerate(by_score, start=1)}
 
 
-def _flat(nested: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+def _flat(nested: Mapping[str, object], prefix: str = "") -> list[tuple[str, str]]:
     rows: list[tuple[str, str]] = []
     for key, value in nested.items():
         if isinstance(value, Mapping) and value:

@@ -1,1 +1,1 @@
-"""The kinds of step, one file each, by phase; `table` lists them."""
+"""The kinds of step: one file each, in folders by phase; `table` lists them."""

@@ -1,10 +1,10 @@
-"""The base model as the steps see it: what identifies it, and the layers it has."""
+"""The base model of the steps: its identity, its layers, and loading it."""
 
 from __future__ import annotations
 
 import gc
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ila_core.config import ModelConfig, RuntimeConfig
 from ila_core.errors import CheckError
@@ -12,8 +12,11 @@ from ila_core.models.layers import Layer
 from ila_core.models.loading import load_base, resolve_device
 from ila_core.resolve import Lock, Unknown
 
-resident: dict[tuple[Any, ...], Any] = {}
-"""At most one model that evaluations share (`tasks.steps.resident`); loading another frees it."""
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+resident: dict[tuple[object, ...], PreTrainedModel] = {}
+"""The one model that evaluations share (`tasks.steps.resident`), or none; a load frees it."""
 
 
 @dataclass(frozen=True)
@@ -30,22 +33,22 @@ class Base:
 
     @property
     def address(self) -> str:
-        """What an adapter says its base is: the hub id, or the name where it is a local folder."""
+        """Base model name in an adapter's configuration: the hub id, or the name if it is local."""
         return self.config.name if self.config.local else self.config.source
 
-    def identify(self, *model_fields: str, **identity: Any) -> dict[str, Any] | Unknown:
-        """A step's identity: the model's files, those of its settings that matter, and the rest."""
+    def identify(self, *model_fields: str, **identity: object) -> dict[str, object] | Unknown:
+        """Return a step's identity: the model's files, these of its settings, and `identity`."""
         for value in (self.files, *identity.values()):
             if isinstance(value, Unknown):
                 return value
         settings = {field: getattr(self.config, field) for field in model_fields}
         return {"model": {"files": self.files, **settings}, **identity}
 
-    def load(self, runtime: RuntimeConfig, *, four_bit: bool = False) -> Any:
-        """The model on its device, from the files that the keys stand for.
+    def load(self, runtime: RuntimeConfig, *, four_bit: bool = False) -> PreTrainedModel:
+        """Load the model to its device, from the files that identify it.
 
         Raises:
-            CheckError: a local folder that has changed since the run began.
+            CheckError: when its local folder has changed since the run began.
         """
         resident.clear()
         _forget_the_last_one()
@@ -53,10 +56,10 @@ class Base:
         return load_base(self.pinned, resolve_device(runtime.device), four_bit=four_bit)
 
     def require_unchanged(self) -> None:
-        """Before anything is read from its folder; one that is as it was costs a look at each file.
+        """Check that the model's files are unchanged; unchanged files cost one `stat` each.
 
         Raises:
-            CheckError: a local folder that has changed since the run began.
+            CheckError: when its local folder has changed since the run began.
         """
         if self.lock.model(self.config) != self.files:
             raise CheckError(
@@ -70,13 +73,13 @@ class Base:
         assert not isinstance(self.files, Unknown)
         return self.config.model_copy(update={"revision": self.files.get("revision")})
 
-    def identify_training(self, **identity: Any) -> dict[str, Any] | Unknown:
-        """The identity of a step that computes with the weights."""
+    def identify_training(self, **identity: object) -> dict[str, object] | Unknown:
+        """Return the identity of a step that computes with the weights."""
         return self.identify("dtype", "lm_head", **identity)
 
 
 def _forget_the_last_one() -> None:
-    """PEFT and Trainer leave cycles behind: without this, two models would be in memory at once."""
+    """Free the last model: PEFT and Trainer leave reference cycles, which would keep it alive."""
     import torch
 
     gc.collect()

@@ -1,7 +1,7 @@
-"""The base model of this process: loaded once for all the evaluations that follow each other.
+"""The base model that stays in memory: consecutive evaluations in one process share it.
 
-An adapter is put on it and taken off again, which leaves every weight as it was. Full fine-tuning
-changes the base for good, so after it, or after an error, the next evaluation loads it anew.
+An adapter is attached and detached, which restores every weight. Weights of a full fine-tuning
+replace the base's, so after these, or after an error, the next evaluation loads the base again.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from tasks.steps.base import Base, resident
 def evaluated(
     base: Base, tuned: Step | None, payload: Path | None, context: Context
 ) -> Iterator[Any]:
-    """The base, with what a fine-tuning trained if one is given, for as long as the block lasts."""
+    """Yield the base model, or the model that the step `tuned` trained from it."""
     method = None if tuned is None else METHODS[tuned.given["method"]]
     four_bit = method is not None and method.four_bit
     key = (

@@ -1,6 +1,7 @@
-"""The kinds of step, one file each: `describe` it (no heavy import) and `compute` it.
+"""The table of all kinds of step.
 
-To add one: a file with `VERSION`, a describing function and `compute`, and a line in `STEPS`.
+A kind of step is a file with `VERSION`, a function that describes the step without heavy imports,
+and `compute`, plus a line in `STEPS`.
 """
 
 from collections.abc import Callable
@@ -43,4 +44,4 @@ STEPS: dict[str, Compute] = {
     "pairwise": pairwise.compute,
     "report": report.compute,
 }
-"""Step name to its computation: (step, input payload folders, output folder, context)."""
+"""Step name to its `compute(step, inputs, out, context)`; `inputs` are payload folders."""

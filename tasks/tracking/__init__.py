@@ -1,1 +1,1 @@
-"""MLflow: its client, the registry of rankings, accounts."""
+"""MLflow: the client, the registry of rankings, and accounts."""

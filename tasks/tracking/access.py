@@ -1,4 +1,4 @@
-"""What the caller may do on an MLflow server: whether it answers, as whom, and who may write."""
+"""Which account and permissions the caller has on an MLflow server."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,24 +12,25 @@ _PERMISSIONS = "/api/3.0/mlflow/users/current/permissions"
 
 @dataclass(frozen=True)
 class Access:
-    """What an MLflow server said."""
+    """The version of an MLflow server, and the caller's account and permissions there."""
 
     version: str
     user: str | None
-    """The account; `None` where the server has none, and everybody may do everything."""
+    """Account name; `None` when the server has no accounts and permits everything."""
     writes: tuple[str, ...]
-    """Experiments of ILA in which it may cache steps."""
+    """ILA's experiments in which the account may cache steps."""
     publishes: tuple[str, ...]
-    """Registered models under which it may publish rankings."""
+    """Registered models under which the account may publish rankings."""
     rankings: int
-    """Registered models of rankings that it sees."""
+    """Number of registered models of rankings that the account can read."""
 
 
 def access(uri: str) -> Access:
-    """Ask a server.
+    """Ask a server for its version and the caller's permissions.
 
     Raises:
-        ConnectionError: it does not answer, or not to this account.
+        ConnectionError: when it does not answer.
+        PermissionError: when it refuses this account.
     """
     client = open_client(uri)
     with translate_mlflow_errors(uri):
@@ -56,8 +57,8 @@ def access(uri: str) -> Access:
     )
 
 
-def _held(granted: list[dict[str, Any]], kind: str, of: set[str]) -> set[str]:
-    """Those of `of` that may be written, by name or by the wildcard."""
+def _held(granted: list[dict[str, str]], kind: str, of: set[str]) -> set[str]:
+    """Return the names in `of` with write permission, by name or by the wildcard."""
     patterns = {
         g["resource_pattern"]
         for g in granted

@@ -1,4 +1,4 @@
-"""Who may do what on a shared MLflow: three roles by accounts of its basic authentication."""
+"""Accounts of a shared MLflow server (basic authentication) and their three roles."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ _WORKSPACE = "default"  # where MLflow keeps roles while it has no workspaces
 
 
 class Role(StrEnum):
-    """What an account is for. Everybody with an account reads everything."""
+    """The role of an account; every account may read everything."""
 
     READER = "reader"
     MEMBER = "member"
@@ -19,7 +19,7 @@ class Role(StrEnum):
 
     @property
     def may(self) -> str:
-        """What the role may do, in words."""
+        """Description of what the role may do."""
         return {
             Role.READER: "finds and pulls, computes nothing",
             Role.MEMBER: "runs and caches steps, publishes nothing",
@@ -28,7 +28,7 @@ class Role(StrEnum):
 
     @property
     def grants(self) -> dict[str, str]:
-        """MLflow's permissions beyond reading, by what they are on."""
+        """MLflow permissions beyond reading, by type of resource."""
         return {
             Role.READER: {},
             Role.MEMBER: {"experiment": "EDIT"},
@@ -37,13 +37,11 @@ class Role(StrEnum):
 
 
 class Accounts:
-    """The accounts and roles of an MLflow server, to whom the environment names an administrator.
-
-    Args:
-        uri: of an MLflow server with basic authentication.
+    """Manages accounts and roles, as the administrator that the environment names.
 
     Raises:
-        ConnectionError: it cannot be reached, or does not take this account for an administrator.
+        ConnectionError: when the server cannot be reached.
+        PermissionError: when it refuses this account, or the account is no administrator.
     """
 
     def __init__(self, uri: str) -> None:
@@ -58,9 +56,9 @@ class Accounts:
             self._roles = self._made()
 
     def reserve(self, base_models: Sequence[str]) -> None:
-        """Make the experiments and names of rankings that the roles' grants are about.
+        """Create the experiments and registered models that the roles' permissions refer to.
 
-        A name that exists is the publisher's; one that does not is of whoever makes it first.
+        Otherwise whoever first creates a registered model would own it.
         """
         with translate_mlflow_errors(self._uri):
             named = {
@@ -75,10 +73,10 @@ class Accounts:
                         self._accounts.add_role_permission(number, kind, which, role.grants[kind])
 
     def add(self, user: str, role: Role, password: str) -> bool:
-        """Make an account, or give one that exists its role; its password stays as it is.
+        """Create an account, or change the role of an existing one, whose password stays.
 
         Returns:
-            Whether it was made.
+            Whether the account was created.
         """
         with translate_mlflow_errors(self._uri):
             if made := not _is_there(self._accounts.get_user, user):
@@ -109,7 +107,7 @@ class Accounts:
 
 
 def ranking_name(base_model: str) -> str:
-    """The registered model that a base model's rankings are published under."""
+    """Return the name of the registered model for a base model's rankings."""
     return f"{PREFIX}{base_model}"
 
 

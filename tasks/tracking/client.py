@@ -1,4 +1,4 @@
-"""MLflow's client: how it is reached, and what its errors mean."""
+"""MLflow's client: opening it, and translating its errors."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 def open_client(uri: str) -> MlflowClient:
-    """MLflow's client for `uri`, which gives up within seconds when nobody answers.
+    """Open MLflow's client for `uri`; it gives up within seconds when no server answers.
 
     Raises:
-        ConnectionError: the tracking server cannot be reached.
+        ConnectionError: when the tracking server cannot be reached.
     """
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # the default means minutes
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
@@ -44,11 +44,11 @@ def open_client(uri: str) -> MlflowClient:
 
 @contextmanager
 def translate_mlflow_errors(uri: str) -> Iterator[None]:
-    """What MLflow refuses or cannot do inside the block becomes one message.
+    """Translate MLflow's errors inside the block to errors with one message.
 
     Raises:
-        ConnectionError: it cannot be reached, or answered with an error.
-        PermissionError: it answered, and does not take this account or does not let it do that.
+        ConnectionError: when MLflow cannot be reached, or answers with an error.
+        PermissionError: when it refuses this account, or the account lacks a permission.
     """
     from mlflow.exceptions import MlflowException
     from requests import RequestException  # payloads are moved without MLflow's own errors
@@ -66,7 +66,7 @@ def translate_mlflow_errors(uri: str) -> Iterator[None]:
 
 
 def _refusal(said: str) -> str | None:
-    """What to do where MLflow answered, but not to this account."""
+    """Return advice when MLflow refused the account or lacks a permission, else `None`."""
     user = os.environ.get("MLFLOW_TRACKING_USERNAME")
     if "error code 401" in said and user:
         return (
@@ -87,14 +87,14 @@ def _refusal(said: str) -> str | None:
 
 
 def shown(uri: str) -> str:
-    """The address without a user's name and password."""
+    """Return the address without user name and password."""
     scheme, mark, rest = uri.partition("://")
     return f"{scheme}{mark}{rest.rpartition('@')[2]}"
 
 
 @contextmanager
 def _alone(uri: str) -> Iterator[None]:
-    """Nobody else on this machine makes the tables of an SQLite store at the same time."""
+    """Lock the creation of an SQLite store's tables against other processes on this machine."""
     path = sqlite_path(uri)
     if path is None:
         yield
@@ -105,12 +105,12 @@ def _alone(uri: str) -> Iterator[None]:
 
 
 def experiment_name(base_model: str) -> str:
-    """One experiment per base model; `%` is MLflow's wildcard for all of them."""
+    """Return the experiment's name for a base model; `%` is MLflow's wildcard for all."""
     return f"ila/{base_model}"
 
 
 def sqlite_path(uri: str) -> Path | None:
-    """The file behind an SQLite URI as SQLAlchemy reads it: three slashes are relative, four not.
+    """Return the file of an SQLite URI as SQLAlchemy reads it: four slashes are absolute.
 
     >>> sqlite_path("sqlite:////home/me/mlflow.db"), sqlite_path("http://127.0.0.1:5000")
     (PosixPath('/home/me/mlflow.db'), None)

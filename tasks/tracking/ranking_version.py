@@ -1,4 +1,4 @@
-"""One published version of a ranking, as MLflow's registry records it."""
+"""A published version of a ranking, as MLflow's registry records it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ PREFIX = "layer-ranking."
 
 @dataclass(frozen=True)
 class Version:
-    """One published version."""
+    """A published version of a ranking."""
 
     name: str
     number: int
     run_id: str
     aliases: tuple[str, ...]
     published: int
-    """Milliseconds since 1970."""
+    """Time of publication, in milliseconds since 1970."""
     card: str
     tags: dict[str, str]
 
@@ -36,7 +36,7 @@ class Version:
 
     @property
     def key(self) -> str:
-        """The key of the step whose payload it is."""
+        """The key of the step that made the ranking."""
         return self.tags["ila.key"]
 
     @property
@@ -46,8 +46,8 @@ class Version:
 
 
 def read_version(mv: ModelVersion, aliases: Mapping[str, str | int] | None = None) -> Version:
-    """MLflow's record: its numbers are int by SQLite and str over REST, and a search leaves the
-    aliases out, which then are given as the model has them."""
+    """Convert MLflow's record. Its version number is int from SQLite and str over REST; a search
+    returns no aliases, so pass the registered model's `aliases` then."""
     pointing: Sequence[str] = mv.aliases
     if aliases is not None:
         pointing = [alias for alias, number in aliases.items() if int(number) == int(mv.version)]
@@ -63,7 +63,7 @@ def read_version(mv: ModelVersion, aliases: Mapping[str, str | int] | None = Non
 
 
 def is_retired(found: Version, asked: str, instead: Version | None) -> str:
-    """What to say of a version that was retired, and which to take instead."""
+    """Compose the message about a retired version, with the one to use instead."""
     what = f"{asked} was retired" if asked == found.reference else (
         f"{asked} points at {found.reference}, which was retired"
     )  # fmt: skip

@@ -1,13 +1,13 @@
-"""Rankings by name: registered models `layer-ranking.<name>`. All that knows MLflow's registry.
+"""The registry of published rankings: registered models `layer-ranking.<name>` in MLflow.
 
-A version's source is the payload of the `ranking` step's run, so that anybody reads it with MLflow
-alone and none of this code:
+A version's source is the payload of the `ranking` step's run, so that MLflow alone can read it,
+without ILA:
 
     mlflow.artifacts.load_dict("models:/layer-ranking.stories3m@champion/ranking.json")
 
-Two who publish one ranking at once get one version: both may make one, and the later of the two
-takes its own back. Two who publish different rankings under one alias get a version each, and the
-alias is the last one's: MLflow moves it in one call, so it always points at one of them.
+Two processes that publish the same ranking at once get one version: both may create one, and the
+later deletes its own. Two that publish different rankings under one alias get a version each, and
+the alias points to the last: MLflow moves it in one call.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Registry:
     """Publishes, finds, reads and retires rankings.
 
     Raises:
-        ConnectionError: MLflow cannot be reached, or refuses.
+        ConnectionError: when MLflow cannot be reached or answers with an error.
     """
 
     def __init__(self, runtime: RuntimeConfig) -> None:
@@ -47,18 +47,16 @@ class Registry:
         self._client = open_client(runtime.tracking_uri)
 
     def publish(self, run: StepRun, ranking: Ranking, name: str, card: str) -> Version:
-        """The version of `name` that is `ranking`; made where there is none, and the same one
-        whoever publishes the same ranking again.
+        """Return the version of `name` that is `ranking`; create it if there is none yet.
 
         Args:
-            run: a finished step, whose payload it is.
-            ranking: as `document` has read and checked it.
-            name: below which it is published.
-            card: what is to be known of it, shown on MLflow's page of the version.
+            run: the finished step whose payload is the ranking.
+            ranking: the ranking, as read and checked by `document`.
+            card: the ranking's card in Markdown, shown on MLflow's page of the version.
 
         Raises:
-            UserError: the name cannot be one, or is that of another architecture.
-            CheckError: it was retired under this name.
+            UserError: when the name is invalid or belongs to another architecture.
+            CheckError: when this ranking was retired under this name.
         """
         check_name(name)
         if len(card) > MOST_CARD:
@@ -86,7 +84,7 @@ class Registry:
             return self._version(name, first.number)
 
     def point(self, name: str, alias: str, number: int) -> str | None:
-        """Move `alias` to a version in one call; where it pointed until then, or `None`."""
+        """Move `alias` to a version; return the version it pointed to before, or `None`."""
         from mlflow.exceptions import MlflowException
 
         check_alias(alias)
@@ -103,15 +101,15 @@ class Registry:
         return None if before is None else f"{name}/{before}"
 
     def find(self, wanted: Published, *, retired: bool = False) -> Version:
-        """The version that a reference means.
+        """Find the version that a reference names.
 
         Args:
-            wanted: by alias or number.
-            retired: whether one that was retired will do.
+            wanted: the reference, by alias or number.
+            retired: whether to accept a retired version.
 
         Raises:
-            UserError: there is no such name, alias or version; near ones are named.
-            CheckError: it was retired.
+            UserError: when there is no such name, alias or version; the message suggests others.
+            CheckError: when it was retired.
         """
         from mlflow.exceptions import MlflowException
 
@@ -132,17 +130,17 @@ class Registry:
         return found
 
     def run(self, version: Version) -> StepRun:
-        """The step whose payload a version is."""
+        """Return the run of the step whose payload is the version."""
         with translate_mlflow_errors(self._uri):
             return step_run(self._client.get_run(version.run_id))
 
     def read(self, version: Version) -> Ranking:
-        """The document of a version, compared with the digest that it was published with.
+        """Read a version's document and check it against its published digest.
 
-        Downloaded once, into `home/rankings/<digest>.json`: from then on it costs no request.
+        The first call downloads it to `home/rankings/<digest>.json`; later ones send no request.
 
         Raises:
-            CheckError: what is stored is damaged, or another ranking; its run is quarantined.
+            CheckError: when the stored document is damaged or differs; its run is quarantined.
         """
         kept = self._home / "rankings" / f"{version.digest}.json"
         if kept.exists():
@@ -164,7 +162,7 @@ class Registry:
         return ranking
 
     def versions(self, name: str | None = None) -> list[Version]:
-        """Every version of a name, or of all of them, in order; retired ones included."""
+        """Return all versions of a name, or of all names, in order, including retired ones."""
         wanted = f"name = '{PREFIX}{name}'" if name else f"name LIKE '{PREFIX}%'"
         with translate_mlflow_errors(self._uri):
             aliases = {m.name: m.aliases for m in self._models(wanted)}
@@ -173,10 +171,10 @@ class Registry:
         return sorted(found, key=lambda v: (v.name, v.number))
 
     def retire(self, version: Version, reason: str) -> None:
-        """Mark a version so that no reference resolves to it any more.
+        """Mark a version as retired, so that no reference resolves to it any more.
 
         Raises:
-            UserError: an alias still points at it.
+            UserError: when an alias still points to it.
         """
         if version.aliases:
             raise UserError(
@@ -190,20 +188,20 @@ class Registry:
             )
 
     def drop(self, version: Version) -> Version:
-        """The version without its aliases."""
+        """Delete the version's aliases, and return it without them."""
         with translate_mlflow_errors(self._uri):
             for alias in version.aliases:
                 self._client.delete_registered_model_alias(PREFIX + version.name, alias)
             return self._version(version.name, version.number)
 
     def document(self, run: StepRun, what: str) -> Ranking:
-        """The ranking in the payload of `run`, checked against its digest and its fingerprint.
+        """Read the ranking in the payload of `run` and check its digest and fingerprint.
 
         Args:
-            what: how a message is to call it.
+            what: what a message calls the ranking.
 
         Raises:
-            CheckError: it is damaged, and quarantined.
+            CheckError: when it is damaged; the run is then quarantined.
         """
         try:
             with translate_mlflow_errors(self._uri):
@@ -215,13 +213,13 @@ class Registry:
         return ranking
 
     def _payload(self, run: StepRun) -> ArtifactRepository:
-        """Where a payload lies: half the requests that MLflow's client makes for a file."""
+        """Open a payload's repository, which needs half the requests of MLflow's client."""
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
         return get_artifact_repository(f"{run.artifact_uri}/{PAYLOAD}", tracking_uri=self._uri)
 
     def _quarantined(self, run_id: str, what: str, error: Exception) -> CheckError:
-        """Mark the run, so that it is no hit either; and what to say."""
+        """Quarantine the run, which is then no cache hit either; return the error to raise."""
         from mlflow.exceptions import MlflowException
 
         done = f"Run {run_id} is quarantined: it is no hit any more."
@@ -256,7 +254,7 @@ class Registry:
                 ) from error
 
     def _with_digest(self, name: str, digest: str) -> list[Version]:
-        """Versions of `name` that are the ranking with this digest, oldest first."""
+        """Return the versions of `name` with this digest, oldest first."""
         found = self._client.search_model_versions(
             f"name = '{PREFIX}{name}' and tags.`ila.digest` = '{digest}'"
         )
@@ -272,7 +270,7 @@ class Registry:
         return _pages(self._client.search_registered_models, wanted)
 
     def _unknown(self, wanted: Published, error: Exception) -> Exception:
-        """What to say of a reference that MLflow does not know; its own error where it does."""
+        """Return the error for a reference unknown to MLflow, or MLflow's own error."""
         names = [m.name.removeprefix(PREFIX) for m in self._models(f"name LIKE '{PREFIX}%'")]
         if wanted.name not in names:
             if not names:
@@ -302,7 +300,7 @@ class Registry:
 
 
 def _pages(search: Callable[..., Any], wanted: str) -> list[Any]:
-    """All that a search of MLflow's client finds, page by page."""
+    """Collect all pages of a search of MLflow's client."""
     found: list[Any] = []
     page = None
     while page != "":
@@ -333,7 +331,7 @@ def _check_size(payload: ArtifactRepository, run_id: str) -> None:
 
 
 def _published(version: Version, file: Path) -> Ranking:
-    """The ranking in `file`, where it is the one that was published."""
+    """Read the ranking in `file` and check that it is the published one."""
     ranking = Ranking.load(file)
     ranking.check()
     if ranking.digest != version.digest:

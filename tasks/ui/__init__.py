@@ -1,1 +1,1 @@
-"""What the Prefect UI shows."""
+"""Pages and tables for the Prefect UI, and the flow run that they belong to."""

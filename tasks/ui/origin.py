@@ -1,4 +1,4 @@
-"""Which flow run of Prefect's a step's MLflow run comes from, so that each leads to the other."""
+"""The Prefect flow run behind a step's MLflow run, so that each can link to the other."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from uuid import UUID
 
 @dataclass(frozen=True)
 class Origin:
-    """The flow run that somebody, or a schedule, started."""
+    """The flow run that a user or a schedule started."""
 
     flow_run_id: str
     name: str
     url: str | None
-    """Its page; `None` where only a temporary server knows it."""
+    """Address of its page; `None` on a temporary server."""
 
     @classmethod
     def here(cls) -> Origin:
-        """Describe the flow that runs now, or its parent where it is part of another."""
+        """Return the current flow run, or the parent run of a subflow."""
         from prefect.client.orchestration import get_client
         from prefect.runtime import flow_run
         from prefect.settings import PREFECT_API_URL
@@ -31,7 +31,7 @@ class Origin:
 
     @property
     def tags(self) -> dict[str, str]:
-        """Tags of every MLflow run made for it; MLflow's page shows the note with a link."""
+        """Tags for its MLflow runs; MLflow shows the note, which has a link, on the run's page."""
         tags = {"ila.flow_run": self.name, "ila.flow_run_id": self.flow_run_id}
         if self.url is None:
             return tags

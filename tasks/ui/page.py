@@ -1,4 +1,4 @@
-"""What a flow run came to, as a page of the Prefect UI: plan, numbers, and where the rest is."""
+"""The page of a flow run in the Prefect UI: its plan, its results, and links to the rest."""
 
 import re
 from collections import Counter
@@ -13,28 +13,28 @@ from tasks.cache.store import Store
 from tasks.ui.origin import Origin
 
 _TABLES = {"ranking": "layers by rank", "agreement": "agreement", "evaluation": "every subject"}
-"""Steps with a table of their own in the UI (`tasks.ui.tables`), and what it shows."""
+"""Steps that have a table in the UI (`tasks.ui.tables`), with its title."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What somebody asked for and what became of it."""
+    """The steps that a flow run was asked for, and their results."""
 
     name: str
-    """The profile's name."""
+    """Name of the profile."""
     until: str
-    """Which steps were asked for."""
+    """The target that was asked for, such as `report`."""
     steps: Sequence[Step]
-    """All of them, inputs first."""
+    """All steps, inputs first."""
     runs: Mapping[str, StepRun]
-    """Those that are finished, by key."""
+    """The finished runs, by key."""
     store: Store
-    """Where they are."""
+    """The store of the runs."""
     origin: Origin
-    """The flow run that somebody started, whatever part of it this one is."""
+    """The flow run that a user or a schedule started, also within its subflows."""
 
     def publish(self) -> None:
-        """Write the page to the flow run that somebody started."""
+        """Write the page to the flow run `origin`."""
         from prefect.client.orchestration import get_client
         from prefect.client.schemas.actions import ArtifactCreate
 
@@ -76,7 +76,7 @@ class Summary:
 
 
 def _result(step: Step, run: StepRun, store: Store) -> str:
-    """The number of an evaluation, and the table that the UI has of this step."""
+    """Return an evaluation's value and a link to the step's table."""
     told = ""
     if step.name == "evaluation":
         from ila_core.compare.results import Evaluation

@@ -1,4 +1,4 @@
-"""Tables of the search and of evaluations in the Prefect UI, computed now or cached."""
+"""Tables of the search and of evaluations in the Prefect UI, for computed and cached steps."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,8 +17,8 @@ from tasks.cache.step_run import StepRun
 def publish_tables(
     step: Step, run: StepRun, upstream: dict[str, StepRun], fetch: Callable[[StepRun], Path]
 ) -> None:
-    """All layers with their ranks, and agreement, at the agreement step; what an evaluation gave,
-    subject by subject, at its own."""
+    """Publish the ranking and the agreement for the agreement step, and the result by subject for
+    an evaluation."""
     if step.name in ("evaluation", "pairwise"):
         return _publish_evaluation(step, fetch(run))
     if step.name != "agreement":

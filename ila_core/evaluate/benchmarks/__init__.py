@@ -1,6 +1,6 @@
-"""What a model is measured by: one file per benchmark, one line in `BENCHMARKS`."""
+"""The benchmarks: one file for each, one line for each in `BENCHMARKS`."""
 
-from typing import Any, Protocol
+from typing import Protocol
 
 from ila_core.compare.results import Evaluation
 from ila_core.config import EvaluateConfig
@@ -11,7 +11,7 @@ from ila_core.evaluate.benchmarks.instructions import Instructions
 from ila_core.evaluate.benchmarks.mmlu import Mmlu
 from ila_core.evaluate.benchmarks.mt_bench import MtBench
 from ila_core.evaluate.benchmarks.vicuna import Vicuna
-from ila_core.evaluate.subject import Need, Subject
+from ila_core.evaluate.subject import Need, Resolved, Subject
 from ila_core.inference.questions import Question
 from ila_core.resolve import Lock, Unknown
 
@@ -19,37 +19,35 @@ from ila_core.resolve import Lock, Unknown
 class Benchmark(Protocol):
     name: str
     version: int
-    """Raised when the same model would get another number."""
+    """Increased when the same model would get another number."""
     needs: tuple[Need, ...]
 
-    def identity(self, evaluate: EvaluateConfig, lock: Lock) -> dict[str, Any] | Unknown:
-        """What of the profile, and of the files that it names, changes the result.
+    def identity(self, evaluate: EvaluateConfig, lock: Lock) -> Resolved | Unknown:
+        """Return what changes the result, from the profile and the files that it names.
 
         Raises:
-            UserError: the profile says too little for this benchmark, or a file is not there.
+            UserError: when the profile lacks a setting of this benchmark, or a file is missing.
         """
 
-    def run(
-        self, subject: Subject, evaluate: EvaluateConfig, resolved: dict[str, Any]
-    ) -> Evaluation:
+    def run(self, subject: Subject, evaluate: EvaluateConfig, resolved: Resolved) -> Evaluation:
         """Measure the model.
 
         Args:
-            resolved: what `identity` gave.
+            resolved: what `identity` returned.
         """
 
 
 class AnswerBenchmark(Benchmark, Protocol):
-    """One that looks at answers, and not at the model that gave them; it needs `answers`."""
+    """A benchmark that reads generated answers instead of the model; `needs` has `answers`."""
 
     def asked(self, evaluate: EvaluateConfig, lock: Lock) -> str | Unknown:
-        """Identity of the questions."""
+        """Return the identity of the questions."""
 
     def questions(self, evaluate: EvaluateConfig) -> tuple[Question, ...]:
-        """All of them, in order.
+        """Return all questions, in order.
 
         Raises:
-            UserError: the profile names no file, or one that holds no questions.
+            UserError: when the profile names no file, or one without questions.
         """
 
 

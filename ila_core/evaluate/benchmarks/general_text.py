@@ -1,16 +1,15 @@
-"""Forgetting: the loss on text that has nothing to do with the fine-tuning data.
+"""Forgetting: the loss on text that is unrelated to the fine-tuning data.
 
-What is forgotten is an arm's loss minus the base's (`ila compare`).
+An arm's loss minus the base model's loss says how much was forgotten (`ila compare`).
 """
 
 import math
 from pathlib import Path
-from typing import Any
 
 from ila_core.compare.results import Evaluation, Item
 from ila_core.config import EvaluateConfig
 from ila_core.data.prepared import Row
-from ila_core.evaluate.subject import Need, Subject
+from ila_core.evaluate.subject import Need, Resolved, Subject
 from ila_core.evaluate.texts import load_texts, tokenized
 from ila_core.resolve import Lock
 from ila_core.train.held_out_loss import held_out_loss
@@ -21,17 +20,15 @@ class GeneralText:
     version = 1
     needs: tuple[Need, ...] = ("texts",)
 
-    def identity(self, evaluate: EvaluateConfig, lock: Lock) -> dict[str, Any]:
+    def identity(self, evaluate: EvaluateConfig, lock: Lock) -> Resolved:
         settings = evaluate.general_text
         if settings.path is None:
-            source: dict[str, Any] = {"sampled from the base": settings.model_dump()}
+            source: Resolved = {"sampled from the base": settings.model_dump()}
         else:
             source = {"file": lock.files(settings.path), "tokens": settings.tokens}
         return {"text": source, "limit": evaluate.limit}
 
-    def run(
-        self, subject: Subject, evaluate: EvaluateConfig, resolved: dict[str, Any]
-    ) -> Evaluation:
+    def run(self, subject: Subject, evaluate: EvaluateConfig, resolved: Resolved) -> Evaluation:
         settings = evaluate.general_text
         rows, cut = list(subject.texts), 0
         if settings.path is not None:

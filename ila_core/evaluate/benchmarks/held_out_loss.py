@@ -1,11 +1,10 @@
-"""Held-out loss, conversation by conversation: the report compares arms on the same ones."""
+"""Held-out loss of each conversation: the report compares arms on the same conversations."""
 
 import math
-from typing import Any
 
 from ila_core.compare.results import Evaluation, Item
 from ila_core.config import EvaluateConfig
-from ila_core.evaluate.subject import Need, Subject
+from ila_core.evaluate.subject import Need, Resolved, Subject
 from ila_core.resolve import Lock
 from ila_core.train.held_out_loss import held_out_loss
 
@@ -15,12 +14,10 @@ class HeldOutLoss:
     version = 1
     needs: tuple[Need, ...] = ("rows",)
 
-    def identity(self, evaluate: EvaluateConfig, lock: Lock) -> dict[str, Any]:
+    def identity(self, evaluate: EvaluateConfig, lock: Lock) -> Resolved:
         return {"limit": evaluate.limit}
 
-    def run(
-        self, subject: Subject, evaluate: EvaluateConfig, resolved: dict[str, Any]
-    ) -> Evaluation:
+    def run(self, subject: Subject, evaluate: EvaluateConfig, resolved: Resolved) -> Evaluation:
         found = held_out_loss(
             subject.model,
             subject.rows[: evaluate.limit],

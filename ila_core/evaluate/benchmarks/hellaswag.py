@@ -1,13 +1,12 @@
-"""HellaSwag, 0-shot (Tables 3 to 11): `acc`, not `acc_norm`, as the paper's figures are."""
+"""HellaSwag, 0-shot (Tables 3 to 11): the paper reports `acc`, not `acc_norm`."""
 
 from pathlib import Path
-from typing import Any
 
 from ila_core.compare.results import Evaluation
 from ila_core.config import EvaluateConfig
 from ila_core.evaluate import lm_eval_tasks as tasks
 from ila_core.evaluate.multiple_choice import evaluate_choices, question_identity
-from ila_core.evaluate.subject import Need, Subject
+from ila_core.evaluate.subject import Need, Resolved, Subject
 from ila_core.resolve import Lock, Unknown
 
 
@@ -16,14 +15,12 @@ class HellaSwag:
     version = 2
     needs: tuple[Need, ...] = ()
 
-    def identity(self, evaluate: EvaluateConfig, lock: Lock) -> dict[str, Any] | Unknown:
+    def identity(self, evaluate: EvaluateConfig, lock: Lock) -> Resolved | Unknown:
         return question_identity(
             evaluate.hellaswag, evaluate.limit, lock, hub="Rowan/hellaswag", files=()
         )
 
-    def run(
-        self, subject: Subject, evaluate: EvaluateConfig, resolved: dict[str, Any]
-    ) -> Evaluation:
+    def run(self, subject: Subject, evaluate: EvaluateConfig, resolved: Resolved) -> Evaluation:
         settings = evaluate.hellaswag
         rows = tasks.read_hellaswag(Path(settings.path)) if settings.path else None
         folder = subject.task_folder(self.name, resolved)

@@ -1,16 +1,14 @@
-"""Whether a model does as it is told, where that can be checked without a judge.
+"""Instruction following, as far as rules can check it without a judge.
 
-In the spirit of IFEval (Zhou et al. 2023, arXiv:2311.07911), strict: the answer as it is. The
-prompts are ours and ask for little, so that small models differ on them. Beside format and length,
-an answer must end by itself and not go round in circles.
+It follows IFEval's strict accuracy (Zhou et al. 2023, arXiv:2311.07911): the answer is checked as
+it is. The prompts are our own and easy, so that small models differ on them. Besides its format or
+length, each answer is checked for ending with an end token and for not repeating itself.
 """
-
-from typing import Any
 
 from ila_core.compare.results import Evaluation, Item
 from ila_core.config import EvaluateConfig
 from ila_core.evaluate.instruction_checks import CHECKS, Check, repeats_itself
-from ila_core.evaluate.subject import Need, Subject
+from ila_core.evaluate.subject import Need, Resolved, Subject
 from ila_core.inference.generate import Answer
 from ila_core.inference.questions import Question, questions_digest
 from ila_core.resolve import Lock
@@ -38,12 +36,10 @@ class Instructions:
             for number, (topic, check) in enumerate(_pairs())
         )
 
-    def identity(self, evaluate: EvaluateConfig, lock: Lock) -> dict[str, Any]:
+    def identity(self, evaluate: EvaluateConfig, lock: Lock) -> Resolved:
         return {"limit": evaluate.limit}
 
-    def run(
-        self, subject: Subject, evaluate: EvaluateConfig, resolved: dict[str, Any]
-    ) -> Evaluation:
+    def run(self, subject: Subject, evaluate: EvaluateConfig, resolved: Resolved) -> Evaluation:
         checks = [check for _, check in _pairs()]
         answers = list(zip(subject.answers, checks, strict=False))  # fewer answers under a limit
         return Evaluation(
@@ -65,12 +61,12 @@ class Instructions:
 
 
 def _pairs() -> list[tuple[str, Check]]:
-    """Topic by topic, so that a limit meets every kind of check."""
+    """Return every topic with every check, topic by topic: a limit still covers all checks."""
     return [(topic, check) for topic in TOPICS for check in CHECKS]
 
 
 def _item(number: int, answer: Answer, check: Check) -> Item:
-    """The mean of the answer's two checks: as items of their own they would not be independent."""
+    """Return one item with the mean of two checks, which are not independent of each other."""
     passed = check.passes(answer.turns[0]) + _ended_well(answer)
     return Item(id=str(number), group=check.kind, value=passed / 2)
 

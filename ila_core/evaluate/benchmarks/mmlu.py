@@ -1,13 +1,12 @@
-"""MMLU, 5-shot (Tables 1 and 3 to 11): `acc` weighted by the subjects' sizes, as lm-eval's."""
+"""MMLU, 5-shot (Tables 1 and 3 to 11): `acc` weighted by subject size, as in lm-eval."""
 
 from pathlib import Path
-from typing import Any
 
 from ila_core.compare.results import Evaluation
 from ila_core.config import EvaluateConfig
 from ila_core.evaluate import lm_eval_tasks as tasks
 from ila_core.evaluate.multiple_choice import evaluate_choices, question_identity
-from ila_core.evaluate.subject import Need, Subject
+from ila_core.evaluate.subject import Need, Resolved, Subject
 from ila_core.resolve import Lock, Unknown
 
 
@@ -16,14 +15,12 @@ class Mmlu:
     version = 2
     needs: tuple[Need, ...] = ()
 
-    def identity(self, evaluate: EvaluateConfig, lock: Lock) -> dict[str, Any] | Unknown:
+    def identity(self, evaluate: EvaluateConfig, lock: Lock) -> Resolved | Unknown:
         return question_identity(
             evaluate.mmlu, evaluate.limit, lock, hub="cais/mmlu", files=("dev/*.csv", "test/*.csv")
         )
 
-    def run(
-        self, subject: Subject, evaluate: EvaluateConfig, resolved: dict[str, Any]
-    ) -> Evaluation:
+    def run(self, subject: Subject, evaluate: EvaluateConfig, resolved: Resolved) -> Evaluation:
         settings = evaluate.mmlu
         rows = tasks.read_mmlu(Path(settings.path), settings.shots) if settings.path else None
         folder = subject.task_folder(self.name, resolved)

@@ -1,6 +1,6 @@
-"""Other trainers' configurations: one file each, one line in `EXPORTERS`.
+"""The exporters: one file for each trainer's format, one line for each in `EXPORTERS`.
 
-Every export is read back by its consumer's rule before anything is written:
+Every export is read back by its trainer's rule before any file is written:
 
     export("peft", Export(...)).files  # {"adapter_config.json": ...}
 """
@@ -35,11 +35,11 @@ EXPORTERS: dict[str, Exporter] = {
 
 
 def export(to: str, wanted: Export) -> Exported:
-    """The files of one consumer, checked by its own rule.
+    """Build the files for one trainer, and check them by that trainer's rule.
 
     Raises:
-        UserError: an unknown consumer, or one that cannot express what is wanted.
-        CheckError: the files would not select what they should.
+        UserError: when the trainer is unknown or cannot express the selection.
+        CheckError: when the files would select other layers.
     """
     if to not in EXPORTERS:
         raise unknown_name("consumer (--to)", to, EXPORTERS)
@@ -56,10 +56,10 @@ def export(to: str, wanted: Export) -> Exported:
 
 
 def recognise(path: Path) -> tuple[str, str]:
-    """The consumer of a configuration, a file or a folder with one, and its text.
+    """Return the name of the format of a configuration, a file or a folder, and its text.
 
     Raises:
-        UserError: it is nobody's.
+        UserError: when no exporter reads it.
     """
     files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
     for file in files:

@@ -1,9 +1,8 @@
-"""Axolotl: the part of its YAML that says what trains."""
+"""Axolotl: the part of its YAML that selects the layers to train."""
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import yaml
 
@@ -52,7 +51,7 @@ class Axolotl:
         return _unfrozen(list(fields.get("unfrozen_parameters") or ()), layers, parameters)
 
 
-def _lora(wanted: Export) -> dict[str, Any]:
+def _lora(wanted: Export) -> dict[str, object]:
     fields = {
         "adapter": "lora",
         "lora_r": wanted.r,
@@ -66,7 +65,7 @@ def _lora(wanted: Export) -> dict[str, Any]:
     return fields
 
 
-def _full(wanted: Export) -> dict[str, Any]:
+def _full(wanted: Export) -> dict[str, object]:
     return {
         "unfrozen_parameters": unfrozen(wanted),
         # Axolotl refuses the two together otherwise: no gradient would reach what is frozen first.
@@ -74,7 +73,7 @@ def _full(wanted: Export) -> dict[str, Any]:
     }
 
 
-def _adapted(fields: Mapping[str, Any], layers: Sequence[Layer]) -> Matches:
+def _adapted(fields: Mapping[str, object], layers: Sequence[Layer]) -> Matches:
     config = {ours: fields[theirs] for theirs, ours in _TO_PEFT.items() if fields.get(theirs)}
     if not fields.get("lora_target_linear"):
         return adapted(config, layers)
@@ -111,7 +110,7 @@ def _unfrozen(
 
 
 class _Pattern:
-    """An expression whose dots are dots, and after it, perhaps, the rows that train."""
+    """An expression in which dots are literal, and an optional range of rows to train."""
 
     def __init__(self, entry: str) -> None:
         ranged = _ROWS.fullmatch(entry)

@@ -1,4 +1,4 @@
-"""CSV: one row per layer, for a spreadsheet or a trainer of one's own."""
+"""CSV: one row per layer, for a spreadsheet or a custom trainer."""
 
 from __future__ import annotations
 

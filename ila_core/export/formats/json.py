@@ -1,9 +1,8 @@
-"""JSON: the whole selection with every layer's scores, and where it comes from."""
+"""JSON: the whole selection with every layer's scores, and its source."""
 
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from ila_core.export.base import Export, Exported, Matches, matches
 from ila_core.export.layer_table import layer_rows
@@ -15,7 +14,7 @@ FILE = "selection.json"
 class Json:
     def export(self, wanted: Export) -> Exported:
         ranking, chosen = wanted.ranking, wanted.selection
-        document: dict[str, Any] = {
+        document: dict[str, object] = {
             "schema_version": 1,
             "base": wanted.base,
             "model": ranking.model,

@@ -1,4 +1,4 @@
-"""LLaMA-Factory: LoRA exactly; freezing only by whole modules of the first or last blocks."""
+"""LLaMA-Factory: exact for LoRA; it freezes only whole modules of the first or last blocks."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -49,7 +49,7 @@ class LlamaFactory:
         return _unfrozen(fields, layers, parameters)
 
 
-def _lora(wanted: Export) -> tuple[dict[str, Any], tuple[str, ...], tuple[str, ...]]:
+def _lora(wanted: Export) -> tuple[dict[str, object], tuple[str, ...], tuple[str, ...]]:
     refuse_ranks(wanted, "LLaMA-Factory")
     refuse_fraction(wanted, "LLaMA-Factory")
     fields = {
@@ -64,7 +64,7 @@ def _lora(wanted: Export) -> tuple[dict[str, Any], tuple[str, ...], tuple[str, .
     return fields, wanted.selection.train, (note, *head_note(wanted))
 
 
-def _freeze(wanted: Export) -> tuple[dict[str, Any], tuple[str, ...], tuple[str, ...]]:
+def _freeze(wanted: Export) -> tuple[dict[str, object], tuple[str, ...], tuple[str, ...]]:
     layers, chosen = wanted.ranking.layers, set(wanted.selection.train)
     count, modules = nearest_blocks(layers, chosen, lambda layer: layer.weights)
     heads = [x.name for x in layers if x.block is None and x.name in chosen]
@@ -118,7 +118,7 @@ def _adapted(fields: Mapping[str, Any], layers: Sequence[Layer]) -> Matches:
 def _unfrozen(
     fields: Mapping[str, Any], layers: Sequence[Layer], parameters: Sequence[str]
 ) -> Matches:
-    """Its rule: a parameter trains if its name contains one of the entries."""
+    """Apply LLaMA-Factory's rule: a parameter trains if its name contains one of the entries."""
     if fields["finetuning_type"] == "full":
         entries = [""]
     else:

@@ -39,7 +39,7 @@ class Spectrum:
 
 
 def _scores(wanted: Export, source: str) -> tuple[str, str, str]:
-    """The scores in the form of Spectrum's own, and how far its rule on them is from ours."""
+    """Write the scores in Spectrum's format, and count how its rule's selection would differ."""
     scores = wanted.ranking.scores(source)
     layers = wanted.ranking.layers
     table = {x.name: {"snr": scores[x.name], "type": _type(x)} for x in layers}
@@ -74,5 +74,5 @@ def _best_of_each_type(
 
 
 def _type(layer: Layer) -> str:
-    """`self_attn.q_proj`: the name below the block."""
+    """Return the name below the block, such as `self_attn.q_proj`."""
     return layer.name.partition(f".{layer.block}.")[2] or layer.name

@@ -1,4 +1,4 @@
-"""ms-swift: a shell script with the arguments that say what trains."""
+"""ms-swift: a shell script with the arguments that select the layers to train."""
 
 import re
 import shlex
@@ -82,7 +82,7 @@ def _full(wanted: Export) -> dict[str, str]:
 
 
 def _arguments(text: str) -> dict[str, list[str]]:
-    """Option to its values, of the last command in the script."""
+    """Parse the last command of the script: option to its values."""
     given: dict[str, list[str]] = {}
     option = ""
     for word in shlex.split(text.replace("\\\n", " "), comments=True):
@@ -101,7 +101,7 @@ def _one(given: Mapping[str, list[str]], option: str, default: str) -> str:
 def _unfrozen(
     given: Mapping[str, list[str]], layers: Sequence[Layer], parameters: Sequence[str]
 ) -> Matches:
-    """Its order: freeze by ratio, prefixes and expression; then thaw by prefixes and expression."""
+    """Apply ms-swift's order: freeze by ratio, prefix and regex, then unfreeze by both latter."""
     ratio = float(_one(given, "freeze_parameters_ratio", "0"))
     if 0 < ratio < 1:
         raise UserError(

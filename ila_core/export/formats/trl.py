@@ -1,4 +1,4 @@
-"""TRL: what to train, and a `train.py` that trains it with `SFTTrainer`, or `Trainer` where not."""
+"""TRL: the selection, and a `train.py` with `SFTTrainer`, or `Trainer` for an adapted `lm_head`."""
 
 import json
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Unsloth: `FastLanguageModel.get_peft_model`, whose arguments take leaf names and blocks only."""
+"""Unsloth: arguments of `FastLanguageModel.get_peft_model`, which are leaf names and blocks."""
 
 import json
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from ila_core.selection.select import lora_parameters
 
 FILE = "unsloth.json"
 _IN_FULL = ("lm_head", "embed_tokens")
-"""Targets that Unsloth trains in full, without an adapter."""
+"""Target modules that Unsloth trains in full, without an adapter."""
 
 
 class Unsloth:

@@ -1,1 +1,1 @@
-"""The paper's own numbers, which `ila reproduce` shows beside ours."""
+"""The paper's published numbers, which `ila reproduce` shows beside ours."""

@@ -1,6 +1,7 @@
-"""The paper's own numbers for what `ila reproduce` shows beside ours (Llama 2-7B, Mistral-7B).
+"""The paper's numbers of agreement, as printed (Llama 2-7B, Mistral-7B).
 
-Jaccard of the 169 kept of 225 layers, at two decimals; two random such sets have 0.60.
+Each is the Jaccard index of the 169 of 225 layers that are kept, to two decimals; two random sets
+of that size have 0.60.
 """
 
 TABLE_2: dict[str, dict[tuple[str, str], float]] = {
@@ -17,17 +18,17 @@ TABLE_2: dict[str, dict[tuple[str, str], float]] = {
 }
 
 DATASET = "lima"
-"""Of Figures 2 to 4."""
+"""The dataset of Figures 2 to 4."""
 
 SEEDS = (0, 1, 2)
 FIGURE_3: dict[tuple[int, int], float] = {(0, 1): 0.92, (0, 2): 0.91, (1, 2): 0.91}
-"""Llama 2-7B on LIMA: seeds of the gates alone, on one stage 1 (section 4.1)."""
+"""Llama 2-7B on LIMA: pairs of gate seeds on one stage 1 (section 4.1)."""
 
 GATE_BATCHES = 128
-"""Section 4.4."""
+"""Batches of gate learning (section 4.4)."""
 
 MILESTONES = (0.01, 0.25, 0.5, 0.75, 1.0)
-"""Fractions of the planned steps of stage 1."""
+"""Fractions of the planned steps of stage 1 (Fig. 4)."""
 FIGURE_4: dict[tuple[float, float], float] = {
     (0.01, 0.25): 0.69,
     (0.01, 0.5): 0.70,
@@ -40,4 +41,4 @@ FIGURE_4: dict[tuple[float, float], float] = {
     (0.5, 1.0): 0.92,
     (0.75, 1.0): 0.93,
 }
-"""Llama 2-7B on LIMA."""
+"""Llama 2-7B on LIMA: pairs of milestones."""

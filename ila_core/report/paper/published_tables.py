@@ -1,7 +1,7 @@
-"""The paper's Tables 1 and 3 to 11 as printed (`tables.csv`), which `ila reproduce` puts by ours.
+"""The paper's Tables 1 and 3 to 11 as printed (`tables.csv`), for comparison with our own.
 
-MMLU (5-shot accuracy), HellaSwag (0-shot `acc`), Vicuna and MT-Bench (GPT-4's grades). Table 6 is
-printed for QLoRA on Llama 2-7B and Llama 3.1-8B; it has Table 10's figures, but for the 30 %.
+They give MMLU (5-shot accuracy), HellaSwag (0-shot `acc`), Vicuna and MT-Bench (GPT-4's grades).
+Table 6 is printed for QLoRA on Llama 2-7B and Llama 3.1-8B, but has Table 10's figures except 30 %.
 """
 
 import csv
@@ -17,7 +17,7 @@ Rows = dict[str, Figures]
 
 @cache
 def arms(table: str) -> dict[tuple[str, str], Rows]:
-    """Rows of a table by model and dataset; none of a table that has no arms."""
+    """Return a table's rows by model and dataset; empty for a table that has no arms."""
     found: dict[tuple[str, str], Rows] = {}
     with Path(__file__).with_name("tables.csv").open(encoding="ascii", newline="") as file:
         for row in csv.DictReader(file):
@@ -33,4 +33,4 @@ MEMORY_MIB: dict[str, int] = {
     "QLoRA (100 %)": 26_032,
     "QLoRA w/ ILA (30 %)": 18_142,
 }
-"""Table 7: batch 2, length 1,024, Llama 2-7B."""
+"""GPU memory in MiB (Table 7): Llama 2-7B, batch 2, length 1,024."""

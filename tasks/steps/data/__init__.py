@@ -1,1 +1,1 @@
-"""Steps that make data: prepared conversations, texts of the base."""
+"""Steps that make data: prepared conversations, and texts that the base model writes."""

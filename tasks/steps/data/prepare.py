@@ -1,4 +1,4 @@
-"""Conversations to token rows: one dataset, tokenised, masked and split."""
+"""Prepare one dataset: conversations become token rows with loss masks, in splits."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ VERSION = 1
 
 
 def prepare(base: Base, dataset: DatasetConfig, data: DataConfig, lock: Lock) -> Step:
-    """The rows of `dataset` under this model's tokenizer and template."""
+    """Describe the preparation of `dataset` with this model's tokenizer and chat template."""
     return Step(
         "prepare",
         label=f"prepare {dataset.name}",

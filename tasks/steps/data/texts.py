@@ -1,4 +1,4 @@
-"""Texts that the base writes by itself, once for all that are compared on them."""
+"""Sample texts from the base model, once for all models that are compared on them."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ VERSION = 1
 
 
 def sample(base: Base, settings: GeneralTextSettings) -> Step:
-    """The base's own text."""
+    """Describe the sampling of texts from the base model."""
     return Step(
         "texts",
         label="texts of the base",
@@ -39,6 +39,6 @@ def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) ->
 
 
 def load(payload: Path) -> list[list[int]]:
-    """Token rows."""
+    """Read the token ids of each text."""
     rows: list[list[int]] = read_json(payload / "texts.json")
     return rows

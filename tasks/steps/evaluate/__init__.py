@@ -1,1 +1,1 @@
-"""Steps that measure models, and the report of all."""
+"""Steps that evaluate models, and the report of a run."""

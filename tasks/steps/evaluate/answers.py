@@ -1,4 +1,4 @@
-"""A model's answers to a benchmark's questions: generated once, whoever judges them how often."""
+"""Generate a model's answers to a benchmark's questions, once for all judgements of them."""
 
 import json
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ _ANSWERS, _FASTCHAT = "answers.json", "fastchat.jsonl"
 def answer(
     base: Base, adapter: Step | None, benchmark: AnswerBenchmark, settings: EvaluateConfig
 ) -> Step:
-    """What the base, or what a fine-tuning made of it, answers."""
+    """Describe the answers of the base model, or of the fine-tuned model `adapter`."""
     names = {"arm": BASE, "seed": None} if adapter is None else adapter.given["names"]
     identity = base.identify(
         "dtype",
@@ -67,13 +67,13 @@ def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) ->
 
 
 def write(answers: Sequence[Answer], model_id: str, out: Path) -> None:
-    """The answers as `load` reads them, and as FastChat's tools do."""
+    """Write the answers for `load`, and in FastChat's schema."""
     found = [a.model_dump(mode="json") for a in answers]
     (out / _ANSWERS).write_text(json.dumps(found, indent=1), encoding="ascii")
     write_fastchat(answers, model_id, out / _FASTCHAT)
 
 
 def load(payload: Path) -> tuple[Answer, ...]:
-    """The answers of a finished step."""
+    """Read the answers of a finished step."""
     found = json.loads((payload / _ANSWERS).read_bytes())
     return tuple(Answer.model_validate(a) for a in found)

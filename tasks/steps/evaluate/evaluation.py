@@ -1,4 +1,4 @@
-"""Evaluation of the base and of every fine-tuned model, one step for each benchmark."""
+"""Evaluate the base and every fine-tuned model, in one step per model and benchmark."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -30,7 +30,7 @@ VERSION = 2
 def evaluate(
     base: Base, tuned: Mapping[str, Mapping[int, Step]], data: Step, settings: EvaluateConfig
 ) -> list[Step]:
-    """One evaluation per benchmark of the base, of each arm and seed, and of given answers."""
+    """Describe the evaluations of the base, each arm and seed, and given answers."""
     steps = []
     for name in settings.benchmarks:
         steps.append(_evaluation(base, None, data, name, settings))
@@ -67,14 +67,14 @@ def _evaluation(
 def _step(
     base: Base,
     inputs: Mapping[str, Step],
-    names: Mapping[str, Any],
+    names: Mapping[str, object],
     name: str,
     settings: EvaluateConfig,
 ) -> Step:
     benchmark = BENCHMARKS[name]
     resolved = benchmark.identity(settings, base.lock)
     who = names["arm"] if names["seed"] is None else f"{names['arm']} seed {names['seed']}"
-    identity: dict[str, Any] | Unknown = resolved
+    identity: dict[str, object] | Unknown = resolved
     if not isinstance(resolved, Unknown):
         identity = base.identify_training(
             benchmark=name, benchmark_version=benchmark.version, settings=resolved

@@ -1,4 +1,4 @@
-"""Another model's answers, read from a file in FastChat's schema."""
+"""Read another model's answers from a file in FastChat's schema."""
 
 from pathlib import Path
 
@@ -15,11 +15,10 @@ VERSION = 1
 def given_answers(
     base: Base, name: str, path: str, benchmark: AnswerBenchmark, settings: EvaluateConfig
 ) -> Step:
-    """The answers of `name` to a benchmark's questions.
+    """Describe the answers of the model `name` to a benchmark's questions.
 
     Raises:
-        UserError: no such file, or one with answers to other questions, to some twice, or not to
-            all of them.
+        UserError: when there is no such file, or it does not answer each question exactly once.
     """
     questions = benchmark.questions(settings)
     identity = {

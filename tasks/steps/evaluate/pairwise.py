@@ -1,7 +1,6 @@
-"""Two models' answers side by side: which of them a judge prefers, in both orders."""
+"""Let a judge compare two models' answers side by side, in both orders."""
 
 from pathlib import Path
-from typing import Any
 
 from ila_core.resolve import Unknown
 from tasks.cache.payloads import write_json
@@ -12,10 +11,10 @@ VERSION = 1
 
 
 def pair(a: Step, b: Step) -> Step:
-    """Side by side what two evaluations of one benchmark graded one by one."""
+    """Describe the comparison of the answers that two evaluations of one benchmark graded."""
     benchmark, resolved = a.given["benchmark"], a.given["resolved"]
     first, second = a.given["names"], b.given["names"]
-    identity: dict[str, Any] | Unknown = resolved
+    identity: dict[str, object] | Unknown = resolved
     if not isinstance(resolved, Unknown):
         identity = {
             "benchmark": benchmark.name,
@@ -39,7 +38,7 @@ def pair(a: Step, b: Step) -> Step:
     )  # fmt: skip
 
 
-def _who(names: dict[str, Any]) -> str:
+def _who(names: dict[str, str]) -> str:
     return names["arm"] if names["seed"] is None else f"{names['arm']} seed {names['seed']}"
 
 

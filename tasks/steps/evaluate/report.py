@@ -1,4 +1,4 @@
-"""The report: everything a run found, on one page."""
+"""Build the report: all results of a run on one page."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,10 +17,10 @@ VERSION = 5
 
 
 def report(profile: Profile, ranking: Step, agreement: Step, results: Iterable[Step]) -> Step:
-    """The page about a whole run; `Profile` fields that are mere places are left out of its key.
+    """Describe the report of a run; its key leaves out the paths in the profile.
 
     Args:
-        results: everything else on it, in the order of the run.
+        results: all other steps that the page shows, in the order of the run.
     """
     # By label: two datasets of equal content share their keys, and each has its place on the page.
     parts = {"ranking": ranking, "agreement": agreement} | {s.label: s for s in results}
@@ -94,7 +94,7 @@ def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) ->
 
 
 def _results(kind: str, step: Step, inputs: dict[str, Path]) -> list[dict[str, Any]]:
-    """What every step of `kind` found and measured, with the names this run has for it."""
+    """Read the result and measurements of every step of `kind`, with its names in this run."""
     return [
         {
             **read_json(inputs[name] / f"{kind}.json"),
@@ -109,7 +109,7 @@ def _results(kind: str, step: Step, inputs: dict[str, Path]) -> list[dict[str, A
 def _benchmarks(
     step: Step, inputs: dict[str, Path]
 ) -> dict[str, dict[str, tuple[Evaluation, ...]]]:
-    """Evaluations by arm and benchmark, less held-out loss, which the arms are compared on."""
+    """Read the evaluations by arm and benchmark, without held-out loss (`compare_arms`)."""
     found: dict[str, dict[str, tuple[Evaluation, ...]]] = {}
     for name, part in step.inputs.items():
         if part.name == "evaluation" and part.given["benchmark"].name != "held_out_loss":
@@ -119,8 +119,8 @@ def _benchmarks(
     return found
 
 
-def _provenance(inputs: dict[str, Path]) -> dict[str, Any]:
-    """Where this page and the results it shows were computed."""
+def _provenance(inputs: dict[str, Path]) -> dict[str, object]:
+    """Return where this page and its results were computed."""
     places = [read_json(folder / MEASUREMENTS)["provenance"] for folder in inputs.values()]
     here = provenance()
     others = [place for i, place in enumerate(places) if place != here and place not in places[:i]]

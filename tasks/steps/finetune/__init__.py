@@ -1,1 +1,1 @@
-"""Steps that select layers and train them, here or elsewhere."""
+"""Steps that select layers and fine-tune them, and adapters that were trained elsewhere."""

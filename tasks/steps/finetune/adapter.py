@@ -1,4 +1,4 @@
-"""An adapter that was trained elsewhere, taken into the cache by its content."""
+"""Copy an adapter that was trained elsewhere into the cache, under a hash of its content."""
 
 import json
 import shutil
@@ -15,11 +15,11 @@ _METHODS = {"LORA": "lora", "ADALORA": "adalora"}
 
 
 def adopt(base: Base, name: str, adapter: AdapterSettings) -> Step:
-    """An adapter, called `name`.
+    """Describe the import of an adapter as `name`.
 
     Raises:
-        UserError: there is none, PEFT's method is not one of ours, or it was trained on another
-            base, by its own word.
+        UserError: when there is no adapter, its PEFT method is unknown to ILA, or its configuration
+            names another base model.
     """
     folder, path = adapter.path, Path(adapter.path)
     files = base.lock.files(folder, (CONFIG, WEIGHTS))
@@ -32,7 +32,7 @@ def adopt(base: Base, name: str, adapter: AdapterSettings) -> Step:
     if trained_on and Path(trained_on).name not in _names(base):
         raise UserError(
             f"{folder} is an adapter of another base: its {CONFIG} says {trained_on!r}, and this "
-            f"is {base.address!r}. Where the two are one, write that there"
+            f"is {base.address!r}. If the two are one model, correct that entry"
         )
     method = adapter.method or _METHODS[kind]
     return Step(
@@ -50,7 +50,7 @@ def adopt(base: Base, name: str, adapter: AdapterSettings) -> Step:
 
 
 def _read(config: Path) -> tuple[str | None, str | None]:
-    """PEFT's kind of adapter, and the base that it names."""
+    """Return PEFT's type of the adapter, and the base model that its configuration names."""
     try:
         found = json.loads(config.read_bytes())
         return found.get("peft_type"), found.get("base_model_name_or_path")
@@ -59,7 +59,7 @@ def _read(config: Path) -> tuple[str | None, str | None]:
 
 
 def _names(base: Base) -> set[str]:
-    """What an adapter may call its base: by its name, or the last part of its address."""
+    """Return the base model's names in adapters: its name, and the last part of its source."""
     return {base.config.name, Path(base.address).name, Path(base.config.source).name}
 
 

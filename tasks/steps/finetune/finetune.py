@@ -1,4 +1,4 @@
-"""Fine-tune the selected layers, all others frozen, and prove that it was so."""
+"""Fine-tune the selected layers with all others frozen, and check that they stayed frozen."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from tasks.steps.finetune.selection import load as load_selection
 
 
 def finetune(base: Base, selection: Step, data: Step, settings: FinetuneConfig, seed: int) -> Step:
-    """What one arm trains, under one seed."""
+    """Describe the fine-tuning of one arm with one seed."""
     arm = selection.given["arm"]
     method, how = settings.method_of(arm), settings.settings_of(arm)
     if how.steps is not None:  # else only the prepared data tell

@@ -1,4 +1,4 @@
-"""Which layers an arm trains. Its key holds only the scores that its policy reads."""
+"""Select the layers that an arm trains; the key covers only the scores that its policy reads."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,15 +38,15 @@ def select(
     finetuning: FinetuneConfig,
     data: Step,
 ) -> Step:
-    """The selection of one arm; a dataset that its policy does not read cannot change it.
+    """Describe the selection of one arm.
 
     Args:
-        scores: the search's own, or a ranking that was made elsewhere and fits the model.
-        earlier: selections of the arms before it, by name.
-        data: what the arm trains on; read for a limit in memory or seconds alone.
+        scores: steps of this profile's search, or a ranking made elsewhere for the same layers.
+        earlier: selection steps of the arms before it, by name.
+        data: the arm's training data; an input only for a limit in memory or time.
     """
-    given: dict[str, Any] = {}
-    identity: dict[str, Any] = {}
+    given: dict[str, object] = {}
+    identity: dict[str, object] = {}
     if isinstance(scores, ResolvedRanking):
         ranking = scores.ranking
         inputs = {}
@@ -99,7 +99,7 @@ def select(
 
 
 def _counted_by(method: MethodSettings) -> dict[str, int] | str:
-    """What a layer's parameters under a method depend on, beside its shape."""
+    """Return what decides a layer's trainable parameters besides its shape."""
     if isinstance(method, FullMethod):
         return "weights"
     return method.model_dump(include={"r", "initial_r"})
@@ -146,7 +146,7 @@ def _forecast(step: Step, inputs: dict[str, Path]) -> Forecast | None:
 def tokens_to_train(
     prepared: Mapping[str, Any], finetuning: FinetuneConfig, method: MethodSettings
 ) -> int:
-    """Tokens of all the conversations that a training sees; packing adds next to no padding."""
+    """Estimate the number of tokens of a training, without padding (packing adds little)."""
     rows: int = prepared["rows"]["train"]
     tokens: int = prepared["tokens"]["train"]["all"]
     batch = finetuning.optimizer.batch_size
@@ -155,5 +155,5 @@ def tokens_to_train(
 
 
 def load(payload: Path) -> Selection:
-    """The selection in a payload folder."""
+    """Read the selection of a finished step."""
     return Selection.model_validate_json((payload / "selection.json").read_bytes())

@@ -1,1 +1,1 @@
-"""Steps of the search, from stage 1 to the ranking and its evidence."""
+"""Steps of the search: stage 1, scores, the ranking and the evidence for it."""

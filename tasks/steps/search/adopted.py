@@ -1,4 +1,4 @@
-"""A ranking that was made elsewhere, taken into the cache by its content, so that it has a key."""
+"""Copy a ranking that was made elsewhere into the cache, under a hash of its content."""
 
 from pathlib import Path
 
@@ -9,10 +9,10 @@ VERSION = 1
 
 
 def adopt_ranking(ranking: Ranking) -> Step:
-    """The step whose payload is the document, as it is.
+    """Describe the import of a ranking; the payload is the unchanged document.
 
     Raises:
-        CheckError: its layers are not those that it says.
+        CheckError: when its layers do not match its fingerprint.
     """
     ranking.check()
     return Step(

@@ -1,4 +1,4 @@
-"""How alike the datasets' rankings are, beside chance, and what all of them find unimportant."""
+"""Compare the datasets' rankings with each other and with chance, and intersect them."""
 
 from itertools import combinations
 from pathlib import Path
@@ -13,7 +13,7 @@ VERSION = 1
 
 
 def agree(ranking: Step, search: SearchConfig) -> Step:
-    """Agreement of every pair of datasets, of seeds, and with the ranking by size."""
+    """Describe the agreement of all pairs of datasets, of seeds, and with the order by size."""
     return Step(
         "agreement",
         label="agreement",

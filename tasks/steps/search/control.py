@@ -1,4 +1,4 @@
-"""The positive control: noise planted in some layers, and whether the search finds it."""
+"""The positive control: plant noise in some layers, and measure whether the scores show it."""
 
 import tempfile
 from pathlib import Path
@@ -20,7 +20,7 @@ VERSION = 1
 def control(
     base: Base, adapter: Step, data: Step, dataset: str, search: SearchConfig, seed: int, draw: int
 ) -> Step:
-    """The AUC of one draw of corrupted layers; `seed` is the search's, as in its own scores."""
+    """Describe the AUC of one draw of corrupted layers; `seed` is the search seed."""
     gates = search.scorer == ILA
     return Step(
         "control",

@@ -1,4 +1,4 @@
-"""The mask curves of one adapter: what each scorer's order of closing costs on held-out rows."""
+"""Compute the mask curves of one adapter: held-out loss as adapters close in a scorer's order."""
 
 import random
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from tasks.steps.search.stage1 import adapter_folder
 
 VERSION = 1
 RESAMPLES, CONFIDENCE = 2000, 0.95
-"""Resamples and confidence of the interval of each area."""
+"""Bootstrap resamples and confidence of each area's interval."""
 
 
 def mask(
@@ -28,7 +28,7 @@ def mask(
     search: SearchConfig,
     seed: int,
 ) -> Step:
-    """Curves and areas of every scorer in `scores`, beside random orders."""
+    """Describe curves and areas of the scorers in `scores` and of random orders."""
     return Step(
         "mask",
         label=f"mask {dataset} seed {seed}",

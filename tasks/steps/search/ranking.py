@@ -1,4 +1,4 @@
-"""The search's one document: every layer's score per dataset and seed."""
+"""Gather the ranking: every layer's score per dataset and search seed, in one document."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,11 +15,11 @@ from tasks.steps.base import Base
 VERSION = 1
 
 Scores = Mapping[str, Mapping[int, Step]]
-"""The step that scored each dataset and search seed: `stage2` or `score`."""
+"""Dataset and search seed to the step of its scores, `stage2` or `score`."""
 
 
 def rank(base: Base, scores: Scores, search: SearchConfig) -> Step:
-    """The ranking of all datasets searched."""
+    """Describe the ranking over all datasets that were searched."""
     return Step(
         "ranking",
         label="ranking",
@@ -31,12 +31,12 @@ def rank(base: Base, scores: Scores, search: SearchConfig) -> Step:
 
 
 def score_inputs(scores: Scores, datasets: list[str]) -> dict[str, Step]:
-    """The scores of `datasets`, as inputs named `dataset/seed`."""
+    """Return the scores of `datasets` as inputs named `dataset/seed`."""
     return {f"{d}/{seed}": step for d in datasets for seed, step in scores[d].items()}
 
 
 def gather(step: Step, inputs: dict[str, Path]) -> Ranking:
-    """The ranking over those inputs of `step` that are scores (`dataset/seed`)."""
+    """Gather the ranking from those inputs of `step` that are scores (`dataset/seed`)."""
     base: Base = step.given["base"]
     search: SearchConfig = step.given["search"]
     scores: dict[str, dict[str, dict[str, float]]] = {}

@@ -1,7 +1,6 @@
-"""One score per layer from a stage-1 adapter: the gates' own (stage 2), or another scorer's."""
+"""Score the layers from a stage-1 adapter, by the gates (stage 2) or another scorer."""
 
 from pathlib import Path
-from typing import Any
 
 from ila_core.config import SearchConfig
 from ila_core.data.prepared import Prepared
@@ -30,17 +29,17 @@ def score(
     scorer: str,
     milestone: float | None = None,
 ) -> Step:
-    """The scores that `scorer` gives the layers, on one dataset and search seed.
+    """Describe the scores of one scorer, dataset and search seed.
 
     Args:
-        milestone: of the adapter, as a fraction of stage 1; by default its end.
+        milestone: reads the adapter at this fraction of stage 1; by default at its end.
     """
     if scorer not in SCORER_NAMES:
         raise unknown_name("scorer", scorer, SCORER_NAMES)
     if scorer == ILA:
         return stage2(base, adapter, data, dataset, search.stage2, seed, milestone)
     needs = SCORERS[scorer].needs
-    identity: dict[str, Any] = {
+    identity: dict[str, object] = {
         "scorer": scorer,
         "scorer version": SCORERS[scorer].version,
         "layers": base.config.architecture,

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from ila_core.config import (
     Schedule,
@@ -12,7 +11,7 @@ from ila_core.config import (
     Stage2Settings,
 )
 from ila_core.data.batches import planned_steps
-from ila_core.data.prepared import Prepared
+from ila_core.data.prepared import Prepared, Row, Split
 from ila_core.errors import CheckError, UserError, unknown_name
 from ila_core.search.scorers import ILA, SCORERS
 from tasks.cache.payloads import read_json, write_result
@@ -25,9 +24,9 @@ VERSION = 6
 def stage1(
     base: Base, data: Step, dataset: str, search: SearchConfig, schedule: Schedule, seed: int
 ) -> Step:
-    """The adapter of one dataset and search seed."""
+    """Describe stage 1 of one dataset and search seed."""
     settings = search.stage1
-    identity: dict[str, Any] = {"settings": settings, "schedule": schedule, "seed": seed}
+    identity: dict[str, object] = {"settings": settings, "schedule": schedule, "seed": seed}
     if settings.ranking_stop is not None:
         scorer = settings.ranking_stop.scorer
         able = [name for name, known in SCORERS.items() if known.needs in ("adapter", "rows")]
@@ -86,11 +85,11 @@ def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) ->
     write_result(out / "stage1.json", result, context)
 
 
-def _check_rows(splits: Mapping[Any, Sequence[Any]], search: SearchConfig) -> None:
-    """Refuse now what the probes or the search's scores would refuse after hours of training.
+def _check_rows(splits: Mapping[Split, Sequence[Row]], search: SearchConfig) -> None:
+    """Check the splits that later steps read before training for hours.
 
     Raises:
-        UserError: a split that they are to read is smaller than one of their batches.
+        UserError: when a split has fewer conversations than one batch of its reader.
     """
     readers: list[tuple[str, str, Stage2Settings | ScorerSettings]] = []
     if search.scorer == ILA:
@@ -111,16 +110,16 @@ def _check_rows(splits: Mapping[Any, Sequence[Any]], search: SearchConfig) -> No
 
 
 def behind(adapter: Step, seed: int, milestone: float | None) -> str:
-    """What the label of scores adds where their adapter is not the end of their own seed's."""
+    """Return the label's suffix for an adapter of another seed or of a milestone."""
     of = f" on stage1 seed {adapter.given['seed']}" if adapter.given["seed"] != seed else ""
     return of if milestone is None else f"{of} at {100 * milestone:g} %"
 
 
 def adapter_folder(stage1: Path, milestone: float | None) -> Path:
-    """The adapter of a stage-1 payload: its last one, or that of a milestone.
+    """Return the folder of a stage-1 adapter: the last one, or that of a milestone.
 
     Raises:
-        CheckError: stage 1 ended before the milestone.
+        CheckError: when stage 1 ended before the milestone.
     """
     if milestone is None:
         return stage1 / "adapter"
@@ -134,6 +133,6 @@ def adapter_folder(stage1: Path, milestone: float | None) -> Path:
     return folder
 
 
-def stage1_end(stage1: Path) -> dict[str, Any]:
-    """What scores say about the stage 1 behind them."""
+def stage1_end(stage1: Path) -> dict[str, bool]:
+    """Return what a payload of scores records about its stage 1."""
     return {"stable": read_json(stage1 / "stage1.json")["stable"]}

@@ -1,4 +1,4 @@
-"""Stage 2: freeze everything, learn one gate per layer (Eq. 5-7)."""
+"""Stage 2: freeze all weights and learn one gate per layer (Eq. 5-7)."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def stage2(
     seed: int,
     milestone: float | None,
 ) -> Step:
-    """The scores of one dataset and seed, from the end of stage 1 or a milestone on the way."""
+    """Describe stage 2 of one dataset and seed, from the end of stage 1 or a milestone."""
     return Step(
         "stage2",
         label=f"stage2 {dataset} seed {seed}{behind(adapter, seed, milestone)}",

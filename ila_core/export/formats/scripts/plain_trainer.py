@@ -1,7 +1,7 @@
 """Train the adapter that adapter_config.json describes, with transformers.Trainer.
 
 TRL's SFTTrainer refuses an adapter on lm_head; this trains one. The data is JSON Lines with
-`messages`; only what the assistant says is learnt.
+`messages`; the loss is on the assistant's messages only.
 
     python train.py --data conversations.jsonl --out trained
 """
@@ -71,7 +71,7 @@ def parse() -> argparse.Namespace:
 
 
 def expect(model: Any, names: list[str]) -> None:
-    """PEFT ignores a name that matches nothing; here it is an error."""
+    """Raise for a name that matches no module, which PEFT would ignore."""
     adapted = {n.removesuffix(".lora_A") for n, _ in model.base_model.model.named_modules()}
     missing = [name for name in names if name not in adapted]
     if missing:
@@ -79,7 +79,7 @@ def expect(model: Any, names: list[str]) -> None:
 
 
 def tokens(tokenizer: Any, messages: list[dict[str, str]], longest: int) -> dict[str, list[int]]:
-    """Input ids and, where the assistant speaks, labels."""
+    """Return input ids, and labels that are -100 outside the assistant's messages."""
     ids: list[int] = []
     labels: list[int] = []
     for end, message in enumerate(messages, start=1):

@@ -60,7 +60,7 @@ def parse() -> argparse.Namespace:
 
 
 def expect(model: Any, names: list[str]) -> None:
-    """A name that matches nothing would do nothing; here it is an error."""
+    """Raise for a name that matches no module, which would otherwise be ignored."""
     missing = sorted(set(names) - {name for name, _ in model.named_modules()})
     if missing:
         raise SystemExit(f"the base model has no layer {', '.join(missing)}")
