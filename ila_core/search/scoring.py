@@ -9,6 +9,8 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pydantic import field_validator
@@ -45,7 +47,7 @@ class Material:
     """Everything a scorer may look at; it reads no more of it than its `needs` says."""
 
     layers: Sequence[Layer]
-    model: Any | None
+    model: Any
     """The base with the trained stage-1 adapter on it (`load_adapter`); for `weights` the base
     alone is enough, for `shapes` `None`. It comes back as it was."""
     rows: Sequence[Row]
@@ -53,6 +55,38 @@ class Material:
     seed: int
     micro_batch: int
     """Most conversations per forward pass; moves scores by rounding only."""
+
+    def adapted_layers(self) -> dict[str, Any]:
+        """Return the LoRA layers of the model by name, in the order of `layers`.
+
+        Raises:
+            CheckError: a layer without an adapter, or an untrained one: where B = 0 every score of
+                an adapter is 0, and the ranking would be the layers' order.
+        """
+        from ila_core.search.gates import check_trained
+
+        found = lora_layers(self.model)
+        missing = [layer.name for layer in self.layers if layer.name not in found]
+        if missing:
+            raise CheckError(
+                f"no adapter on {listed(missing)}: score the layers that stage 1 trained, "
+                "or train these as well"
+            )
+        check_trained(self.model)
+        return {layer.name: found[layer.name] for layer in self.layers}
+
+    def batches(self) -> list[list[Row]]:
+        """Draw the rows of every batch by the seed; all are drawn once before one is again."""
+        return [[self.rows[i] for i in numbers] for numbers in self._plan()]
+
+    def sampled_rows(self) -> list[Row]:
+        """Return the rows of all batches, each once."""
+        return [self.rows[i] for i in dict.fromkeys(chain.from_iterable(self._plan()))]
+
+    def _plan(self) -> list[list[int]]:
+        settings = self.settings
+        check_rows(self.rows, settings.batch_size)
+        return plan_batches(len(self.rows), settings.batch_size, settings.batches, self.seed)
 
 
 class ScoreResult(FrozenResult):
@@ -105,42 +139,6 @@ def base_weight(model: Any, name: str) -> Tensor:
     module = base.get_submodule(name)
     weight: Tensor = dequantize_module_weight(getattr(module, "base_layer", module))
     return weight.detach().float()
-
-
-def adapted_layers(material: Material) -> dict[str, Any]:
-    """Return the LoRA layers of the model by name, in the order of `material.layers`.
-
-    Raises:
-        CheckError: a layer without an adapter, or an untrained one: where B = 0 every score of an
-            adapter is 0, and the ranking would be the layers' order.
-    """
-    from ila_core.search.gates import check_trained
-
-    found = lora_layers(material.model)
-    missing = [layer.name for layer in material.layers if layer.name not in found]
-    if missing:
-        raise CheckError(
-            f"no adapter on {listed(missing)}: score the layers that stage 1 trained, "
-            "or train these as well"
-        )
-    check_trained(material.model)
-    return {layer.name: found[layer.name] for layer in material.layers}
-
-
-def batches_of(material: Material) -> list[list[Row]]:
-    """Draw the rows of every batch by the seed; none is drawn twice before all were drawn once."""
-    settings, rows = material.settings, material.rows
-    check_rows(rows, settings.batch_size)
-    plan = plan_batches(len(rows), settings.batch_size, settings.batches, material.seed)
-    return [[rows[i] for i in numbers] for numbers in plan]
-
-
-def sampled_rows(material: Material) -> list[Row]:
-    """Return the rows of all batches, each once."""
-    settings, rows = material.settings, material.rows
-    check_rows(rows, settings.batch_size)
-    plan = plan_batches(len(rows), settings.batch_size, settings.batches, material.seed)
-    return [rows[i] for i in dict.fromkeys(i for numbers in plan for i in numbers)]
 
 
 def tokens_of(rows: Sequence[Row]) -> int:
@@ -197,3 +195,18 @@ def gamma_gradient(
     slope = gamma * (1 - gamma)
     found = (torch.cat(gradients).double() / slope).tolist()
     return dict(zip(parameters, found, strict=True))
+
+
+def mean_gains(
+    material: Material, gates: Gates, batches: Sequence[Sequence[Row]], gammas: Sequence[float]
+) -> dict[str, float]:
+    """Compute -dL/dgamma of every layer, mean over batches, batch i at the i-th of `gammas`."""
+    from ila_core.train.loss import TokenLoss
+
+    model, size = material.model, material.micro_batch
+    loss = TokenLoss(model)
+    gradients = [
+        gamma_gradient(model, gates, loss, rows, gamma=gamma, micro_batch=size)
+        for rows, gamma in zip(batches, gammas, strict=True)
+    ]
+    return {x.name: -fmean(g[x.name] for g in gradients) for x in material.layers}

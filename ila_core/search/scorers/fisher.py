@@ -9,9 +9,7 @@ from ila_core.search.scoring import (
     Material,
     Needs,
     ScoreResult,
-    adapted_layers,
     backward,
-    batches_of,
     tokens_of,
     trainable_alone,
 )
@@ -33,9 +31,8 @@ class Fisher:
         """
         from ila_core.train.loss import TokenLoss, eval_mode
 
-        model, batches = material.model, batches_of(material)
-        assert model is not None
-        layers = adapted_layers(material)
+        model, batches = material.model, material.batches()
+        layers = material.adapted_layers()
         weights = {
             name: (layer.lora_A["default"].weight, layer.lora_B["default"].weight)
             for name, layer in layers.items()

@@ -10,16 +10,7 @@ noise, gate learning is better (`ila_core.search.control`).
 import math
 from statistics import fmean
 
-from ila_core.search.scoring import (
-    FORWARD,
-    Material,
-    Needs,
-    ScoreResult,
-    adapted_layers,
-    batches_of,
-    gamma_gradient,
-    tokens_of,
-)
+from ila_core.search.scoring import FORWARD, Material, Needs, ScoreResult, mean_gains, tokens_of
 from ila_core.train.held_out_loss import held_out_loss
 
 
@@ -34,24 +25,16 @@ class IntegratedGradients:
         the sum of the scores: the midpoint rule's error, and that of one batch per point.
         """
         from ila_core.search.gates import Gates
-        from ila_core.train.loss import TokenLoss
 
-        model, batches = material.model, batches_of(material)
-        assert model is not None
-        layers, size = adapted_layers(material), material.micro_batch
+        model, size, batches = material.model, material.micro_batch, material.batches()
+        material.adapted_layers()  # raises for a layer without a trained adapter
         with Gates(model, initial_score=0.0) as gates:
-            loss = TokenLoss(model)
-            gradients = [
-                gamma_gradient(
-                    model, gates, loss, rows, gamma=(i + 0.5) / len(batches), micro_batch=size
-                )
-                for i, rows in enumerate(batches)
-            ]
+            gammas = [(i + 0.5) / len(batches) for i in range(len(batches))]
+            scores = mean_gains(material, gates, batches, gammas)
             gates.fill(-math.inf)
             closed = fmean(held_out_loss(model, rows, eval_batch=size).loss for rows in batches)
             gates.fill(math.inf)
             opened = fmean(held_out_loss(model, rows, eval_batch=size).loss for rows in batches)
-        scores = {name: -fmean(g[name] for g in gradients) for name in layers}
         return ScoreResult(
             scores=scores,
             cost_tokens=(1 + 2 * FORWARD) * sum(map(tokens_of, batches)),

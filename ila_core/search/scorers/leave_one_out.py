@@ -1,14 +1,6 @@
 """What the loss rises by when one adapter alone is closed: exact, one evaluation per layer."""
 
-from ila_core.search.scoring import (
-    FORWARD,
-    Material,
-    Needs,
-    ScoreResult,
-    adapted_layers,
-    sampled_rows,
-    tokens_of,
-)
+from ila_core.search.scoring import FORWARD, Material, Needs, ScoreResult, tokens_of
 
 
 class LeaveOneOut:
@@ -19,7 +11,7 @@ class LeaveOneOut:
         """Loss with the layer's adapter closed minus loss with all open, in nats per token."""
         from ila_core.search.masked_loss import MaskedLoss
 
-        rows, layers = sampled_rows(material), adapted_layers(material)
+        rows, layers = material.sampled_rows(), material.adapted_layers()
         masked = MaskedLoss(material.model, rows, eval_batch=material.micro_batch)
         opened = masked.loss(())
         return ScoreResult(

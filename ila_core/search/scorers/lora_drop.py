@@ -9,15 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ila_core.data.batches import collate
-from ila_core.search.scoring import (
-    FORWARD,
-    Material,
-    Needs,
-    ScoreResult,
-    adapted_layers,
-    sampled_rows,
-    tokens_of,
-)
+from ila_core.search.scoring import FORWARD, Material, Needs, ScoreResult, tokens_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,8 +29,7 @@ class LoraDrop:
 
         from ila_core.train.loss import TokenLoss, eval_mode
 
-        model, layers, rows = material.model, adapted_layers(material), sampled_rows(material)
-        assert model is not None
+        model, layers, rows = material.model, material.adapted_layers(), material.sampled_rows()
         current: dict[str, Tensor | None] = {"mask": None}
         sums: dict[str, Tensor] = {}
         device = next(model.parameters()).device

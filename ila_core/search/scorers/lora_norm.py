@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ila_core.search.scoring import Material, Needs, ScoreResult, adapted_layers
+from ila_core.search.scoring import Material, Needs, ScoreResult
 
 
 class LoraNorm:
@@ -11,7 +11,7 @@ class LoraNorm:
 
     def score(self, material: Material) -> ScoreResult:
         """||beta B A||_F of each layer (the update of Eq. 4)."""
-        layers = adapted_layers(material)
+        layers = material.adapted_layers()
         scores = {name: update_norm(layer) for name, layer in layers.items()}
         return ScoreResult(scores=scores, cost_tokens=0)
 

@@ -13,7 +13,7 @@ from ila_core.models.layers import Layer
 from ila_core.search.ranking import order
 from ila_core.search.scorers import ILA, SCORER_NAMES, SCORERS
 from ila_core.search.scorers.weight_snr import signal_to_noise
-from ila_core.search.scoring import ScoreResult, batches_of, tokens_of
+from ila_core.search.scoring import ScoreResult, tokens_of
 from ila_core.train.held_out_loss import held_out_loss
 from ila_core.train.methods import METHODS
 from ila_core.train.methods.lora import lora_layers
@@ -175,7 +175,7 @@ def test_gate_gradient_is_the_slope_at_half_open(model) -> None:
             layer.scaling["default"] /= gamma if other == name else 0.5
         return value
 
-    batches = batches_of(given)
+    batches = given.batches()
     assert sorted(id(row) for rows in batches for row in rows) == sorted(map(id, ROWS))
     slope = (loss(0.5 + h) - loss(0.5 - h)) / (2 * h)
     assert found[name] == pytest.approx(-slope, rel=0.02)
