@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ila_core.errors import UserError, listed
+from ila_core.export.base import Matches
 from ila_core.export.peft_rule import adapted
-from ila_core.export.verify import Contract
+from ila_core.export.verify import Contract, check_configuration
 from ila_core.models.layers import Layer
-from ila_core.selection.select import lora_parameters
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _KEY = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_([ABE])(?:\.\w+)?(?:\.weight)?")
@@ -93,35 +93,23 @@ class TrainedAdapter:
                 f"{target} has other shapes than the ranking's layers: {said}. Give the ranking of "
                 "the adapter's own base model"
             )
-        chosen = set(wanted)
-        requested = [layer for layer in layers if layer.name in chosen]
         by_config = adapted(self.config, layers)
         odd = {p.name: "half an adapter" for p in self.parts.values() if p.shape is None}
-        odd |= {p.name: "B is zero: nothing was learnt" for p in self._silent()}
-        return Contract(
-            target=target,
-            requested=len(chosen),
-            matched=len(chosen & set(self.parts)),
-            missed=tuple(name for name in wanted if name not in self.parts),
-            unrequested=tuple(name for name in self.parts if name not in chosen),
-            unmatched=by_config.unmatched,
+        odd |= {
+            p.name: "B is zero: nothing was learnt"
+            for p in self.parts.values()
+            if p.shape is not None and not p.learnt
+        }
+        found = Matches(
+            "lora",
+            dict.fromkeys(self.parts, (WEIGHTS,)),
+            by_config.unmatched,
+            ranks={name: part.rank for name, part in self.parts.items()},
             odd=odd,
-            trainable_parameters=self.parameters,
-            expected_parameters=sum(
-                lora_parameters([x], (ranks or {}).get(x.name) or self._rank(x.name))
-                for x in requested
-            ),
-            notes=self._notes(by_config.layers),
         )
-
-    def _silent(self) -> list[Part]:
-        return [p for p in self.parts.values() if p.shape is not None and not p.learnt]
-
-    def _rank(self, name: str) -> int:
-        if name in self.parts:
-            return self.parts[name].rank
-        ranks = [part.rank for part in self.parts.values()]
-        return max(ranks, key=ranks.count, default=0)
+        contract = check_configuration(target, found, layers, wanted, ranks)
+        read = {"trainable_parameters": self.parameters, "notes": self._notes(by_config.layers)}
+        return contract.model_copy(update=read)
 
     def _notes(self, by_config: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
         notes = []
