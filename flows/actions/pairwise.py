@@ -8,6 +8,7 @@ from flows.actions.compare import at_least_two, one_arm
 from flows.actions.evaluation_targets import find_target
 from flows.actions.run import finished
 from flows.results.profile_plan import plan_of
+from flows.views.evaluation import beside
 from flows.views.printing import print_json, print_table
 from ila_core.compare.arms import bonferroni
 from ila_core.compare.preference import Pair, Preferred, preferred
@@ -16,6 +17,7 @@ from ila_core.errors import UserError
 from ila_core.evaluate.benchmarks import BENCHMARKS
 from ila_core.evaluate.judged import Judged
 from tasks.cache.payloads import fetch
+from tasks.steps.evaluate.answers import called
 
 JUDGED = tuple(name for name, benchmark in BENCHMARKS.items() if isinstance(benchmark, Judged))
 
@@ -50,14 +52,10 @@ def run_pairwise(
     for step in planned.pipeline.targets(until):
         names, run = step.given["names"], runs[str(step.key)]
         result = Evaluation.load(fetch(run) / "evaluation.json")
-        a, b = _named(names["arm"], names["seed"]), _named(names["against"], names["against_seed"])
-        pairs.append(Pair(a, b, result))
+        other = {"arm": names["against"], "seed": names["against_seed"]}
+        pairs.append(Pair(called(names), called(other), result))
         keys.append(run.key)
     _show(preferred(pairs, evaluate.confidence), keys, evaluate.confidence, evaluate.limit, as_json)
-
-
-def _named(arm: str, seed: int | None) -> str:
-    return arm if seed is None else f"{arm} seed {seed}"
 
 
 def _show(
@@ -80,7 +78,8 @@ def _show(
             [
                 x.benchmark, x.a, x.b, str(x.wins), str(x.ties), str(x.losses),
                 f"{x.share:.4f}", f"{x.low:.4f}", f"{x.high:.4f}",
-                {"a": x.a, "b": x.b}.get(x.says, x.says), _beside(x), f"key:{key}",
+                {"a": x.a, "b": x.b}.get(x.says, x.says), beside(x.counts, x.judged_again),
+                f"key:{key}",
             ]
             for x, key in zip(found, keys, strict=True)
         ],
@@ -95,10 +94,3 @@ def _show(
     )
     if limit is not None:
         typer.echo(f"Limited to {limit} questions a benchmark: a look, no evaluation.")
-
-
-def _beside(x: Preferred) -> str:
-    said = [f"{n} {what}" for what, n in x.counts.items() if n]
-    if x.judged_again is not None:
-        said.append(f"judged again {x.judged_again[0]:.3f} to {x.judged_again[1]:.3f}")
-    return ", ".join(said)

@@ -15,7 +15,7 @@ from ila_core.report.comparison import ArmResult, Difference, compare_arms
 from ila_core.report.paper import published_tables
 from ila_core.selection.selection import Selection
 from ila_core.train.forecast import Forecast
-from tasks.cache.payloads import MEASUREMENTS, fetch, read_json
+from tasks.cache.payloads import MEASUREMENTS, fetch, read_json, read_result
 from tasks.cache.step import Step
 from tasks.cache.step_run import StepRun
 from tasks.steps.finetune.selection import load
@@ -184,19 +184,11 @@ class ArmTable:
         profile = self._planned.profile
         table = self._table
         finetuning = finetuning_on(profile, dataset, {*table.rows.values(), table.against})
-        evaluations = [
-            {**read_json(self._payload(s) / "evaluation.json"), **s.given["names"]}
-            for s in arms.evaluated
-        ]
-        finetunes = [
-            {
-                **read_json(self._payload(s) / "finetune.json"),
-                **read_json(self._payload(s) / MEASUREMENTS),
-                **s.given["names"],
-            }
-            for of_seed in arms.tuned.values()
-            for s in of_seed.values()
-        ]
+        tuned = [step for of_seed in arms.tuned.values() for step in of_seed.values()]
+        evaluations, finetunes = (
+            [read_result(step, self._payload(step)) for step in steps]
+            for steps in (arms.evaluated, tuned)
+        )
         found: dict[str, ArmResult] = {}
         for against, group in _groups(finetuning, table.against).items():
             compared = compare_arms(
@@ -252,12 +244,9 @@ def _ours(found: ArmResult, selection: Selection) -> Row:
 
 def _apart(end: Difference | None, best: Difference | None) -> Row:
     return {
-        "difference": end.difference if end else None,
-        "low": end.low if end else None,
-        "high": end.high if end else None,
-        "difference at best": best.difference if best else None,
-        "low at best": best.low if best else None,
-        "high at best": best.high if best else None,
+        f"{field}{at}": getattr(found, field, None)
+        for found, at in ((end, ""), (best, " at best"))
+        for field in ("difference", "low", "high")
     }
 
 

@@ -40,8 +40,15 @@ ProfileArgument = Annotated[
 Rehash = Annotated[bool, typer.Option("--rehash", help="Read every local file again.")]
 
 
-@app.command()
-def run(
+@app.command(
+    "search", help="Run the search only: the ranking of every dataset and how far they agree."
+)
+@app.command(
+    "run",
+    help="Run the whole pipeline: search, fine-tune, evaluate, report. Again, it computes nothing.",
+)
+def run_or_search(
+    context: typer.Context,
     profile: ProfileArgument,
     overrides: Overrides = None,
     refresh: RefreshOption = None,
@@ -49,29 +56,13 @@ def run(
     rehash: Rehash = False,
     as_json: Json = False,
 ) -> None:
-    """Run the whole pipeline: search, fine-tune, evaluate, report. Again, it computes nothing."""
+    """Compute what is missing, up to the search or up to the report."""
     from flows.actions.run import run_until
     from flows.plan.refresh import Refresh
 
+    until = "search" if context.command.name == "search" else "report"
     again = Refresh.asked(refresh, reason)
-    run_until("report", profile, overrides or [], again, rehash=rehash, as_json=as_json)
-
-
-@app.command()
-def search(
-    profile: ProfileArgument,
-    overrides: Overrides = None,
-    refresh: RefreshOption = None,
-    reason: Reason = None,
-    rehash: Rehash = False,
-    as_json: Json = False,
-) -> None:
-    """Run the search only: the ranking of every dataset and how far they agree."""
-    from flows.actions.run import run_until
-    from flows.plan.refresh import Refresh
-
-    again = Refresh.asked(refresh, reason)
-    run_until("search", profile, overrides or [], again, rehash=rehash, as_json=as_json)
+    run_until(until, profile, overrides or [], again, rehash=rehash, as_json=as_json)
 
 
 @app.command()

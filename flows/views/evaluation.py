@@ -1,6 +1,6 @@
 """The output of `ila evaluate`: every model and benchmark, with interval and chance level."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import typer
 
@@ -51,17 +51,17 @@ def _row(m: Measured, confidence: float) -> list[str]:
         f"{low:.4f} to {high:.4f}",
         chance,
         f"{len(result.items):,}",
-        ", ".join(
-            [f"{n} {what}" for what, n in result.counts.items() if n] + _judged_again(m, confidence)
-        ),
+        beside(result.counts, judged_again(result, confidence=confidence)),
         f"key:{m.key}",
     ]
 
 
-def _judged_again(m: Measured, confidence: float) -> list[str]:
-    """Format the interval over repeated grades; empty without repeats."""
-    found = judged_again(m.result, confidence=confidence)
-    return [] if found is None else [f"judged again {found[0]:.3f} to {found[1]:.3f}"]
+def beside(counts: Mapping[str, int], again: tuple[float, float] | None) -> str:
+    """Format what stands beside a value: its counts, and the interval over repeated grades."""
+    said = [f"{n} {what}" for what, n in counts.items() if n]
+    if again is not None:
+        said.append(f"judged again {again[0]:.3f} to {again[1]:.3f}")
+    return ", ".join(said)
 
 
 def _as_json(m: Measured, confidence: float) -> dict[str, object]:

@@ -7,6 +7,7 @@ quantile takes the place of `z`, and the number is found by search.
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from statistics import NormalDist
 from typing import Literal, NamedTuple
@@ -95,12 +96,6 @@ def _reach(confidence: float, parts: Sequence[tuple[float, int]]) -> float:
 
 def _fewest(enough: Callable[[int], bool], *, above: int) -> int | None:
     """Search the least number greater than `above` that is enough; `enough` is monotone."""
-    low, high = above, above + 1
-    while not enough(high):
-        low, high = high, high * 2
-        if high > _MOST:
-            return None
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
-    return high
+    numbers = range(above + 1, _MOST + 1)
+    at = bisect_left(numbers, True, key=enough)
+    return numbers[at] if at < len(numbers) else None

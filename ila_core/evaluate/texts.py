@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ila_core.errors import UserError
+from ila_core.inference.generate import until_end
 from ila_core.provenance import seeded
 
 if TYPE_CHECKING:
@@ -102,13 +103,6 @@ def sample_texts(
                 attention_mask=torch.ones_like(prompt),
                 generation_config=config,
             )
-            rows += [_until(row, end) for row in found.tolist()]
+            # The first token of a text may be an end token.
+            rows += [row[:1] + until_end(row[1:], (end,)) for row in found.tolist()]
     return rows
-
-
-def _until(row: list[int], end: int | None) -> list[int]:
-    """Cut a row after its first end token beyond position 0; the rest is padding."""
-    try:
-        return row[: row.index(end, 1) + 1]  # type: ignore[arg-type]
-    except ValueError:
-        return row

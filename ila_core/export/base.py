@@ -7,9 +7,12 @@ One rule both writes and verifies: what a file selects is asked of the consumer'
 code that wrote the file.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
+
+import yaml
 
 from ila_core.config import LoraSettings
 from ila_core.errors import UserError, listed
@@ -172,6 +175,14 @@ def head_note(wanted: Export) -> tuple[str, ...]:
         f"{named} beside the adapter. Where a base ties it to the input embeddings, clone it "
         "first: an adapter on a tied weight trains, but merges wrongly.",
     )
+
+
+def fields_of(name: str, text: str, *suffixes: str) -> dict[str, Any]:
+    """Return the fields of a file in JSON or YAML that ends so; none of any other file."""
+    if not name.endswith(suffixes):
+        return {}
+    found = json.loads(text) if name.endswith(".json") else yaml.safe_load(text)
+    return found if isinstance(found, dict) else {}
 
 
 def commented(wanted: Export, notes: Sequence[str]) -> str:

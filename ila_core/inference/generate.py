@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -205,12 +205,13 @@ class _Writer:
                 use_cache=True,
             ),
         )
-        return [self._until_end(row) for row in output[:, longest:].tolist()]
+        return [until_end(row, self._ends) for row in output[:, longest:].tolist()]
 
-    def _until_end(self, ids: list[int]) -> list[int]:
-        """Cut a row after its first end token; the rest is padding."""
-        ends = [i for i, token in enumerate(ids) if token in self._ends]
-        return ids[: ends[0] + 1] if ends else ids
+
+def until_end(ids: list[int], ends: Collection[int | None]) -> list[int]:
+    """Cut a row after its first end token; the rest is padding."""
+    at = next((i for i, token in enumerate(ids) if token in ends), len(ids))
+    return ids[: at + 1]
 
 
 def _refuse_nan(input_ids: Tensor, scores: Tensor) -> Tensor:

@@ -15,6 +15,8 @@ from itertools import combinations
 from math import comb, prod
 from typing import Literal, NamedTuple
 
+import numpy as np
+
 from ila_core.config import Frozen
 from ila_core.errors import UserError
 from ila_core.models.layers import Layer
@@ -227,12 +229,8 @@ def _by_type(layers: Sequence[Layer], *sets: Collection[str]) -> list[tuple[int,
 
 def _ways_to_share(strata: Sequence[tuple[int, ...]]) -> list[int]:
     """Return `ways`: `ways[o]` draws of the second set share o layers with the first one."""
-    ways = [1]
+    ways = np.array([1], dtype=object)  # whole numbers beyond 64 bits
     for n, a, b in strata:
         here = [comb(a, o) * comb(n - a, b - o) for o in range(min(a, b) + 1)]
-        product = [0] * (len(ways) + len(here) - 1)
-        for i, x in enumerate(ways):
-            for j, y in enumerate(here):
-                product[i + j] += x * y
-        ways = product
-    return ways
+        ways = np.convolve(ways, np.array(here, dtype=object))
+    return list(ways)

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from ila_core.config import RuntimeConfig
 from ila_core.errors import CheckError
 from ila_core.keys import digest_of, file_digest
-from tasks.cache.step import Context
+from tasks.cache.step import Context, Step
 from tasks.cache.step_run import StepRun
 
 if TYPE_CHECKING:
@@ -118,6 +118,12 @@ def write_result(path: Path, result: BaseModel, context: Context, **more: Any) -
 def write_json(path: Path, value: Any) -> None:
     """`value` as indented JSON with sorted keys."""
     path.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="ascii")
+
+
+def read_result(step: Step, payload: Path) -> dict[str, Any]:
+    """Read a step's result and measurements, with its names in this run."""
+    result, measured = (read_json(payload / x) for x in (f"{step.name}.json", MEASUREMENTS))
+    return {**result, **measured, **step.given["names"]}
 
 
 def read_json(path: Path) -> Any:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import yaml
 
 from ila_core.errors import UserError
-from ila_core.export.base import Export, Exported, Matches, commented, head_note
+from ila_core.export.base import Export, Exported, Matches, commented, fields_of, head_note
 from ila_core.export.parameter_rule import FSDP, FULL, by_parameters, unfrozen
 from ila_core.export.peft_rule import ALL_LINEAR, adapted
 from ila_core.models.layers import Layer
@@ -38,11 +38,9 @@ class Axolotl:
         return Exported({FILE: commented(wanted, notes) + body}, wanted.selection.train, notes)
 
     def reads(self, name: str, text: str) -> bool:
-        if not name.endswith((".yaml", ".yml")):
-            return False
-        fields = yaml.safe_load(text)
+        fields = fields_of(name, text, ".yaml", ".yml")
         # With nothing beside `unfrozen_parameters` it is Spectrum's file.
-        return isinstance(fields, dict) and bool(_OURS & set(fields)) and len(fields) > 1
+        return bool(_OURS & set(fields)) and len(fields) > 1
 
     def selected(self, text: str, layers: Sequence[Layer], parameters: Sequence[str]) -> Matches:
         fields = yaml.safe_load(text)

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ila_core.export.base import Export, Exported, Matches, matches
+from ila_core.export.base import Export, Exported, Matches, fields_of, matches
 from ila_core.export.layer_table import layer_rows
 from ila_core.models.layers import Layer
 
@@ -38,10 +38,7 @@ class Json:
         return Exported({FILE: json.dumps(document, indent=1) + "\n"}, chosen.train, (note,))
 
     def reads(self, name: str, text: str) -> bool:
-        if not name.endswith(".json"):
-            return False
-        fields = json.loads(text)
-        return isinstance(fields, dict) and {"train", "frozen", "policy"} <= set(fields)
+        return {"train", "frozen", "policy"} <= set(fields_of(name, text, ".json"))
 
     def selected(self, text: str, layers: Sequence[Layer], parameters: Sequence[str]) -> Matches:
         fields = json.loads(text)

@@ -12,6 +12,7 @@ from ila_core.export.base import (
     Exported,
     Matches,
     commented,
+    fields_of,
     head_note,
     refuse_fraction,
     refuse_ranks,
@@ -37,10 +38,9 @@ class LlamaFactory:
         return Exported({FILE: commented(wanted, notes) + body}, trains, notes)
 
     def reads(self, name: str, text: str) -> bool:
-        if not name.endswith((".yaml", ".yml")):
-            return False
-        fields = yaml.safe_load(text)
-        return isinstance(fields, dict) and bool({"finetuning_type", "lora_target"} & set(fields))
+        return bool(
+            {"finetuning_type", "lora_target"} & set(fields_of(name, text, ".yaml", ".yml"))
+        )
 
     def selected(self, text: str, layers: Sequence[Layer], parameters: Sequence[str]) -> Matches:
         fields = yaml.safe_load(text)

@@ -4,9 +4,7 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 
-import yaml
-
-from ila_core.export.base import Export, Exported, Matches, commented, refuse_lora
+from ila_core.export.base import Export, Exported, Matches, commented, fields_of, refuse_lora
 from ila_core.export.nearest import loss
 from ila_core.export.parameter_rule import FSDP, FULL, by_parameters, starts, unfrozen
 from ila_core.models.layers import Layer
@@ -28,10 +26,7 @@ class Spectrum:
         return Exported({FILE: body} | files, wanted.selection.train, notes)
 
     def reads(self, name: str, text: str) -> bool:
-        if not name.endswith((".yaml", ".yml")):
-            return False
-        fields = yaml.safe_load(text)
-        return isinstance(fields, dict) and list(fields) == ["unfrozen_parameters"]
+        return list(fields_of(name, text, ".yaml", ".yml")) == ["unfrozen_parameters"]
 
     def selected(self, text: str, layers: Sequence[Layer], parameters: Sequence[str]) -> Matches:
         entries = [line.split("- ")[1] for line in text.splitlines() if line.startswith("- ")]

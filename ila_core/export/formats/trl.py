@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from ila_core.export.base import Export, Exported, Matches, head_note
+from ila_core.export.base import Export, Exported, Matches, fields_of, head_note
 from ila_core.export.parameter_rule import FSDP, FULL, outside
 from ila_core.export.peft_rule import adapted, lora_config
 from ila_core.models.layers import Layer
@@ -35,8 +35,7 @@ class Trl:
 
     def reads(self, name: str, text: str) -> bool:
         # Its adapter_config.json is PEFT's.
-        fields = json.loads(text) if name.endswith(".json") else None
-        return isinstance(fields, dict) and set(fields) == {"base", "frozen"}
+        return set(fields_of(name, text, ".json")) == {"base", "frozen"}
 
     def selected(self, text: str, layers: Sequence[Layer], parameters: Sequence[str]) -> Matches:
         fields = json.loads(text)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ila_core.errors import UserError
-from ila_core.export.base import Export, Exported, Matches, refuse_full, refuse_ranks
+from ila_core.export.base import Export, Exported, Matches, fields_of, refuse_full, refuse_ranks
 from ila_core.export.nearest import loss, nearest_grid
 from ila_core.export.peft_rule import adapted
 from ila_core.models.layers import Layer
@@ -49,10 +49,8 @@ class Unsloth:
         return Exported({FILE: json.dumps(arguments, indent=1) + "\n"}, trains, notes)
 
     def reads(self, name: str, text: str) -> bool:
-        if not name.endswith(".json"):
-            return False
-        fields = json.loads(text)
-        return isinstance(fields, dict) and "target_modules" in fields and "peft_type" not in fields
+        fields = fields_of(name, text, ".json")
+        return "target_modules" in fields and "peft_type" not in fields
 
     def selected(self, text: str, layers: Sequence[Layer], parameters: Sequence[str]) -> Matches:
         fields = json.loads(text)

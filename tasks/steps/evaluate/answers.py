@@ -1,8 +1,9 @@
 """Generate a model's answers to a benchmark's questions, once for all judgements of them."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ila_core.config import BASE, EvaluateConfig
 from ila_core.data.chat_template import Renderer
@@ -33,13 +34,17 @@ def answer(
     )
     return Step(
         "answers",
-        label=f"answers {benchmark.name} {names['arm']}"
-        + ("" if names["seed"] is None else f" seed {names['seed']}"),
+        label=f"answers {benchmark.name} {called(names)}",
         version=VERSION,
         identity=identity,
         inputs={} if adapter is None else {"adapter": adapter},
         given={"base": base, "benchmark": benchmark, "evaluate": settings, "names": names},
     )
+
+
+def called(names: Mapping[str, Any]) -> str:
+    """Return what a model is called: its arm, and its seed where it has one."""
+    return names["arm"] if names["seed"] is None else f"{names['arm']} seed {names['seed']}"
 
 
 def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) -> None:

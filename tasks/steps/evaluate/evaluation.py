@@ -19,7 +19,7 @@ from tasks.cache.step import Context, Step
 from tasks.steps.base import Base
 from tasks.steps.data.texts import load as load_texts
 from tasks.steps.data.texts import sample
-from tasks.steps.evaluate.answers import answer
+from tasks.steps.evaluate.answers import answer, called
 from tasks.steps.evaluate.answers import load as load_answers
 from tasks.steps.evaluate.given_answers import given_answers
 from tasks.steps.resident import evaluated
@@ -73,7 +73,6 @@ def _step(
 ) -> Step:
     benchmark = BENCHMARKS[name]
     resolved = benchmark.identity(settings, base.lock)
-    who = names["arm"] if names["seed"] is None else f"{names['arm']} seed {names['seed']}"
     identity: dict[str, object] | Unknown = resolved
     if not isinstance(resolved, Unknown):
         identity = base.identify_training(
@@ -81,7 +80,7 @@ def _step(
         )
     return Step(
         "evaluation",
-        label=f"{name} {who}",
+        label=f"{name} {called(names)}",
         version=VERSION,
         identity=identity,
         inputs=inputs,

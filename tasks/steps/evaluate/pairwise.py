@@ -5,7 +5,7 @@ from pathlib import Path
 from ila_core.resolve import Unknown
 from tasks.cache.payloads import write_json
 from tasks.cache.step import Context, Step
-from tasks.steps.evaluate.answers import load
+from tasks.steps.evaluate.answers import called, load
 
 VERSION = 1
 
@@ -23,7 +23,7 @@ def pair(a: Step, b: Step) -> Step:
         }
     return Step(
         "pairwise",
-        label=f"{benchmark.name} {_who(first)} beside {_who(second)}",
+        label=f"{benchmark.name} {called(first)} beside {called(second)}",
         version=VERSION,
         identity=identity,
         inputs={"first": a.inputs["answers"], "second": b.inputs["answers"]},
@@ -36,10 +36,6 @@ def pair(a: Step, b: Step) -> Step:
             },
         },
     )  # fmt: skip
-
-
-def _who(names: dict[str, str]) -> str:
-    return names["arm"] if names["seed"] is None else f"{names['arm']} seed {names['seed']}"
 
 
 def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) -> None:

@@ -9,7 +9,7 @@ from ila_core.config import Profile
 from ila_core.provenance import provenance
 from ila_core.search.agreement import Agreement, Intersection
 from ila_core.search.ranking import Ranking
-from tasks.cache.payloads import MEASUREMENTS, read_json, write_json
+from tasks.cache.payloads import MEASUREMENTS, read_json, read_result, write_json
 from tasks.cache.step import Context, Step, in_order
 from tasks.steps.finetune.selection import load as load_selection
 
@@ -94,16 +94,8 @@ def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) ->
 
 
 def _results(kind: str, step: Step, inputs: dict[str, Path]) -> list[dict[str, Any]]:
-    """Read the result and measurements of every step of `kind`, with its names in this run."""
-    return [
-        {
-            **read_json(inputs[name] / f"{kind}.json"),
-            **read_json(inputs[name] / MEASUREMENTS),
-            **part.given["names"],
-        }
-        for name, part in step.inputs.items()
-        if part.name == kind
-    ]
+    """Read the results of every step of `kind`."""
+    return [read_result(x, inputs[name]) for name, x in step.inputs.items() if x.name == kind]
 
 
 def _benchmarks(
