@@ -146,7 +146,8 @@ def _compared(a: Side, b: Side, settings: _Settings) -> Compared:
     weight = aligned.weights.sum()
     by_seed_a = tuple(float(x) for x in aligned.a.sum(axis=1) / weight)
     by_seed_b = tuple(float(x) for x in aligned.b.sum(axis=1) / weight)
-    difference, low, high, error = _over_items(aligned, _are_accuracies(a, b), settings)
+    accuracies = all(is_accuracy(x) for side in (a, b) for x in side.evaluations)
+    difference, low, high, error = _over_items(aligned, accuracies, settings)
     first = a.evaluations[0]
     return Compared(
         benchmark=first.benchmark,
@@ -180,10 +181,6 @@ def signs_interval(gaps: Sequence[float], confidence: float) -> tuple[float, flo
     error = math.sqrt((math.fsum(gap**2 for gap in gaps) + 1) / n - centre**2) / math.sqrt(n)
     half = half_width(confidence) * error
     return centre - half, centre + half, error
-
-
-def _are_accuracies(a: Side, b: Side) -> bool:
-    return all(is_accuracy(x) for side in (a, b) for x in side.evaluations)
 
 
 def _over_items(

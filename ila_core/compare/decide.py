@@ -7,7 +7,6 @@ seeds when an arm has several, else over items. All intervals of a rule share it
 (Berger 1982, doi:10.1080/00401706.1982.10487790); for "no", which needs one failure, it could not.
 """
 
-from collections.abc import Sequence
 from typing import Literal
 
 from ila_core.compare.arms import Compared, Evaluated, compare
@@ -74,7 +73,7 @@ def decide(
         if absent := [x for x in asked if not has.get(x)]:
             raise UserError(
                 f"rule {rule.name!r} asks for {', '.join(absent)}, which {arm!r} was not evaluated "
-                f"on: {evaluate_command(arm, absent)}"
+                f"on: run `ila evaluate {arm} --benchmarks {','.join(absent)}`"
             )
     comparison = compare(
         {name: {x: found[x] for x in asked}, against: {x: found_against[x] for x in asked}},
@@ -98,10 +97,6 @@ def decide(
     return Decision(
         answer=answer, candidate=name, baseline=against, rule=rule, outcomes=outcomes, reason=reason
     )
-
-
-def evaluate_command(arm: str, benchmarks: Sequence[str]) -> str:
-    return f"run `ila evaluate {arm} --benchmarks {','.join(benchmarks)}`"
 
 
 def _outcome(x: Compared, at_least: float, rule: Rule, each: float) -> Outcome:

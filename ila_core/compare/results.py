@@ -7,7 +7,7 @@ times narrower than a comparison of their means by standard errors.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -55,12 +55,15 @@ class Evaluation(Frozen):
     @property
     def value(self) -> float:
         """The weighted mean: MMLU's `acc` weighted by size, the loss per token."""
-        return math.fsum(x.value for x in self.items) / math.fsum(x.weight for x in self.items)
+        return _mean(self.items)
 
     @property
     def groups(self) -> dict[str, float]:
         """The value of each group, in the order of first appearance."""
-        return {name: _mean(items) for name, items in self._grouped()}
+        by_group: dict[str, list[Item]] = {}
+        for item in self.items:
+            by_group.setdefault(item.group, []).append(item)
+        return {name: _mean(items) for name, items in by_group.items()}
 
     @property
     def macro(self) -> float:
@@ -68,12 +71,6 @@ class Evaluation(Frozen):
         means = self.groups.values()
         return math.fsum(means) / len(means)
 
-    def _grouped(self) -> Iterator[tuple[str, list[Item]]]:
-        by_group: dict[str, list[Item]] = {}
-        for item in self.items:
-            by_group.setdefault(item.group, []).append(item)
-        yield from by_group.items()
 
-
-def _mean(items: list[Item]) -> float:
+def _mean(items: Sequence[Item]) -> float:
     return math.fsum(x.value for x in items) / math.fsum(x.weight for x in items)

@@ -10,7 +10,6 @@ from ila_core.config import (
     EvaluateConfig,
     JudgeLimits,
     LocalJudgeSettings,
-    ModelConfig,
     OpenAiJudgeSettings,
     QuestionsSettings,
     RuntimeConfig,
@@ -64,7 +63,7 @@ class Judged:
         if settings.references is not None:
             found["references"] = lock.files(settings.references)
         if isinstance(judge, LocalJudgeSettings):
-            config = _local_model(judge)
+            config = load_model_config(judge.model)
             files = lock.model(config)
             if isinstance(files, Unknown):
                 return files
@@ -146,10 +145,6 @@ class Judged:
         return settings
 
 
-def _local_model(judge: LocalJudgeSettings) -> ModelConfig:
-    return load_model_config(judge.model)
-
-
 def _judge(
     settings: OpenAiJudgeSettings | LocalJudgeSettings,
     runtime: RuntimeConfig,
@@ -185,6 +180,6 @@ def _local_judge(settings: LocalJudgeSettings, identity: str, device: str) -> Ju
         identity: canonical JSON of its files and of the settings that change its grades.
     """
     revision = json.loads(identity)["files"].get("revision")
-    config = _local_model(settings).model_copy(update={"revision": revision})
+    config = load_model_config(settings.model).model_copy(update={"revision": revision})
     model = load_base(config, resolve_device(device))
     return LocalJudge(model, load_tokenizer(config), name=config.name, files=identity)

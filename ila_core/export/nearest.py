@@ -1,8 +1,8 @@
 """The nearest selection that a trainer's format can express, and its difference in numbers."""
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import chain, combinations
 
 from ila_core.models.layers import Layer
 
@@ -60,7 +60,7 @@ def nearest_grid(
     types = sorted({kind for kind, _ in gain})
     blocks = sorted({block for _, block in gain})
     best: tuple[int, tuple[str, ...], tuple[int, ...]] = (0, (), ())
-    for some in _subsets(types):
+    for some in chain.from_iterable(combinations(types, n) for n in range(1, len(types) + 1)):
         gains = {b: sum(gain.get((kind, b), 0) for kind in some) for b in blocks}
         chosen = tuple(b for b in blocks if gains[b] > 0)
         total = sum(gains[b] for b in chosen)
@@ -96,8 +96,3 @@ def nearest_blocks(
 def component(layer: Layer) -> str:
     """Return the first part of the name below the block: `self_attn`, `mlp`."""
     return layer.name.partition(f".{layer.block}.")[2].partition(".")[0]
-
-
-def _subsets(values: Sequence[str]) -> Iterable[tuple[str, ...]]:
-    for size in range(1, len(values) + 1):
-        yield from combinations(values, size)

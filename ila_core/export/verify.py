@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from pydantic import Field
 
@@ -11,7 +12,6 @@ from ila_core.config import Frozen
 from ila_core.errors import listed
 from ila_core.export.base import Matches
 from ila_core.models.layers import Layer
-from ila_core.selection.select import lora_parameters
 
 
 class Contract(Frozen):
@@ -77,6 +77,10 @@ def check_configuration(
         ranks: rank of each layer when a policy set them; by default the configuration's own.
     """
     chosen = set(wanted)
+    known = {**found.ranks, **(ranks or {})}
+    asked = replace(
+        found, layers=dict.fromkeys(wanted, ()), ranks={name: _rank(name, known) for name in wanted}
+    )
     # Expressions over parameters may name embeddings and norms, which no ranking knows.
     elsewhere = found.method == "full"
     notes: tuple[str, ...] = ()
@@ -92,18 +96,9 @@ def check_configuration(
         unmatched=() if elsewhere else found.unmatched,
         odd=found.odd,
         trainable_parameters=found.trainable_parameters(layers),
-        expected_parameters=_expected(found, layers, chosen, ranks or {}),
+        expected_parameters=asked.trainable_parameters(layers),
         notes=notes,
     )
-
-
-def _expected(
-    found: Matches, layers: Sequence[Layer], chosen: set[str], ranks: Mapping[str, int]
-) -> int:
-    wanted = [layer for layer in layers if layer.name in chosen]
-    if found.method == "full":
-        return sum(layer.weights for layer in wanted)
-    return sum(lora_parameters([x], _rank(x.name, {**found.ranks, **ranks})) for x in wanted)
 
 
 def _rank(name: str, ranks: Mapping[str, int]) -> int:

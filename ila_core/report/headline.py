@@ -25,14 +25,8 @@ def headline(data: ReportData) -> list[str]:
 
 def caveats(ranking: Ranking, keep: float) -> Iterator[str]:
     """Yield the caveats of a ranking: whether stage 1 was stable, and how sure the cut is."""
-    unstable = [
-        f"{dataset} seed {seed}"
-        for dataset, of_seed in ranking.stable.items()
-        for seed, stable in of_seed.items()
-        if stable is False  # `None`: these scores rest on no stage 1
-    ]
-    if unstable:
-        yield f"Stage 1 was not stable when it ended on {_list(unstable)}: scores may still move."
+    if names := ranking.unstable:
+        yield f"Stage 1 was not stable when it ended on {_list(names)}: scores may still move."
     unsure = {d: unsure_layers(ranking, d, keep) for d in ranking.datasets}
     known = [f"{len(names)} on {d}" for d, names in unsure.items() if names is not None]
     if known:

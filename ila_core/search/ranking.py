@@ -76,14 +76,18 @@ class Ranking(Frozen):
     def seeds(self, dataset: str) -> tuple[str, ...]:
         return tuple(self.score_keys[dataset])
 
+    @property
+    def unstable(self) -> list[str]:
+        """`dataset seed N` of each stage 1 that was not stable when it ended."""
+        columns = ((d, seed, stable) for d, x in self.stable.items() for seed, stable in x.items())
+        return [f"{dataset} seed {seed}" for dataset, seed, stable in columns if stable is False]
+
     def scores(self, dataset: str, seed: str | None = None) -> dict[str, float]:
         """Return the score per layer name, of one search seed or the mean over all of them."""
-        columns = [layer.scores[dataset] for layer in self.layers]
+        columns = {layer.name: layer.scores[dataset] for layer in self.layers}
         if seed is not None:
-            return {layer.name: c[seed] for layer, c in zip(self.layers, columns, strict=True)}
-        return {
-            layer.name: fmean(c.values()) for layer, c in zip(self.layers, columns, strict=True)
-        }
+            return {name: scores[seed] for name, scores in columns.items()}
+        return {name: fmean(scores.values()) for name, scores in columns.items()}
 
     def start(self, dataset: str) -> float:
         """The score of a layer of which nothing was learnt: where gates start, 0 for others."""

@@ -81,12 +81,7 @@ def make_card(
 
 
 def _limits(ranking: Ranking, found: tuple[Agreement, ...], *, adopted: bool) -> list[str]:
-    unstable = [
-        f"{dataset} seed {seed}"
-        for dataset, of_seed in ranking.stable.items()
-        for seed, stable in of_seed.items()
-        if stable is False
-    ]
+    unstable = ranking.unstable
     single = [d for d in ranking.datasets if len(ranking.seeds(d)) == 1]
     pairs = [x for x in found if x.kind != "size"]
     at_chance = [f"{x.a} and {x.b}" for x in pairs if not x.above_chance]

@@ -206,7 +206,7 @@ def _counted(
         with (
             fused_lora(ready.model),
             recomputing_activations(ready.model),
-            saved_tensors_hooks(pack, _same),
+            saved_tensors_hooks(pack, lambda packed: packed),
         ):
             hidden = causal.base_model(input_ids=ids, attention_mask=mask, use_cache=False)[0]
         extra = sum(
@@ -230,10 +230,6 @@ def _counted(
         fixed=fixed,
         narrow=ready.autocast is not None,
     )
-
-
-def _same(packed: Any) -> Any:
-    return packed
 
 
 def _weight_bytes(model: Any, four_bit: bool, dtype: Any) -> int:

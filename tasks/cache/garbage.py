@@ -13,6 +13,7 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ from ila_core.config import RuntimeConfig
 from tasks.cache.mlflow_lookup import step_run
 from tasks.cache.payloads import PAYLOAD, payload_digest
 from tasks.cache.step_run import StepRun, upstream_digest
-from tasks.tracking.client import experiment_name, open_client, translate_mlflow_errors
+from tasks.tracking.client import all_pages, experiment_name, open_client, translate_mlflow_errors
 from tasks.tracking.registry import Registry
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def find_garbage(runtime: RuntimeConfig, *, older_than_days: float) -> list[Garb
     """
     client = open_client(runtime.tracking_uri)
     with translate_mlflow_errors(runtime.tracking_uri):
-        runs = list(_step_runs(client))
+        runs = _step_runs(client)
     published = {version.run_id for version in Registry(runtime).versions()}
     now = time.time()
     unneeded = [
@@ -154,17 +155,11 @@ def _ancestry(
     return seen
 
 
-def _step_runs(client: MlflowClient) -> Iterator[StepRun]:
+def _step_runs(client: MlflowClient) -> list[StepRun]:
     everywhere = f"name LIKE '{experiment_name('%')}'"
     experiments = [e.experiment_id for e in client.search_experiments(filter_string=everywhere)]
-    token = None
-    while experiments:
-        page = client.search_runs(
-            experiments, "tags.`ila.key` LIKE '%'", max_results=1000, page_token=token
-        )
-        yield from map(step_run, page)
-        if not (token := page.token):
-            return
+    wanted = partial(client.search_runs, experiments, "tags.`ila.key` LIKE '%'")
+    return [step_run(run) for run in all_pages(wanted)] if experiments else []
 
 
 def _stored_bytes(client: MlflowClient, run: StepRun, path: str = PAYLOAD) -> int:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
@@ -40,6 +40,16 @@ def open_client(uri: str) -> MlflowClient:
             f"MLflow at {shown(uri)} needs the package {error.name}, which is not installed"
         ) from error
     return client
+
+
+def all_pages(search: Callable[..., Any]) -> list[Any]:
+    """Collect all pages of a search of MLflow's client."""
+    from mlflow.utils import get_results_from_paginated_fn
+
+    def page(most: int, token: str | None) -> Any:
+        return search(max_results=most, page_token=token)
+
+    return list(get_results_from_paginated_fn(page, 1000))
 
 
 @contextmanager

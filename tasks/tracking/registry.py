@@ -13,9 +13,9 @@ the alias points to the last: MLflow moves it in one call.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ila_core.config import RuntimeConfig
 from ila_core.errors import CheckError, UserError, listed, unknown_name
@@ -24,7 +24,7 @@ from ila_core.search.ranking_reference import Published, check_alias, check_name
 from tasks.cache.mlflow_lookup import step_run
 from tasks.cache.payloads import PAYLOAD, fetch
 from tasks.cache.step_run import StepRun
-from tasks.tracking.client import open_client, translate_mlflow_errors
+from tasks.tracking.client import all_pages, open_client, translate_mlflow_errors
 from tasks.tracking.ranking_version import PREFIX, Version, is_retired, read_version
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 MOST_CARD = 5000  # characters, which MLflow's table takes as a version's description
-_PAGE = 1000
 
 
 class Registry:
@@ -166,7 +165,7 @@ class Registry:
         wanted = f"name = '{PREFIX}{name}'" if name else f"name LIKE '{PREFIX}%'"
         with translate_mlflow_errors(self._uri):
             aliases = {m.name: m.aliases for m in self._models(wanted)}
-            versions = _pages(self._client.search_model_versions, wanted)
+            versions = all_pages(partial(self._client.search_model_versions, wanted))
             found = [read_version(mv, aliases.get(mv.name, {})) for mv in versions]
         return sorted(found, key=lambda v: (v.name, v.number))
 
@@ -267,7 +266,7 @@ class Registry:
         return self._client.get_registered_model(PREFIX + name)
 
     def _models(self, wanted: str) -> list[RegisteredModel]:
-        return _pages(self._client.search_registered_models, wanted)
+        return all_pages(partial(self._client.search_registered_models, wanted))
 
     def _unknown(self, wanted: Published, error: Exception) -> Exception:
         """Return the error for a reference unknown to MLflow, or MLflow's own error."""
@@ -297,17 +296,6 @@ class Registry:
             f"{wanted.name!r} has no version {wanted.version}; it has "
             f"{listed([str(n) for n in reversed(numbers)]) or 'none'}"
         )
-
-
-def _pages(search: Callable[..., Any], wanted: str) -> list[Any]:
-    """Collect all pages of a search of MLflow's client."""
-    found: list[Any] = []
-    page = None
-    while page != "":
-        got = search(wanted, _PAGE, page_token=page)
-        found += got
-        page = got.token or ""
-    return found
 
 
 def _tags(run: StepRun, ranking: Ranking) -> dict[str, str]:

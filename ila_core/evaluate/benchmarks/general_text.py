@@ -3,16 +3,15 @@
 An arm's loss minus the base model's loss says how much was forgotten (`ila compare`).
 """
 
-import math
 from pathlib import Path
 
-from ila_core.compare.results import Evaluation, Item
+from ila_core.compare.results import Evaluation
 from ila_core.config import EvaluateConfig
 from ila_core.data.prepared import Row
+from ila_core.evaluate.benchmarks.held_out_loss import loss_on
 from ila_core.evaluate.subject import Need, Resolved, Subject
 from ila_core.evaluate.texts import load_texts, tokenized
 from ila_core.resolve import Lock
-from ila_core.train.held_out_loss import held_out_loss
 
 
 class GeneralText:
@@ -35,21 +34,10 @@ class GeneralText:
             texts = load_texts(Path(settings.path))[: evaluate.limit]
             rows, cut = tokenized(subject.tokenizer, texts, settings.tokens)
         asked = [Row(ids, ids) for ids in rows[: evaluate.limit] if len(ids) > 1]
-        found = held_out_loss(
-            subject.model,
+        return loss_on(
             asked,
-            eval_batch=subject.runtime.eval_batch,
-            progress=subject.runtime.progress,
-        )
-        return Evaluation(
+            subject,
             benchmark=self.name,
-            unit="nats per token",
-            better="lower",
-            chance=math.log(subject.model.config.vocab_size),
-            items=tuple(
-                Item(id=str(i), value=x.nll, weight=x.tokens)
-                for i, x in enumerate(found.conversations)
-            ),
             comparable=resolved,
             counts={"texts cut": cut, "sampled from the base": len(subject.texts)},
         )
