@@ -187,16 +187,10 @@ def _compare(planned: ProfilePlan, a: Column, b: Column) -> Agreement:
 
 
 def _row(agreed: Agreement) -> dict[str, object]:
-    return {
-        "first": agreed.a,
-        "second": agreed.b,
-        "Jaccard": agreed.jaccard,
-        "chance": agreed.chance_jaccard,
-        "99th pct": agreed.p99_jaccard,
-        "chance in types": agreed.chance_within_types_jaccard,
-        "99th pct in types": agreed.p99_within_types_jaccard,
-        "kappa": agreed.kappa,
-    }
+    from ila_core.report.tables import agreement_table
+
+    ours = agreement_table([agreed]).drop(columns=["above", "above in types", "shared frozen"])
+    return {str(column): value for column, value in ours.to_dict("records")[0].items()}
 
 
 def _percent(fraction: float) -> str:
