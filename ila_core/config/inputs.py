@@ -1,8 +1,9 @@
 """The base model, the datasets, and how conversations become token rows."""
 
+import re
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from ila_core.config.base import Frozen, Name, Relation
 
@@ -24,10 +25,26 @@ class ModelConfig(Frozen):
     """`null` uses the tokenizer's own, and it is an error when both lack one."""
     lm_head: Literal["adapt", "untie", "exclude"]
     """`adapt`: a layer like the others; `untie`: cloned from the embedding; `exclude`: no layer."""
+    exclude: tuple[str, ...] = ()
+    """Layers that are left out: full names of modules, all below included, or regular expressions
+    that match layers' full names whole. One that matches nothing is an error."""
+    allow_uncovered: bool = False
+    """Go on where more than 5 % of the matrix weights lie outside of the layers, such as experts
+    that are no linear modules; the log then says what does."""
     notes: str = ""
     related: dict[str, Relation] = {}  # noqa: RUF012  # pydantic copies it
     """Base models whose rankings may serve this one though its weights are others, and how this
     one stems from each: `{mistral-7b: instruct}`. Hashed by a selection that reads such a one."""
+
+    @field_validator("exclude")
+    @classmethod
+    def _expressions(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        for entry in given:
+            try:
+                re.compile(entry)
+            except re.error as error:
+                raise ValueError(f"{entry!r} is no regular expression: {error}") from error
+        return given
 
     @property
     def local(self) -> bool:
