@@ -235,7 +235,7 @@ class _Trainer(Trainer):  # type: ignore[misc]
         self.allocations = Allocations()
         self._counted: int | None = None
         self._token_loss = TokenLoss(self.model)
-        self._token_loss.check_packing()
+        self._token_loss.keeps_apart()
         self.step_loss = torch.zeros(())
 
     def get_train_dataloader(self) -> DataLoader[dict[str, Any]]:
