@@ -21,6 +21,7 @@ from ila_core.errors import UserError
 from ila_core.keys import digest_of, file_digest, key_of
 from ila_core.models.layers import UNCOVERED, Examined, Layer
 from ila_core.models.loading import hub_model_revision, model_files, model_files_digest
+from ila_core.models.quantised import refuse_quantised
 
 log = logging.getLogger("ila")
 
@@ -115,6 +116,7 @@ class Lock:
         if config.local:
             folder = Path(config.source).expanduser()
             files = model_files(folder)
+            refuse_quantised(config.name, folder)
             name = f"{_MODEL} {folder.absolute()}"
             return {"files": str(self._local(name, files, lambda: model_files_digest(folder)))}
         revision = self._revision(
@@ -126,6 +128,23 @@ class Lock:
 
     def layers(self, config: ModelConfig) -> tuple[Layer, ...]:
         """The base model's linear layers: a question to `architecture` alone, so never unknown."""
+        return self._examined(config).layers
+
+    def check_length(self, config: ModelConfig, max_length: int) -> None:
+        """Check that the model has as many positions.
+
+        Raises:
+            UserError: it has fewer.
+        """
+        most = self._examined(config).positions
+        if most is not None and max_length > most:
+            raise UserError(
+                f"data.max_length: given {max_length:,}, and model {config.name} has {most:,} "
+                "positions (max_position_embeddings); what stands beyond them it never learned to "
+                f"read. Allowed is 8 to {most:,}"
+            )
+
+    def _examined(self, config: ModelConfig) -> Examined:
         settings = ("architecture", "lm_head", "exclude", "allow_uncovered")
         asked = {field: getattr(config, field) for field in settings}
         name = f"{_LAYERS} by transformers {version('transformers')} {key_of(asked)}"
@@ -143,7 +162,7 @@ class Lock:
                 "neither ranked nor trained by a selection: %s",
                 *(config.name, len(found.layers), 100 * found.share, found.outside),
             )
-        return found.layers
+        return found
 
     def _local(self, name: str, files: Iterable[Path], compute: Callable[[], str]) -> str:
         stats = {str(f): [(s := f.stat()).st_size, s.st_mtime_ns, s.st_ino] for f in files}

@@ -61,6 +61,8 @@ class Examined(Frozen):
     embeddings, and but what the profile excludes."""
     outside: str
     """The largest parameters that are in no layer and not excluded, as text; may be empty."""
+    positions: int | None
+    """Most tokens of a row; `None` where the architecture has no limit."""
 
 
 def find_layers(config: ModelConfig) -> list[Layer]:
@@ -118,7 +120,9 @@ def examine(config: ModelConfig) -> Examined:
             "are none); to rank the linear layers alone, write `allow_uncovered: true` in the "
             "model profile"
         )
-    return Examined(layers=tuple(chosen), share=share, outside=text)
+    return Examined(
+        layers=tuple(chosen), share=share, outside=text, positions=_positions(published)
+    )
 
 
 def layers_of(model: nn.Module, *, lm_head: bool = True) -> list[Layer]:
@@ -276,6 +280,14 @@ def _outside(model: Any, layers: list[Layer]) -> dict[str, int]:
         for name, parameter in part.named_parameters(prefix)
         if parameter.dim() >= 2 and id(parameter) not in known
     }
+
+
+def _positions(published: Any) -> int | None:
+    text = published.get_text_config(decoder=True)
+    limit = getattr(text, "max_position_embeddings", None)
+    rope = getattr(text, "rope_parameters", None) or {}
+    stretched = (rope.get("factor") or 1) * (rope.get("original_max_position_embeddings") or 0)
+    return None if limit is None else max(int(limit), int(stretched))
 
 
 def _instead(model: nn.Module) -> str:

@@ -71,7 +71,8 @@ class TokenLoss:
         self._body: nn.Module = language_model(causal) or causal.base_model
         self._head: nn.Module = causal.get_output_embeddings()
         self._tail = self._measured_tail()
-        self._chunk = positions_per_chunk(self._checked_vocabulary(), logits_per_chunk)
+        self.vocabulary = self._checked_vocabulary()
+        self._chunk = positions_per_chunk(self.vocabulary, logits_per_chunk)
         self._packs: bool | None = None
         self._cost_said = False
 
