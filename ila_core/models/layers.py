@@ -80,8 +80,8 @@ def examine(config: ModelConfig) -> Examined:
     Raises:
         UserError: an architecture that transformers does not accept, tied embeddings that the
             `lm_head` rule says nothing about, layers that share a weight, an entry of `exclude`
-            that matches nothing, a model whose blocks have no linear layers, or one with much
-            outside of its layers.
+            that matches nothing, a model whose blocks have no linear layers, one with much outside
+            of its layers, or layers that PEFT does not adapt.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -120,6 +120,7 @@ def examine(config: ModelConfig) -> Examined:
             "are none); to rank the linear layers alone, write `allow_uncovered: true` in the "
             "model profile"
         )
+    _refuse_what_peft_does(model, chosen, config)
     return Examined(
         layers=tuple(chosen), share=share, outside=text, positions=_positions(published)
     )
@@ -133,15 +134,13 @@ def layers_of(model: nn.Module, *, lm_head: bool = True) -> list[Layer]:
     Raises:
         UserError: a module or a weight that two names share.
     """
-    from torch.nn import Linear
-
     _refuse_shared(model)
     head, language = _head(model), language_model(model)
     within = None if language is None else {*map(id, language.modules()), id(head)}
     found = {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, Linear)
+        if _is_layer(module)
         and (within is None or id(module) in within)
         and (lm_head or module is not head)
     }
@@ -221,6 +220,24 @@ def _refuse_shared(model: nn.Module) -> None:
                 )
 
 
+def _is_layer(module: nn.Module) -> bool:
+    """Whether it is a linear module that gives what one gives: PhiMoE's router is one by its class,
+    and gives a choice of experts."""
+    import torch
+    from torch.nn import Linear
+
+    if not isinstance(module, Linear):
+        return False
+    if not type(module).__module__.startswith("transformers.models"):
+        return True  # torch's own, or one in 4 bits
+    given = module.weight.new_zeros(1, 1, module.in_features)
+    try:
+        with torch.no_grad():
+            return isinstance(module(given), torch.Tensor)
+    except (RuntimeError, TypeError, ValueError):
+        return False
+
+
 def _head(model: Any) -> Any:
     return model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
 
@@ -282,6 +299,35 @@ def _outside(model: Any, layers: list[Layer]) -> dict[str, int]:
     }
 
 
+def _refuse_what_peft_does(model: Any, layers: list[Layer], config: ModelConfig) -> None:
+    """Put adapters on the layers and see where they are; the model, on the meta device, keeps them.
+
+    PEFT 0.21 refuses some layers of Mamba, and where a model's experts were linear modules in
+    transformers 4 it takes `mlp.gate_proj` for one of them, though it is a layer beside them.
+    """
+    import warnings
+
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from peft.tuners.lora import LoraLayer
+
+    wanted = {layer.name for layer in layers}
+    try:
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a head that is untied later, of what is refused
+            adapted = get_peft_model(model, LoraConfig(r=1, target_modules=sorted(wanted)))
+        modules = adapted.get_base_model().named_modules()
+        missed = sorted(wanted - {n for n, m in modules if isinstance(m, LoraLayer)})
+        what = listed(missed, most=_NAMED)
+    except ValueError as error:
+        missed, what = ["all"], f"these layers together ({first_line(error)})"
+    if missed:
+        raise UserError(
+            f"model {config.name}: PEFT puts no adapter on {what}; "
+            "leave out what it does not take, with `exclude:` in the model profile"
+        )
+
+
 def _positions(published: Any) -> int | None:
     text = published.get_text_config(decoder=True)
     limit = getattr(text, "max_position_embeddings", None)
@@ -296,6 +342,6 @@ def _instead(model: nn.Module) -> str:
     if not any(isinstance(module, Conv1D) for module in model.modules()):
         return ""
     return (
-        "; they are transformers' Conv1D, which keeps a weight the other way round, and neither "
-        "gates nor masks are made for that"
+        " (they are transformers' Conv1D, which keeps a weight the other way round, and neither "
+        "gates nor masks are made for that)"
     )

@@ -25,8 +25,8 @@ from torch.nn.functional import pad
 from ila_core.data.batches import IGNORED
 from ila_core.errors import CheckError
 from ila_core.models.layers import language_model
-from ila_core.train.packing import alone, leak
-from ila_core.train.tail import Tail, tail_of
+from ila_core.models.packing import alone, leak
+from ila_core.models.tail import Tail, tail_of
 
 log = logging.getLogger("ila")
 

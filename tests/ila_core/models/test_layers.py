@@ -189,8 +189,28 @@ def test_a_type_is_the_shortest_name_that_no_other_kind_has() -> None:
 
 
 def test_a_field_that_transformers_does_not_declare_is_no_error() -> None:
+    qwen = LLAMA | {"model_type": "qwen3_moe", "head_dim": 16, "num_experts": 4}
+    assert find_layers(model(qwen, allow_uncovered=True))[0].shape == (64, 32)
+
+
+def test_layers_that_peft_does_not_adapt_are_refused() -> None:
     qwen = LLAMA | {"model_type": "qwen3_moe", "head_dim": 8, "mlp_only_layers": [0, 1]}
-    assert find_layers(model(qwen))[0].shape == (32, 32)
+    with pytest.raises(
+        UserError, match=r"no adapter on model\.layers\.0\.mlp\.down_proj, .*`exclude:`"
+    ):
+        find_layers(model(qwen))
+    assert len(find_layers(model(qwen, exclude=[r".*\.mlp\..*"]))) == 2 * 4 + 1
+    mamba = {"model_type": "mamba", "vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 1}
+    with pytest.raises(UserError, match="'out_proj' is incompatible with Mamba-based models"):
+        find_layers(model(mamba, "untie", allow_uncovered=True))
+
+
+def test_a_linear_module_that_gives_no_tensor_is_no_layer() -> None:
+    phi = LLAMA | {"model_type": "phimoe", "num_local_experts": 4, "num_experts_per_tok": 2}
+    found = examine(model(phi, allow_uncovered=True))
+    assert {layer.type for layer in found.layers} == {
+        "q_proj", "k_proj", "v_proj", "o_proj", "lm_head",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
