@@ -6,6 +6,7 @@ is valid for its revision only. What cannot be resolved offline is an `Unknown` 
 """
 
 import json
+import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -18,11 +19,14 @@ from ila_core.config import DatasetConfig, ModelConfig
 from ila_core.data import check_loader, content_digest, hub_revision, load_dataset
 from ila_core.errors import UserError
 from ila_core.keys import digest_of, file_digest, key_of
-from ila_core.models.layers import Layer
+from ila_core.models.layers import UNCOVERED, Examined, Layer
 from ila_core.models.loading import hub_model_revision, model_files, model_files_digest
+from ila_core.models.quantised import refuse_quantised
+
+log = logging.getLogger("ila")
 
 # Raised when the same files would be read as something else: the old entries then miss.
-_DATASET, _MODEL, _LAYERS, _FILES = "dataset v1", "model v1", "layers v1", "files v1"
+_DATASET, _MODEL, _LAYERS, _FILES = "dataset v1", "model v1", "layers v2", "files v1"
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,7 @@ class Lock:
         self._online = online
         self._rehash = rehash
         self._fresh: set[str] = set()
+        self._said: set[str] = set()
 
     def dataset(self, config: DatasetConfig) -> str | Unknown:
         """Digest over the dataset's conversations, whichever way they are loaded."""
@@ -111,6 +116,7 @@ class Lock:
         if config.local:
             folder = Path(config.source).expanduser()
             files = model_files(folder)
+            refuse_quantised(config.name, folder)
             name = f"{_MODEL} {folder.absolute()}"
             return {"files": str(self._local(name, files, lambda: model_files_digest(folder)))}
         revision = self._revision(
@@ -122,15 +128,41 @@ class Lock:
 
     def layers(self, config: ModelConfig) -> tuple[Layer, ...]:
         """The base model's linear layers: a question to `architecture` alone, so never unknown."""
-        asked = {"architecture": config.architecture, "lm_head": config.lm_head}
+        return self._examined(config).layers
+
+    def check_length(self, config: ModelConfig, max_length: int) -> None:
+        """Check that the model has as many positions.
+
+        Raises:
+            UserError: it has fewer.
+        """
+        most = self._examined(config).positions
+        if most is not None and max_length > most:
+            raise UserError(
+                f"data.max_length: given {max_length:,}, and model {config.name} has {most:,} "
+                "positions (max_position_embeddings); what stands beyond them it never learned to "
+                f"read. Allowed is 8 to {most:,}"
+            )
+
+    def _examined(self, config: ModelConfig) -> Examined:
+        settings = ("architecture", "lm_head", "exclude", "allow_uncovered")
+        asked = {field: getattr(config, field) for field in settings}
         name = f"{_LAYERS} by transformers {version('transformers')} {key_of(asked)}"
         entry = self._read().get(name)
         if entry is None:
-            from ila_core.models.layers import find_layers
+            from ila_core.models.layers import examine
 
-            entry = [layer.model_dump() for layer in find_layers(config)]
+            entry = examine(config).model_dump(mode="json")
             self._write(name, entry)
-        return tuple(Layer.model_validate(layer) for layer in entry)
+        found = Examined.model_validate(entry)
+        if 1 - found.share > UNCOVERED and name not in self._said:
+            self._said.add(name)
+            log.warning(
+                "model %s: its %d layers hold %.1f %% of its matrix weights (allow_uncovered); "
+                "neither ranked nor trained by a selection: %s",
+                *(config.name, len(found.layers), 100 * found.share, found.outside),
+            )
+        return found
 
     def _local(self, name: str, files: Iterable[Path], compute: Callable[[], str]) -> str:
         stats = {str(f): [(s := f.stat()).st_size, s.st_mtime_ns, s.st_ino] for f in files}

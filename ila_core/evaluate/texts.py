@@ -88,9 +88,10 @@ def sample_texts(
     begin = end if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     if begin is None:
         raise UserError("the tokenizer has neither a BOS nor an EOS token to begin a text with")
+    pad = tokenizer.pad_token_id
     config = GenerationConfig(
         do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=tokens - 1,
-        eos_token_id=end, pad_token_id=tokenizer.pad_token_id, use_cache=True,
+        eos_token_id=end, pad_token_id=begin if pad is None else pad, use_cache=True,
     )  # fmt: skip
     rows: list[list[int]] = []
     device = next(model.parameters()).device

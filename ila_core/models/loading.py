@@ -7,6 +7,7 @@ A hub model is downloaded first and then read as the folder it is, so both ways 
 A `revision` of `null` reads the hub's newest; pass a config whose revision is the locked one.
 """
 
+import logging
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from ila_core.config import ModelConfig
 from ila_core.errors import CheckError, UserError, first_line, listed
 from ila_core.keys import digest_of, file_digest
 from ila_core.models.layers import architecture_config
+from ila_core.models.quantised import refuse_quantised
+
+log = logging.getLogger("ila")
 
 CONFIG = "config.json"
 TOKENIZER_FILES = (
@@ -68,10 +72,11 @@ def resolve_device(given: str) -> str:
 
 
 def load_tokenizer(config: ModelConfig) -> Any:
-    """Load the fast tokenizer, with a pad token.
+    """Load the fast tokenizer.
 
     Raises:
-        UserError: files that are missing, or a pad token that is missing or unknown.
+        UserError: files that are missing, a pad token that is unknown, or tokens that the model's
+            embedding has no rows for.
     """
     from transformers import AutoTokenizer
 
@@ -92,12 +97,21 @@ def load_tokenizer(config: ModelConfig) -> Any:
                 "does not have; allowed is any token of its vocabulary"
             )
         tokenizer.pad_token = config.pad_token
-    if tokenizer.pad_token is None:
-        raise UserError(
-            f"model {config.name}: there is no pad token: the tokenizer has none, and the model "
-            "profile's `pad_token:` is null; give one there"
-        )
+    _check_ids(config, tokenizer)
     return tokenizer
+
+
+def _check_ids(config: ModelConfig, tokenizer: Any) -> None:
+    """Refuse a tokenizer that can give ids beyond the embedding, in any text: an IndexError."""
+    rows = architecture_config(config).get_text_config(decoder=True).vocab_size
+    beyond = {token: i for token, i in tokenizer.get_vocab().items() if i >= rows}
+    if beyond:
+        names = [f"{token!r} ({i})" for token, i in sorted(beyond.items(), key=lambda x: x[1])]
+        raise UserError(
+            f"model {config.name}: the tokenizer has {listed(names)}, and the model's embedding "
+            f"has rows for the ids 0 to {rows - 1} only (vocab_size); take the tokenizer that the "
+            "model was trained with, or remove these tokens (no pad token is needed)"
+        )
 
 
 def load_base(config: ModelConfig, device: str, *, four_bit: bool = False) -> Any:
@@ -118,13 +132,13 @@ def load_base(config: ModelConfig, device: str, *, four_bit: bool = False) -> An
 
     check_architecture(config, _published(config))  # before gigabytes are downloaded
     folder = _folder(config, (CONFIG, *WEIGHT_FILES))
+    refuse_quantised(config.name, folder)
     quantised = _four_bit(getattr(torch, config.dtype), device) if four_bit else {}
     try:
         model, found = AutoModelForCausalLM.from_pretrained(
             folder,
             **quantised,
             dtype=getattr(torch, config.dtype),
-            attn_implementation="sdpa",
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,
@@ -138,6 +152,13 @@ def load_base(config: ModelConfig, device: str, *, four_bit: bool = False) -> An
         # transformers would fill them with random numbers and only warn.
         missing = ", ".join(sorted(found["missing_keys"]))
         raise UserError(f"model {config.name}: {folder} lacks the weights {missing}")
+    if found["unexpected_keys"]:  # but those that transformers itself declares harmless
+        raise UserError(
+            f"model {config.name}: {folder} has weights that {type(model).__name__} has no place "
+            f"for: {listed(sorted(found['unexpected_keys']))}; without them it is another model. "
+            f"Is {CONFIG} that of these weights?"
+        )
+    _say_attention(config, model)
     model.config.use_cache = False  # training never continues a text
     if config.lm_head == "untie":
         untie(model)
@@ -145,6 +166,16 @@ def load_base(config: ModelConfig, device: str, *, four_bit: bool = False) -> An
         _check_four_bit(model, config)
         return model
     return model.to(device)
+
+
+def _say_attention(config: ModelConfig, model: Any) -> None:
+    """transformers takes SDPA wherever an architecture has it."""
+    if (found := model.config._attn_implementation) != "sdpa":
+        log.info(
+            "model %s: %s has no SDPA attention in transformers; %s is used, which is slower and "
+            "takes memory with the square of a row's length",
+            *(config.name, type(model).__name__, found),
+        )
 
 
 def _four_bit(dtype: Any, device: str) -> dict[str, Any]:

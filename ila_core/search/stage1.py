@@ -22,6 +22,8 @@ class Stage1Result(FrozenResult):
 
     seed: int
     losses: list[float]
+    guessing: float | None = None
+    """The loss of guessing: a first loss far above it is that of another model's tokenizer."""
     steps: int
     planned_steps: int
     stable: bool

@@ -233,7 +233,7 @@ def attention_without_output(request: Request) -> Choice:
     """ATT2 of Table 1: query, key and value projections."""
 
     def wanted(layer: Layer) -> bool:
-        return _part(layer) == "attention" and layer.type not in _OUTPUT_PROJECTIONS
+        return _part(layer) == "attention" and not layer.name.endswith(_OUTPUT_PROJECTIONS)
 
     return _component(request, wanted, "query, key and value")
 
@@ -297,7 +297,7 @@ def _freeze_up_to(budget: int, shuffled: Sequence[str], cost: Mapping[str, int])
     return frozen
 
 
-_OUTPUT_PROJECTIONS = ("o_proj", "out_proj", "dense", "c_proj", "wo")
+_OUTPUT_PROJECTIONS = (".o_proj", ".out_proj", ".dense", ".c_proj", ".wo")
 """Output projections of attention in the architectures of transformers."""
 
 

@@ -6,6 +6,7 @@ the whole step, so the layout moves it by rounding only (and by other dropout ma
 """
 
 import json
+import logging
 import math
 import sys
 import time
@@ -52,6 +53,8 @@ from ila_core.train.optimizer import MakeOptimizer, adamw
 from ila_core.train.recompute import recomputing_activations
 from ila_core.train.stability import ceiling_steps, is_stable
 
+log = logging.getLogger("ila")
+
 # Plain `constant` of transformers leaves out the warm-up without a word.
 _SHAPES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 
@@ -79,6 +82,8 @@ class TrainRuntime:
 class TrainResult(FrozenResult):
     losses: list[float]
     """Mean token loss of every step, in nats."""
+    guessing: float | None = None
+    """The loss of guessing, ln of the vocabulary's size."""
     steps: int
     planned_steps: int
     stable: bool | None
@@ -189,6 +194,7 @@ def train(
             trainer.accelerator.free_memory()
     return TrainResult(
         losses=journal.losses,
+        guessing=trainer.guessing,
         steps=len(journal.losses),
         planned_steps=planned,
         stable=journal.stable,
@@ -235,7 +241,8 @@ class _Trainer(Trainer):  # type: ignore[misc]
         self.allocations = Allocations()
         self._counted: int | None = None
         self._token_loss = TokenLoss(self.model)
-        self._token_loss.check_packing()
+        self.guessing = math.log(self._token_loss.vocabulary)
+        self._token_loss.keeps_apart()
         self.step_loss = torch.zeros(())
 
     def get_train_dataloader(self) -> DataLoader[dict[str, Any]]:
@@ -355,6 +362,12 @@ class _Journal(TrainerCallback):  # type: ignore[misc]
         if not math.isfinite(loss):
             raise Diverged(self._broken(loss, step))
         self.losses.append(loss)
+        if step == 1 and loss > self._trainer.guessing + 1:
+            log.warning(
+                "the first loss is %.2f nats, and guessing any token costs %.2f: is the tokenizer "
+                "that of this model, and are its weights whole?",
+                *(loss, self._trainer.guessing),
+            )
         self._bar.update()
         if self._on_metrics is not None:
             progress = step / self._most

@@ -161,7 +161,8 @@ class _Lora(torch.autograd.Function):
         mask = None if mask is None else packed_bits(mask)
         save_for_backward(ctx, u, scale, weight, a, b, given, mask)
         ctx.rescale = 1 / (1 - dropout)
-        return out.view(*x.shape[:-1], b.shape[0])
+        # As no view: Falcon adds to its attention's output in place, which autograd forbids of one.
+        return cast(Tensor, torch.ops.aten._unsafe_view(out, [*x.shape[:-1], b.shape[0]]))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:

@@ -5,11 +5,15 @@ which TRL's fused loss would skip) is called on the selected positions, chunk by
 each chunk is differentiated at once, down to the body's output, and the body at last: nothing is
 computed twice, and nothing as wide as the vocabulary is alive while the body runs backward.
 
+What a model does to its logits after `lm_head`, a scale or a soft cap, is measured and done here.
+Conversations that share a row are given a row each where the model does not keep them apart.
+
     >>> token_loss = TokenLoss(model)
     >>> nll, row = token_loss(batch)         # one loss and one row number per target, no gradient
     >>> token_loss.backward(batch, 512)      # sum of the losses / 512; gradients are in `.grad`
 """
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast
@@ -20,6 +24,11 @@ from torch.nn.functional import pad
 
 from ila_core.data.batches import IGNORED
 from ila_core.errors import CheckError
+from ila_core.models.layers import language_model
+from ila_core.models.packing import alone, leak
+from ila_core.models.tail import Tail, tail_of
+
+log = logging.getLogger("ila")
 
 LOGITS_PER_CHUNK = 2**25
 """Most float logits alive at a time: 128 MiB."""
@@ -53,22 +62,30 @@ class TokenLoss:
             several chunks.
 
     Raises:
-        CheckError: the model scales or caps its logits after `lm_head(body(x))`.
+        CheckError: the model does more to its logits than to scale and to cap them.
     """
 
     def __init__(self, model: nn.Module, *, logits_per_chunk: int = LOGITS_PER_CHUNK) -> None:
         causal: Any = getattr(model, "get_base_model", lambda: model)()
         self._causal = causal
-        self._body: nn.Module = causal.base_model
+        self._body: nn.Module = language_model(causal) or causal.base_model
         self._head: nn.Module = causal.get_output_embeddings()
-        self._chunk = positions_per_chunk(self._checked_vocabulary(), logits_per_chunk)
+        self._tail = self._measured_tail()
+        self.vocabulary = self._checked_vocabulary()
+        self._chunk = positions_per_chunk(self.vocabulary, logits_per_chunk)
+        self._packs: bool | None = None
+        self._cost_said = False
 
     @torch.no_grad()
     def __call__(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return loss (targets,) in nats, float32 or wider, and its batch row (targets,)."""
-        hidden, targets, positions = self._run(batch)
-        log_p = self.log_p(hidden.flatten(0, 1)[positions], targets[positions])
-        return -log_p, positions // hidden.shape[1]
+        losses, rows = [], []
+        for part, row_of in self._parts(batch):
+            hidden, targets, positions = self._run(part)
+            losses.append(-self.log_p(hidden.flatten(0, 1)[positions], targets[positions]))
+            row = positions // hidden.shape[1]
+            rows.append(row if row_of is None else row_of[row])
+        return torch.cat(losses), torch.cat(rows)
 
     @torch.no_grad()
     def log_p(self, states: Tensor, targets: Tensor) -> Tensor:
@@ -77,7 +94,7 @@ class TokenLoss:
             torch.split(states, self._chunk), torch.split(targets, self._chunk), strict=True
         )
         return torch.cat(
-            [_log_softmax(self._head(s)).gather(1, t[:, None])[:, 0] for s, t in parts]
+            [_log_softmax(self._logits(s)).gather(1, t[:, None])[:, 0] for s, t in parts]
         )
 
     def states(self, **inputs: Any) -> Tensor:
@@ -98,13 +115,18 @@ class TokenLoss:
         Raises:
             RuntimeError: nothing in the model requires a gradient.
         """
+        parts = [self._backward(part, divisor) for part, _ in self._parts(batch)]
+        return torch.stack(parts).sum() / divisor
+
+    def _backward(self, batch: dict[str, Tensor], divisor: int) -> Tensor:
+        """Add the gradients of the summed loss / `divisor`; return the summed loss, 0-d."""
         hidden, targets, positions = self._run(batch)
         output = hidden.detach().flatten(0, 1)
         gradient = torch.zeros_like(output)
         losses = []
         for part in torch.split(positions, self._chunk):
             leaf = output[part].requires_grad_(hidden.requires_grad)
-            logits = self._head(leaf)
+            logits = self._logits(leaf)
             # d(-log p_t) / d logits = softmax - onehot(t), made in place of log p: two tensors of
             # this size are alive where autograd's own cross entropy has three.
             log_p = _log_softmax(logits.detach())
@@ -117,35 +139,42 @@ class TokenLoss:
             del leaf, logits, log_p  # or the last chunk's live on while the body runs backward
         if hidden.requires_grad:
             torch.autograd.backward(hidden, gradient.view_as(hidden))
-        return torch.stack(losses).sum() / divisor
+        return torch.stack(losses).sum()
 
-    @torch.no_grad()
-    def check_packing(self) -> None:
-        """Compare two short documents that share a row with each of them alone.
+    def keeps_apart(self) -> bool:
+        """Whether conversations that share a row are kept apart; measured once, in float32."""
+        if self._packs is None:
+            ids = self._causal.get_input_embeddings().num_embeddings
+            with eval_mode(self._causal):
+                reason = leak(self._body, self.states, ids, self.device)
+            self._packs = reason is None
+            if reason is not None:
+                log.warning(
+                    "%s does not keep apart conversations that share a row (%s): each gets a row "
+                    "of its own, which takes longer",
+                    *(type(self._causal).__name__, reason),
+                )
+        return self._packs
 
-        Raises:
-            CheckError: a document's hidden states depend on what stands before it in its row.
-        """
-        a, b = (torch.arange(n, device=self.device) for n in (5, 4))
-        # Two rows: transformers' FlashAttention finds packed documents in a single row only.
-        both = torch.stack([torch.cat([a, b]), torch.cat([b, a])])
-        with eval_mode(self._causal):
-            alone = self.states(input_ids=a[None])[0]  # b is its beginning, and comes out so too
-            packed = self.states(input_ids=both, position_ids=both)
-        parts = [packed[0, :5], packed[0, 5:], packed[1, :4], packed[1, 4:]]
-        difference = torch.cat(parts) - torch.cat([alone, alone[:4], alone[:4], alone])
-        # Rounding, or what a neighbour does: the two are orders of magnitude apart.
-        device = self.device.type
-        autocast = torch.is_autocast_enabled(device)
-        computed_in = torch.get_autocast_dtype(device) if autocast else alone.dtype
-        allowed = max(1e-3, 8 * torch.finfo(computed_in).eps)
-        found = (difference.norm() / torch.cat(parts).norm()).item()
-        if found > allowed:
-            raise CheckError(
-                f"{type(self._causal).__name__} does not keep apart conversations that share a row "
-                f"(hidden states move by {found:.1g}, {allowed:.1g} is allowed); use a model and "
-                "an attention implementation that heed restarting position_ids, such as sdpa"
+    def _parts(self, batch: dict[str, Tensor]) -> Iterator[tuple[dict[str, Tensor], Tensor | None]]:
+        """Yield the batch, or where packing leaks its conversations, each with its batch row."""
+        if "position_ids" not in batch or self.keeps_apart():
+            yield batch, None
+            return
+        parts = list(alone(batch))
+        if not self._cost_said:
+            self._cost_said = True
+            tokens = sum(part["input_ids"].numel() for part, _ in parts)
+            log.info(
+                "a packed batch of %d tokens is read as %d conversations: %d tokens with padding, "
+                "in %d passes",
+                batch["input_ids"].numel(),
+                *(sum(len(rows) for _, rows in parts), tokens, len(parts)),
             )
+        yield from parts
+
+    def _logits(self, states: Tensor) -> Tensor:
+        return self._tail(self._head(states))
 
     def _run(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Return hidden (batch, length, d), next tokens (batch * length,), positions (targets,)."""
@@ -154,18 +183,28 @@ class TokenLoss:
         return hidden, targets, (targets != IGNORED).nonzero()[:, 0]
 
     @torch.no_grad()
+    def _measured_tail(self) -> Tail:
+        ids = torch.arange(4, device=self.device)[None]
+        with eval_mode(self._causal):
+            return tail_of(
+                lambda: self._causal(input_ids=ids, use_cache=False).logits,
+                self._head,
+                type(self._causal).__name__,
+            )
+
+    @torch.no_grad()
     def _checked_vocabulary(self) -> int:
         """Return the vocabulary size; compares our logits with the model's own on a few tokens."""
         causal = self._causal
         ids = torch.arange(4, device=self.device)[None]
         with eval_mode(causal):
             own = causal(input_ids=ids, use_cache=False).logits
-            ours = self._head(self.states(input_ids=ids))
+            ours = self._logits(self.states(input_ids=ids))
         if not torch.allclose(own.float(), ours.float(), rtol=1e-3, atol=1e-4, equal_nan=True):
             raise CheckError(
-                f"{type(causal).__name__} changes its logits after lm_head (largest difference "
-                f"{(own - ours).abs().max().item():.3g}), which the chunked loss would leave out; "
-                "use a model whose logits are lm_head(body(x))"
+                f"{type(causal).__name__} has other logits than lm_head(body(x)) (by up to "
+                f"{(own - ours).abs().max().item():.3g}), scaled or capped as it does, and the "
+                "chunked loss would be another; use a model whose logits are that"
             )
         return int(own.shape[-1])
 

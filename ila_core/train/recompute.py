@@ -10,9 +10,11 @@ arithmetic to the bit. Gradients do too, except that the path through a norm and
 may be added in another order.
 """
 
+import inspect
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from types import SimpleNamespace
 from typing import Any, cast
 from weakref import ReferenceType, ref
@@ -22,6 +24,12 @@ from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge, saved_tensors_hooks
 from transformers.activations import GELUActivation, GELUTanh, SiLUActivation
 
+from ila_core.errors import first_line
+
+log = logging.getLogger("ila")
+
+_FOREIGN = (TypeError, ValueError, RuntimeError, LookupError)
+"""What a forward that is no gated unit's raises when it is tried as one."""
 # Activations whose own backward saves their input: the input then serves both.
 _ACTIVATIONS = (nn.SiLU, nn.GELU, SiLUActivation, GELUActivation, GELUTanh)
 
@@ -128,7 +136,8 @@ def saved_tensors(ctx: Any) -> list[Any]:
 
 
 def _is_norm(module: nn.Module) -> bool:
-    return type(module).__name__.endswith(("RMSNorm", "LayerNorm"))
+    named = type(module).__name__.endswith(("RMSNorm", "LayerNorm"))
+    return named and len(inspect.signature(type(module).forward).parameters) == 2
 
 
 def _norm(module: nn.Module, x: Tensor) -> Tensor:
@@ -140,9 +149,10 @@ def _norm(module: nn.Module, x: Tensor) -> Tensor:
 def _is_gated_unit(module: nn.Module) -> bool:
     act = getattr(module, "act_fn", None)
     known = type(act) in _ACTIVATIONS and not getattr(act, "inplace", False)
-    return known and _computes_gated(type(module))
+    return known and _computes_gated(type(module))  # type: ignore[arg-type]  # classes hash
 
 
+@cache
 def _computes_gated(kind: type[nn.Module]) -> bool:
     """Whether `kind` computes down(act(gate(x)) * up(x)): tried with functions for its layers."""
     numbers = SimpleNamespace(
@@ -156,7 +166,15 @@ def _computes_gated(kind: type[nn.Module]) -> bool:
         found = kind.forward(numbers, x)
     except AttributeError:  # it has other parts
         return False
-    return torch.equal(found, torch.tanh(2 * x + 1) * (x - 3) / 7)
+    except _FOREIGN as error:  # it is called otherwise, or does more: its own forward then runs
+        log.info(
+            "%s keeps its own forward: what it computes between its layers is saved, as it is no "
+            "gated unit (%s)",
+            *(kind.__name__, first_line(error)),
+        )
+        return False
+    expected = torch.tanh(2 * x + 1) * (x - 3) / 7
+    return isinstance(found, Tensor) and torch.equal(found, expected)
 
 
 def _gated_unit(mlp: Any, x: Tensor) -> Tensor:

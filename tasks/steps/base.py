@@ -37,11 +37,16 @@ class Base:
         return self.config.name if self.config.local else self.config.source
 
     def identify(self, *model_fields: str, **identity: object) -> dict[str, object] | Unknown:
-        """Return a step's identity: the model's files, these of its settings, and `identity`."""
+        """Return a step's identity: the model's files, these of its settings, and `identity`.
+
+        `exclude` goes with `lm_head`: both decide which layers there are.
+        """
         for value in (self.files, *identity.values()):
             if isinstance(value, Unknown):
                 return value
         settings = {field: getattr(self.config, field) for field in model_fields}
+        if "lm_head" in settings and self.config.exclude:
+            settings["exclude"] = self.config.exclude
         return {"model": {"files": self.files, **settings}, **identity}
 
     def load(self, runtime: RuntimeConfig, *, four_bit: bool = False) -> PreTrainedModel:

@@ -15,6 +15,7 @@ VERSION = 1
 
 def prepare(base: Base, dataset: DatasetConfig, data: DataConfig, lock: Lock) -> Step:
     """Describe the preparation of `dataset` with this model's tokenizer and chat template."""
+    lock.check_length(base.config, data.max_length)
     return Step(
         "prepare",
         label=f"prepare {dataset.name}",

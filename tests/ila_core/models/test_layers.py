@@ -10,6 +10,7 @@ from ila_core.config import ModelConfig
 from ila_core.errors import UserError
 from ila_core.models.layers import (
     architecture_config,
+    examine,
     find_layers,
     fingerprint,
     layers_of,
@@ -30,7 +31,27 @@ GPT2 = {"model_type": "gpt2", "n_layer": 1, "n_embd": 8, "n_head": 2, "vocab_siz
 T5 = {"model_type": "t5", "num_layers": 1, "d_model": 8}
 
 
-def model(architecture: dict[str, Any] | None = None, lm_head: str = "adapt") -> ModelConfig:
+MIXTRAL = LLAMA | {"model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2}
+GPT_BIGCODE = {
+    "model_type": "gpt_bigcode", "n_layer": 2, "n_embd": 16, "n_head": 2, "vocab_size": 32,
+}  # fmt: skip
+GEMMA3 = {
+    "model_type": "gemma3",
+    "text_config": {
+        "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8,
+    },
+    "vision_config": {
+        "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "image_size": 28, "patch_size": 14,
+    },
+    "mm_tokens_per_image": 4,
+}  # fmt: skip
+
+
+def model(
+    architecture: dict[str, Any] | None = None, lm_head: str = "adapt", **fields: Any
+) -> ModelConfig:
     return ModelConfig.model_validate(
         {
             "name": "tiny",
@@ -38,6 +59,7 @@ def model(architecture: dict[str, Any] | None = None, lm_head: str = "adapt") ->
             "architecture": architecture or LLAMA,
             "dtype": "float32",
             "lm_head": lm_head,
+            **fields,
         }
     )
 
@@ -118,6 +140,79 @@ def test_the_fingerprint_is_names_and_shapes() -> None:
     assert ours != fingerprint(find_layers(model(lm_head="exclude")))
 
 
+def test_experts_that_are_no_linear_modules_are_counted_and_refused() -> None:
+    with pytest.raises(UserError) as caught:
+        find_layers(model(MIXTRAL))
+    # Attention, per block: q and o of 32 x 32, k and v of 16 x 32; the head; experts; router.
+    covered, experts, router = 2 * 3072 + 64 * 32, 2 * 4 * 3 * 48 * 32, 2 * 4 * 32
+    assert f"hold {covered / (covered + experts + router):.1%} of its matrix" in str(caught.value)
+    assert "model.layers.0.mlp.experts.gate_up_proj (12,288)" in str(caught.value)
+    assert "allow_uncovered: true" in str(caught.value)
+    found = examine(model(MIXTRAL, allow_uncovered=True))
+    assert found.share == pytest.approx(covered / (covered + experts + router))
+    assert len(found.layers) == 2 * 4 + 1 and "mlp.experts.down_proj" in found.outside
+
+
+def test_what_the_profile_excludes_is_not_counted_as_uncovered() -> None:
+    assert examine(model()).share == examine(model(lm_head="exclude")).share == 1
+    found = examine(model(exclude=["model.layers.0", r".*\.up_proj"]))
+    assert found.share == 1 and found.outside == ""
+    names = {layer.name for layer in found.layers}
+    assert len(names) == 6 + 1 and "model.layers.1.mlp.up_proj" not in names
+
+
+@pytest.mark.parametrize("entry", ["up_proj", "model.layers.7", "model.layers.0.mlp.up"])
+def test_an_exclusion_that_matches_nothing_is_refused(entry: str) -> None:
+    with pytest.raises(UserError, match=r"matches no layer; allowed are a module's full name"):
+        find_layers(model(exclude=[".*[.]q_proj", entry]))
+
+
+def test_an_exclusion_is_a_regular_expression() -> None:
+    with pytest.raises(ValueError, match="is no regular expression"):
+        model(exclude=["*.up_proj"])
+
+
+def test_only_the_language_model_of_a_wrapper_is_ranked() -> None:
+    found = examine(model(GEMMA3, "untie"))
+    assert {layer.name.split(".layers.")[0] for layer in found.layers} == {
+        "model.language_model", "lm_head",
+    }  # fmt: skip
+    assert len(found.layers) == 2 * 7 + 1 and found.share == 1
+
+
+def test_a_type_is_the_shortest_name_that_no_other_kind_has() -> None:
+    layers = find_layers(model(GPT_BIGCODE, "untie"))
+    assert [layer.type for layer in layers] == [
+        *["c_attn", "attn.c_proj", "c_fc", "mlp.c_proj"] * 2, "lm_head",
+    ]  # fmt: skip
+    assert len({(layer.type, layer.block) for layer in layers}) == len(layers)
+
+
+def test_a_field_that_transformers_does_not_declare_is_no_error() -> None:
+    qwen = LLAMA | {"model_type": "qwen3_moe", "head_dim": 16, "num_experts": 4}
+    assert find_layers(model(qwen, allow_uncovered=True))[0].shape == (64, 32)
+
+
+def test_layers_that_peft_does_not_adapt_are_refused() -> None:
+    qwen = LLAMA | {"model_type": "qwen3_moe", "head_dim": 8, "mlp_only_layers": [0, 1]}
+    with pytest.raises(
+        UserError, match=r"no adapter on model\.layers\.0\.mlp\.down_proj, .*`exclude:`"
+    ):
+        find_layers(model(qwen))
+    assert len(find_layers(model(qwen, exclude=[r".*\.mlp\..*"]))) == 2 * 4 + 1
+    mamba = {"model_type": "mamba", "vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 1}
+    with pytest.raises(UserError, match="'out_proj' is incompatible with Mamba-based models"):
+        find_layers(model(mamba, "untie", allow_uncovered=True))
+
+
+def test_a_linear_module_that_gives_no_tensor_is_no_layer() -> None:
+    phi = LLAMA | {"model_type": "phimoe", "num_local_experts": 4, "num_experts_per_tok": 2}
+    found = examine(model(phi, allow_uncovered=True))
+    assert {layer.type for layer in found.layers} == {
+        "q_proj", "k_proj", "v_proj", "o_proj", "lm_head",
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("architecture", "message"),
     [
@@ -126,7 +221,7 @@ def test_the_fingerprint_is_names_and_shapes() -> None:
         (LLAMA | {"hiden_size": 8}, "'hiden_size': did you mean 'hidden_size'"),
         (LLAMA | {"hidden_size": "wide"}, "'hidden_size' expected int, got str"),
         (LLAMA | {"num_attention_heads": 5}, "not a multiple of the number of attention heads"),
-        (GPT2, "blocks of model_type 'gpt2' have no linear layers"),
+        (GPT2, "blocks of model_type 'gpt2' have no linear layers .* Conv1D, which keeps a weight"),
         (T5, "a causal language model is needed"),
     ],
 )

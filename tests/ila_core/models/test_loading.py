@@ -20,6 +20,7 @@ from ila_core.models.loading import (
     model_files,
     model_files_digest,
 )
+from ila_core.resolve import Lock
 
 ARCHITECTURE: dict[str, Any] = {
     "model_type": "llama",
@@ -141,12 +142,91 @@ def test_a_different_architecture_is_an_error_that_names_every_field(folder: Pat
         load_base(config_for(folder, architecture=forgotten), "cpu")
 
 
-def test_a_pad_token_comes_from_the_profile_or_the_tokenizer(folder: Path) -> None:
+def test_a_pad_token_is_the_profiles_and_none_is_needed(folder: Path) -> None:
     assert load_tokenizer(config_for(folder)).pad_token == "<pad>"
-    with pytest.raises(UserError, match="there is no pad token"):
-        load_tokenizer(config_for(folder, pad_token=None))
+    assert load_tokenizer(config_for(folder, pad_token=None)).pad_token is None
     with pytest.raises(UserError, match="given '<pda>', which the tokenizer does not have"):
         load_tokenizer(config_for(folder, pad_token="<pda>"))
+
+
+def test_ids_beyond_the_embedding_are_refused_when_the_tokenizer_is_read(folder: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens([f"<more{i}>" for i in range(28)])
+    tokenizer.save_pretrained(folder)
+    assert max(load_tokenizer(config_for(folder)).get_vocab().values()) == 31
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(UserError, match=r"'\[PAD\]' \(32\), and .* rows for the ids 0 to 31 only"):
+        load_tokenizer(config_for(folder, pad_token=None))
+
+
+def test_an_architecture_without_sdpa_is_loaded_with_eager_attention_and_said(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    bloom = {
+        "model_type": "bloom", "vocab_size": 32, "hidden_size": 16, "n_layer": 1, "n_head": 2,
+        "tie_word_embeddings": True,
+    }  # fmt: skip
+    config = config_for(folder, architecture=bloom)
+    with caplog.at_level("INFO", "ila"):
+        load_base(config_for(folder), "cpu")
+        assert not caplog.records
+        AutoModelForCausalLM.from_config(architecture_config(config)).save_pretrained(folder)
+        assert load_base(config, "cpu").config._attn_implementation == "eager"
+    assert "BloomForCausalLM has no SDPA attention" in caplog.text
+
+
+QUANTISED: dict[str, dict[str, Any]] = {
+    "bitsandbytes in 4 bits": {"quant_method": "bitsandbytes", "load_in_4bit": True},
+    **{name: {"quant_method": name} for name in ("fp8", "gptq", "mxfp4", "compressed-tensors")},
+}
+
+
+@pytest.mark.parametrize("method", QUANTISED)
+def test_quantised_weights_are_refused_by_name_in_plan(method: str, folder: Path) -> None:
+    fields = json.loads((folder / "config.json").read_text())
+    fields["quantization_config"] = QUANTISED[method]
+    (folder / "config.json").write_text(json.dumps(fields))
+    with pytest.raises(UserError, match=f"says that they are: {method}.* the method qlora"):
+        Lock(folder.parent / "home", online=False).model(config_for(folder))
+    with pytest.raises(UserError, match=f"says that they are: {method}"):
+        load_base(config_for(folder), "cpu")
+
+
+def test_eight_bit_weights_without_their_scales_are_refused_in_plan(folder: Path) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    lock, file = Lock(folder.parent / "home", online=False), folder / "model.safetensors"
+    assert "files" in lock.model(config_for(folder))  # type: ignore[operator]
+    tensors = load_file(file)
+    name = "model.layers.1.mlp.up_proj.weight"
+    tensors[name] = tensors[name].to(torch.float8_e4m3fn)
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(UserError, match=rf"{name} in model.safetensors has type F8_E4M3"):
+        lock.model(config_for(folder))
+
+
+def test_float16_is_refused_with_the_reason(folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"float16 needs loss scaling, .* allowed: bfloat16"):
+        config_for(folder, dtype="float16")
+
+
+def test_rows_longer_than_the_models_positions_are_refused_in_plan(tmp_path: Path) -> None:
+    lock = Lock(tmp_path, online=False)
+    lock.check_length(config_for("acme/tiny"), 64)
+    with pytest.raises(UserError, match=r"max_length: given 65, .* tiny has 64 positions"):
+        lock.check_length(config_for("acme/tiny"), 65)
+    rope = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+    longer = ARCHITECTURE | {"rope_parameters": rope | {"rope_theta": 1e4}}
+    del longer["rope_theta"]
+    lock.check_length(config_for("acme/tiny", architecture=longer), 256)
+    bloom = {"model_type": "bloom", "vocab_size": 32, "hidden_size": 16, "n_layer": 1, "n_head": 2}
+    lock.check_length(config_for("acme/tiny", architecture=bloom), 10**6)  # it has no limit
 
 
 def _without_weights(folder: Path) -> None:
@@ -166,6 +246,15 @@ def _without_a_tensor(folder: Path) -> None:
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
+def _with_a_tensor_more(folder: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.layers.1.mlp.up_proj.bias"] = tensors["model.norm.weight"].clone()
+    tensors["model.layers.1.self_attn.rotary_emb.inv_freq"] = tensors["model.norm.weight"].clone()
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
 def _bad_config(folder: Path) -> None:
     (folder / "config.json").write_text("{")
 
@@ -181,6 +270,7 @@ def _unknown_config(folder: Path) -> None:
         (_without_weights, r"has no model\*\.safetensors"),
         (_cut_weights, "weights cannot be read from"),
         (_without_a_tensor, r"lacks the weights model\.layers\.1\.mlp\.up_proj\.weight"),
+        (_with_a_tensor_more, r"has no place for: model\.layers\.1\.mlp\.up_proj\.bias; without"),
         (_bad_config, "is not a model configuration"),
         (_unknown_config, "is not a model configuration"),
     ],

@@ -68,6 +68,18 @@ def test_nan_names_the_step():
         run(model)
 
 
+def test_a_first_loss_far_above_guessing_is_said(caplog):
+    result = run()
+    assert result.guessing == pytest.approx(math.log(tiny.VOCABULARY)) and not caplog.records
+    wrong = tiny.model()
+    with torch.no_grad():
+        wrong.lm_head.weight.mul_(50)  # sure of tokens that do not come
+    result = run(wrong)
+    assert result.losses[0] > result.guessing + 1
+    (said,) = caplog.messages
+    assert f"first loss is {result.losses[0]:.2f} nats, and guessing any token costs 4.16" in said
+
+
 def test_an_optimizer_can_be_given():
     model = tiny.model()
     before = model.lm_head.weight.detach().clone()

@@ -180,6 +180,41 @@ def test_a_forecast_on_the_meta_device_counts_what_is_kept():
             assert block.mlp(block.post_attention_layernorm(x)).requires_grad
 
 
+class Foreign(nn.Module):
+    """It has an activation as a gated unit has, and is called otherwise."""
+
+    def __init__(self):
+        super().__init__()
+        self.gate_proj, self.up_proj, self.down_proj = (nn.Linear(8, 8) for _ in range(3))
+        self.act_fn = nn.SiLU()
+
+    def forward(self, x, scale):
+        return self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x)) * scale
+
+
+def test_a_forward_that_is_called_otherwise_runs_itself_and_is_said_once(caplog):
+    model, x = nn.Sequential(Foreign(), Foreign()), torch.randn(3, 8)
+    expected = model[1](model[0](x, 2), 3)
+    with caplog.at_level("INFO", "ila"):
+        for _ in range(2):
+            with recomputing_activations(model):
+                assert torch.equal(model[1](model[0](x, 2), 3), expected)
+    (said,) = caplog.messages
+    assert said.startswith("Foreign keeps its own forward")
+
+
+class GatedLayerNorm(nn.LayerNorm):
+    def forward(self, x, gate):
+        return super().forward(x) * gate
+
+
+def test_a_norm_with_more_inputs_runs_itself():
+    model, x = nn.Sequential(GatedLayerNorm(8)), torch.randn(3, 8)
+    expected = model[0](x, x)
+    with recomputing_activations(model):
+        assert torch.equal(model[0](x, x), expected)
+
+
 def test_a_model_comes_back_as_it_was_and_blocks_may_stand_within_one_another():
     model = trained()
     with less(model):

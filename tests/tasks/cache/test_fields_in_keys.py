@@ -26,6 +26,7 @@ BASE = ROOT / "ila_core" / "demo" / "base"
 
 REPORT_ALONE = {
     **dict.fromkeys(("name", "description", "model.notes", "sources"), "for people"),
+    "model.allow_uncovered": "whether it is refused; the layers are the same",
     "model.related": "which other models' rankings fit: hashed where one is given",
     "datasets.revision": "the rows are hashed, wherever they come from",
     "datasets.licence": "shown beside the result",
@@ -164,6 +165,7 @@ def candidates(leaf, value, annotation, folder):
     """Other values that the field may take; what is not allowed validation says."""
     given = {
         "model.architecture": {**value, "rms_norm_eps": 1e-5} if isinstance(value, dict) else None,
+        "model.exclude": ["model.layers.0"],
         "model.related": {"mistral-7b": "instruct"},
         "model.revision": "b" * 40,
         "sources": {"data": "ours"},

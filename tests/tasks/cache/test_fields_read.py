@@ -47,6 +47,8 @@ PLANNING_ALONE = {
     "evaluate.benchmarks": "which evaluations there are",
     "finetune.lora.epochs": "its length here is in steps; the other methods' are in epochs",
     "finetune.tune": "which trainings there are: each is handed a schedule of its own",
+    "model.allow_uncovered": "whether the model is refused",
+    "model.exclude": "which layers there are",
     "search.control.seeds": "which controls there are",
     "search.evidence.scorers": "which scores and curves there are",
 }
