@@ -49,7 +49,7 @@ lint: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[quant,eval,servers,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[servers,dev]'
 	touch $@
 
 clean:

@@ -34,8 +34,9 @@ from transformers import TrainerCallback, TrainerState
 
 from ila_core.config import Frozen
 from ila_core.config.load import load_profile
-from ila_core.data import load_dataset
+from ila_core.data import Dataset
 from ila_core.data.batches import Row, planned_steps
+from ila_core.data.chat_template import Renderer
 from ila_core.data.tokenize import prepare
 from ila_core.errors import CheckError, listed
 from ila_core.models.loading import load_base, load_tokenizer
@@ -189,9 +190,8 @@ def main() -> None:
     profile = load_profile(name)
     schedule, settings = profile.search.schedules[dataset], profile.search.stage1
     rows = prepare(
-        load_dataset(profile.dataset(dataset), None),
-        load_tokenizer(profile.model),
-        profile.model.template,
+        Dataset(profile.dataset(dataset), None),
+        Renderer(load_tokenizer(profile.model), profile.model.template),
         profile.data,
         dataset=dataset,
     ).splits

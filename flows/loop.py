@@ -12,7 +12,6 @@ from flows.plan.references import resolve
 from ila_core.config import Profile, RuntimeConfig
 from ila_core.errors import CheckError, UserError, first_line
 from ila_core.resolve import Lock
-from tasks.cache.step import in_order
 from tasks.cache.step_run import StepRun
 from tasks.cache.store import Store
 from tasks.run.execute import Handle, look_up
@@ -43,7 +42,7 @@ def run_loop(
     given = resolve(ranking) if ranking else None
     pipeline = ila_pipeline(profile, Lock(runtime.home, online=True), given)
     store = Store(runtime, profile.model.name)
-    steps = in_order(*pipeline.targets(until))
+    steps = pipeline.steps(until)
     runs: dict[str, StepRun] = {}
     failures: list[Exception] = []
     for step in steps:

@@ -13,7 +13,7 @@ from ila_core.errors import unknown_name
 from ila_core.resolve import Lock
 from ila_core.search.ranking_fit import fit
 from ila_core.search.ranking_reference import ResolvedRanking
-from tasks.cache.step import Step
+from tasks.cache.step import Step, in_order
 from tasks.steps.base import Base
 from tasks.steps.data.prepare import prepare
 from tasks.steps.evaluate.report import report
@@ -81,6 +81,13 @@ class Pipeline(NamedTuple):
         for arms in self.tables([name for name in wanted if name in TABLES]).values():
             steps += arms.steps
         return tuple(steps)
+
+    def steps(self, until: str) -> list[Step]:
+        """All that `targets` need, inputs before users.
+
+        The datasets' rows come first: what is wrong with one is said before anything is trained.
+        """
+        return sorted(in_order(*self.targets(until)), key=lambda step: step.name != "prepare")
 
     @property
     def trials(self) -> tuple[Trial, ...]:

@@ -16,7 +16,7 @@ from ila_core.errors import CheckError, UserError, first_line
 from ila_core.resolve import Lock
 from ila_core.search.ranking_reference import ResolvedRanking
 from tasks.cache.lookup import hits
-from tasks.cache.step import Step, in_order
+from tasks.cache.step import Step
 from tasks.cache.step_run import StepRun
 from tasks.cache.store import Store
 from tasks.run.child import SubprocessSpec
@@ -75,7 +75,7 @@ def _pipeline(
     subprocess = _subprocess_spec(profile, until, found, runtime.jobs) if runtime.jobs else None
     handles = [
         Handle(step, store, runtime, subprocess=subprocess, refresh=refresh.get(str(step.key)))
-        for step in in_order(*pipeline.targets(until))
+        for step in pipeline.steps(until)
     ]
     steps = [handle.step for handle in handles]
     try:

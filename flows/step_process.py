@@ -13,7 +13,6 @@ from flows.pipeline import ila_pipeline
 from ila_core.config import Profile, RuntimeConfig
 from ila_core.errors import CheckError
 from ila_core.resolve import Lock
-from tasks.cache.step import in_order
 from tasks.run.supervise import end_with_parent
 
 
@@ -47,7 +46,7 @@ def _compute(request: dict[str, Any]) -> None:
     profile = Profile.model_validate(request["profile"])
     ranking = resolve(request["ranking"]) if request["ranking"] else None
     pipeline = ila_pipeline(profile, Lock(runtime.home, online=True), ranking)
-    steps = {step.key: step for step in in_order(*pipeline.targets(request["until"]))}
+    steps = {step.key: step for step in pipeline.steps(request["until"])}
     if request["key"] not in steps:
         raise CheckError("the data or the base model changed meanwhile; run the same command again")
     store = Store(runtime, profile.model.name)

@@ -13,7 +13,7 @@ from ila_core.errors import UserError, first_line
 Kind = Literal["dataset", "model"]
 
 _INSTEAD = {
-    "dataset": "set the dataset's `path:` to a local copy (.jsonl, .json or .parquet)",
+    "dataset": "set the dataset's `source:` to a local copy",
     "model": "set the model profile's `source:` to a local folder",
 }
 
@@ -25,7 +25,7 @@ def fetch(repo: str, patterns: Sequence[str], revision: str | None, *, kind: Kin
     """
     from huggingface_hub import snapshot_download
 
-    with _explained(repo, revision, kind):
+    with explained(repo, revision, kind):
         return Path(
             snapshot_download(
                 repo, repo_type=kind, revision=revision, allow_patterns=list(patterns)
@@ -37,14 +37,14 @@ def current_commit(repo: str, *, kind: Kind) -> str:
     """The commit that `repo`'s default branch is at now."""
     from huggingface_hub import HfApi
 
-    with _explained(repo, None, kind):
+    with explained(repo, None, kind):
         sha = HfApi().repo_info(repo, repo_type=kind).sha
     assert sha is not None, f"the hub gave no commit for {repo}"
     return sha
 
 
 @contextmanager
-def _explained(repo: str, revision: str | None, kind: Kind) -> Iterator[None]:
+def explained(repo: str, revision: str | None, kind: Kind) -> Iterator[None]:
     """Turn what can go wrong between us and the hub into one message.
 
     Errors of this machine, such as a full disk, pass through as they are.

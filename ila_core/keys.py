@@ -41,9 +41,8 @@ def file_digest(path: Path) -> str:
 
 
 def _plain(value: Any) -> Any:
-    # A field at its default is left out: a new option at its default must not change old keys.
-    if isinstance(value, BaseModel):
-        return _plain(value.model_dump(exclude_defaults=True))
+    if isinstance(value, BaseModel):  # every field, written or default: a changed default counts
+        return _plain(value.model_dump())
     if isinstance(value, dict):
         for k in value:
             if not isinstance(k, str):

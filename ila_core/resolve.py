@@ -8,7 +8,7 @@ is valid for its revision only. What cannot be resolved offline is an `Unknown` 
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +16,8 @@ from typing import Any
 
 from ila_core import hub
 from ila_core.config import DatasetConfig, ModelConfig
-from ila_core.data import check_loader, content_digest, hub_revision, load_dataset
+from ila_core.data import Dataset
+from ila_core.data.sources import files_of, hub_revision, is_local, repo_of
 from ila_core.errors import UserError
 from ila_core.keys import digest_of, file_digest, key_of
 from ila_core.models.layers import UNCOVERED, Examined, Layer
@@ -26,7 +27,8 @@ from ila_core.models.quantised import refuse_quantised
 log = logging.getLogger("ila")
 
 # Raised when the same files would be read as something else: the old entries then miss.
-_DATASET, _MODEL, _LAYERS, _FILES = "dataset v1", "model v1", "layers v2", "files v1"
+_DATASET, _MODEL, _LAYERS, _FILES = "dataset v2", "model v2", "layers v2", "files v2"
+_ROWS = "rows v1"
 
 
 @dataclass(frozen=True)
@@ -53,28 +55,33 @@ class Lock:
         self._said: set[str] = set()
 
     def dataset(self, config: DatasetConfig) -> str | Unknown:
-        """Digest over the dataset's conversations, whichever way they are loaded."""
-        check_loader(config)
-        if config.path is not None:
-            path = Path(config.path).expanduser()
-            if not path.is_file():
-                raise UserError(
-                    f"dataset {config.name}: {config.path} is not a file; set the dataset's `path` "
-                    f"to one, or to null to load {config.loader} from the hub"
-                )
-            name = f"{_DATASET} {config.loader} {path.absolute()}"
-            return self._local(name, [path], lambda: content_digest(load_dataset(config, None)))
+        """Digest over the dataset's conversations, whichever way they are read."""
+        read = config.model_dump(exclude={"name", "revision", "licence", "stands_for"})
+        if is_local(config):
+            files = files_of(config, None)
+            name = f"{_DATASET} {Path.cwd()} {key_of(read)}"
+            return str(self._local(name, files, lambda: Dataset(config, None).read().digest()))
         revision = self._dataset_revision(config)
         if isinstance(revision, Unknown):
             return revision
-        return self._remote(
-            f"{_DATASET} {config.loader}@{revision}",
-            lambda: content_digest(load_dataset(config, revision)),
+        found = self._remote(
+            f"{_DATASET} {repo_of(config)}@{revision} {key_of(read)}",
+            lambda: Dataset(config, revision).read().digest(),
         )
+        return found if isinstance(found, Unknown) else str(found)
+
+    def rows(self, key: str) -> dict[str, Any] | None:
+        """The statistics of the rows that the step `key` prepares (`prepared.json`), if known."""
+        found: dict[str, Any] | None = self._read().get(f"{_ROWS} {key}")
+        return found
+
+    def keep_rows(self, key: str, statistics: Mapping[str, Any]) -> None:
+        """Remember what `rows` answers."""
+        self._write(f"{_ROWS} {key}", statistics)
 
     def dataset_revision(self, config: DatasetConfig) -> str | None:
-        """The hub commit that `dataset` resolved; `None` for a local file."""
-        if config.path is not None:
+        """The hub commit that the dataset resolved to; `None` for what is local."""
+        if is_local(config):
             return None
         revision = self._dataset_revision(config)
         assert isinstance(revision, str), "a step whose dataset is unknown cannot be computed"
@@ -82,7 +89,7 @@ class Lock:
 
     def _dataset_revision(self, config: DatasetConfig) -> str | Unknown:
         return self._revision(
-            f"dataset {config.loader}", config.revision, lambda: hub_revision(config)
+            f"dataset {repo_of(config)}", config.revision, lambda: hub_revision(config)
         )
 
     def hub_dataset(self, repo: str, revision: str | None) -> str | Unknown:

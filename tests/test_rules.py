@@ -1,7 +1,6 @@
 """The README's rules, as tests."""
 
 import ast
-import importlib
 import inspect
 import subprocess
 import sys
@@ -13,7 +12,6 @@ import pytest
 
 from benchmarks import counts
 from flows.pipeline import ila_pipeline
-from ila_core.data import DATASETS
 from ila_core.evaluate.benchmarks import BENCHMARKS
 from ila_core.export.formats import EXPORTERS
 from ila_core.search.scorers import SCORERS
@@ -85,11 +83,6 @@ def test_who_prints_and_who_exits():
 def test_every_file_of_an_extensible_folder_is_in_its_table(folder, table):
     files = {p.stem for p in (ROOT / "ila_core" / folder).glob("*.py")} - {"__init__"}
     assert files == set(table)
-
-
-def test_every_dataset_has_its_file():
-    for name in DATASETS:
-        importlib.import_module(f"ila_core.data.{name}")
 
 
 def test_every_step_can_be_computed():

@@ -76,7 +76,7 @@ def run_export(
         training,
         settings,
         _base(ranking, base, relation),
-        ranks=selection.ranks,
+        ranks=selection.lora_ranks,
         approximate=approximate,
     )
     exported = export(to, wanted)

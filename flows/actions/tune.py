@@ -13,7 +13,6 @@ from ila_core.errors import CheckError, UserError, unknown_name
 from ila_core.selection.tune import TrialResult, choose, trial_result
 from tasks.cache.lookup import hits, open_lookup
 from tasks.cache.payloads import MEASUREMENTS, fetch, read_json
-from tasks.cache.step import in_order
 from tasks.cache.step_run import StepRun
 
 
@@ -79,7 +78,7 @@ def _checked(profile: Profile) -> TuneConfig:
 
 
 def _cached(planned: ProfilePlan) -> Mapping[str, StepRun]:
-    steps = in_order(*planned.pipeline.targets("tune"))
+    steps = planned.pipeline.steps("tune")
     runtime = RuntimeConfig.from_env()
     return hits(steps, open_lookup(runtime, planned.profile.model.name))
 

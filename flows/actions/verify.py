@@ -68,7 +68,7 @@ def _of_path(path: Path, reference: str, asked: Asked, method: str, r: int) -> C
     # As for `export`: what a limit in parameters, and ranks by score, are counted by.
     lora = lora_settings({"r": r, "alpha": r, "dropout": 0})
     selection = choose(ranking, asked, lora, training_of(method))
-    train, ranks = selection.train, selection.ranks
+    train, ranks = selection.train, selection.lora_ranks
     if (path / WEIGHTS).exists():
         return read_adapter(path).check(str(path), ranking.layers, train, ranks)
     consumer, text = recognise(path)

@@ -77,11 +77,11 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Say what a run would do, and why: HIT, MISS, RUNNING or UNKNOWN. Nothing runs."""
-    from flows.results.profile_plan import plan_profile
+    from flows.results.profile_plan import plan_profile, rows_of_datasets
     from flows.views.run import show_plan
 
     planned = plan_profile(profile, overrides or [], rehash=rehash, until=until)
-    show_plan(planned, as_json=as_json)
+    show_plan(planned, rows_of_datasets(planned), as_json=as_json)
 
 
 @app.command()

@@ -14,14 +14,16 @@ from ila_core.config import RuntimeConfig
 from ila_core.errors import UserError
 from ila_core.models.loading import resolve_device
 
-_REQUIRED = ("torch", "transformers", "peft", "prefect", "mlflow")
-_OPTIONAL = {"bitsandbytes": "quant", "lm_eval": "eval"}
+_PACKAGES = (
+    *("torch", "transformers", "peft", "bitsandbytes", "datasets", "lm_eval"),
+    *("prefect", "mlflow"),
+)
 
 
 def examine() -> list[Check]:
     """Run all checks; a failed one does not stop the others."""
     runtime = RuntimeConfig.from_env()
-    checks = [_python(), *map(_package, _REQUIRED), *map(_package, _OPTIONAL)]
+    checks = [_python(), *map(_package, _PACKAGES)]
     here = (_device(runtime), _home(runtime), _checkpoints(runtime))
     return [*checks, *here, *servers.mlflow(runtime), *servers.prefect(), servers.hub()]
 
@@ -35,9 +37,6 @@ def _package(name: str) -> Check:
     try:
         return Check(name, "ok", version(name))
     except PackageNotFoundError:
-        if name in _OPTIONAL:
-            extra = _OPTIONAL[name]
-            return Check(name, "missing", "not installed", f"pip install 'ila[{extra}]'")
         return Check(name, "failed", "not installed", "pip install ila, or `make demo`")
 
 

@@ -45,7 +45,7 @@ def _run(profile: Profile, until: str, keys: set[str]) -> None:
 
     runtime = RuntimeConfig.from_env().model_copy(update={"progress": False})
     pipeline = ila_pipeline(profile, Lock(runtime.home, online=True))
-    wanted = [step for step in in_order(*pipeline.targets(until)) if step.key in keys]
+    wanted = [step for step in pipeline.steps(until) if step.key in keys]
     if {step.key for step in wanted} != keys:
         raise CheckError("the data or the base model changed meanwhile; run the same command again")
     run_here(in_order(*wanted), Store(runtime, profile.model.name), runtime)

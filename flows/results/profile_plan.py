@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from flows.pipeline import Pipeline, ila_pipeline
 from ila_core.config import Profile, RuntimeConfig
@@ -10,7 +11,7 @@ from ila_core.resolve import Lock
 from ila_core.search.ranking_reference import ResolvedRanking
 from tasks.cache.lookup import open_lookup
 from tasks.cache.plan import Planned, plan
-from tasks.cache.step import in_order
+from tasks.steps.data.prepare import statistics
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,16 @@ class ProfilePlan:
     steps: list[Planned]
     ranking: ResolvedRanking | None = None
     """The ranking that fine-tuning reads; `None`: the profile's own search."""
+
+
+def rows_of_datasets(planned: ProfilePlan) -> dict[str, dict[str, Any]]:
+    """Say what becomes of each dataset's rows (`prepared.json`), by trying where nobody has.
+
+    Raises:
+        UserError: a dataset or a chat template that preparing the rows would refuse.
+    """
+    steps = [p.step for p in planned.steps if p.step.name == "prepare" and p.step.key is not None]
+    return {step.given["dataset"].name: statistics(step) for step in steps}
 
 
 def plan_profile(
@@ -39,6 +50,5 @@ def plan_of(
     """Plan a loaded profile, optionally with a ranking that was made elsewhere (`resolve`)."""
     runtime = RuntimeConfig.from_env()
     pipeline = ila_pipeline(profile, Lock(runtime.home, online=online, rehash=rehash), ranking)
-    steps = in_order(*pipeline.targets(until))
-    known = plan(steps, open_lookup(runtime, profile.model.name))
+    known = plan(pipeline.steps(until), open_lookup(runtime, profile.model.name))
     return ProfilePlan(profile, pipeline, known, ranking)

@@ -17,6 +17,7 @@ from flows.results.profile_plan import ProfilePlan
 from flows.results.reproduction import Result
 from flows.views.printing import print_frame, print_json, print_table
 from ila_core.config import RuntimeConfig, SearchConfig
+from ila_core.data.counts import said_of
 from ila_core.selection.select import lora_parameters
 from tasks.cache.payloads import fetch
 from tasks.cache.plan import Planned
@@ -26,8 +27,10 @@ if TYPE_CHECKING:
     from ila_core.search.control import ControlResult
 
 
-def show_plan(planned: ProfilePlan, *, as_json: bool) -> None:
-    """Print every step's state, key and reason, then layers and trainable parameters."""
+def show_plan(
+    planned: ProfilePlan, rows: Mapping[str, Mapping[str, Any]], *, as_json: bool
+) -> None:
+    """Print every step's state, key and reason, then rows, layers and trainable parameters."""
     layers = planned.pipeline.base.layers
     r = planned.profile.search.stage1.lora.r
     facts = {
@@ -35,6 +38,7 @@ def show_plan(planned: ProfilePlan, *, as_json: bool) -> None:
         "base_model": planned.profile.model.name,
         "layers": len(layers),
         "lora_parameters_all_layers": lora_parameters(layers, r),
+        "datasets": rows,
         "steps": [
             {"step": p.step.label, "state": p.state, "key": p.step.key, "reason": p.reason}
             for p in planned.steps
@@ -42,8 +46,15 @@ def show_plan(planned: ProfilePlan, *, as_json: bool) -> None:
     }
     if as_json:
         return print_json(facts)
-    rows = [[p.state, p.step.label, p.step.key or "UNKNOWN", p.reason] for p in planned.steps]
-    print_table(["state", "step", "key", "why"], rows)
+    print_table(
+        ["state", "step", "key", "why"],
+        [[p.state, p.step.label, p.step.key or "UNKNOWN", p.reason] for p in planned.steps],
+    )
+    for name, found in rows.items():
+        split = ", ".join(f"{n:,} {split}" for split, n in found["rows"].items())
+        typer.echo(f"{name}: rows: {split}")
+        for line in said_of(found):
+            typer.echo(f"  {line}")
     counts = Counter(p.state for p in planned.steps)
     typer.echo(
         f"{planned.profile.model.name}: {len(layers)} layers, "

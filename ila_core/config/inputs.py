@@ -1,11 +1,13 @@
 """The base model, the datasets, and how conversations become token rows."""
 
 import re
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from ila_core.config.base import Frozen, Name, Relation
+
+_ENDING = re.compile(r"(\.(jsonl|ndjson|json|parquet|arrow|csv|tsv))?(\.(gz|zst))?$")
 
 
 class ModelConfig(Frozen):
@@ -21,6 +23,8 @@ class ModelConfig(Frozen):
     dtype: Literal["float32", "bfloat16"]
     template: str | None = None
     """Jinja chat template; `null` uses the tokenizer's own; it is an error when both lack one."""
+    template_variables: dict[str, str | bool | int] = {}  # noqa: RUF012
+    """What the chat template is told besides: a date, or a switch such as `enable_thinking`."""
     pad_token: str | None = None
     """`null` uses the tokenizer's own. None is needed: where batches are padded, any will do."""
     lm_head: Literal["adapt", "untie", "exclude"]
@@ -63,19 +67,51 @@ class ModelConfig(Frozen):
 
 
 class DatasetConfig(Frozen):
-    """One alignment dataset: which loader reads it, and from where."""
+    """One alignment dataset. `lima` or `data/mine.jsonl` stands for `{source: ...}`.
+
+    Nothing of it is hashed: the conversations are that it leads to.
+    """
 
     name: str = Name
-    loader: str
-    """An entry of `ila_core.data.DATASETS`."""
-    path: str | None = None
-    """Local file; `null` reads from the hub. Never hashed: the content is."""
+    """By default the source's last part, without its ending."""
+    source: str
+    """A name that ILA knows (`lima`), a hub id (`org/name`), a file, a folder or a pattern."""
+    config: str | None = None
+    """The configuration of a hub dataset that has several."""
+    split: str = "train"
+    """Which split of a hub dataset or a folder is read."""
     revision: str | None = None
     """Hub commit; `null` is resolved and locked by the first online run."""
+    columns: dict[Literal["user", "assistant", "system", "messages"], str] = {}  # noqa: RUF012
+    """Which field holds what, where its name does not say: `{user: question, assistant: best}`."""
+    answer: Literal["chosen"] | None = None
+    """`chosen`: rows are preference pairs, of which the chosen answer is learned."""
+    max_bad: float = Field(default=0.01, ge=0, lt=1)
+    """The share of rows that may be unreadable; ten always may."""
     licence: str | None = None
-    """The licence of a file; a hub dataset has its loader's. Shown on ranking cards."""
+    """The licence of a file; of a dataset that ILA knows it is known. Shown on ranking cards."""
     stands_for: str | None = None
     """A dataset of the paper, in whose place it is shown beside the paper's numbers."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, given: Any) -> Any:
+        fields = {"source": given} if isinstance(given, str) else given
+        if isinstance(fields, dict) and "name" not in fields and "source" in fields:
+            last = _ENDING.sub("", str(fields["source"]).rstrip("/").rpartition("/")[2])
+            return {**fields, "name": re.sub(r"[^\w.-]+", "-", last).strip("-.") or "data"}
+        return fields
+
+    @model_validator(mode="after")
+    def _whole_columns(self) -> Self:
+        if self.columns and "messages" not in self.columns:
+            missing = [what for what in ("user", "assistant") if what not in self.columns]
+            if missing:
+                raise ValueError(
+                    f"columns: {' and '.join(missing)} not given; give `messages`, or `user` and "
+                    "`assistant`, each with the name of a field"
+                )
+        return self
 
 
 class DataConfig(Frozen):

@@ -1,111 +1,110 @@
-"""Alignment datasets: one file each, from the hub or from a local file, with the same result.
+"""Alignment datasets: conversations from the hub or from files, with the same result.
 
-    >>> lima = DatasetConfig(name="lima", loader="lima", path="lima/train.jsonl")
-    >>> identity = content_digest(load_dataset(lima, None))
+    >>> lima = Dataset(DatasetConfig(name="lima", source="lima/train.jsonl"), None)
+    >>> identity = lima.read().digest()
 
 Nothing here imports torch or transformers: keys are computed from these conversations before
 anything runs.
 """
 
-import re
-from pathlib import Path
+import hashlib
+from collections import Counter, deque
+from collections.abc import Iterator
+from typing import Any, Self
 
-from ila_core import hub
 from ila_core.config import DatasetConfig
-from ila_core.data import alpaca_gpt4, dolly, file, lima, no_robots
-from ila_core.data.conversation import Conversation, Message, content_digest, content_hash
-from ila_core.data.formats import Dataset
-from ila_core.data.rows import read_rows
-from ila_core.errors import UserError, unknown_name
+from ila_core.data.conversation import Conversation, content_hash
+from ila_core.data.rows import rows_and_problems
+from ila_core.data.shapes import LeftOut, PreferencePairs, parse
+from ila_core.data.sources import files_of
+from ila_core.errors import UserError, listed
+from ila_core.keys import canonical
 
-__all__ = [
-    "DATASETS",
-    "Conversation",
-    "Message",
-    "check_loader",
-    "content_digest",
-    "content_hash",
-    "hub_revision",
-    "licence",
-    "load_dataset",
-]
-
-DATASETS = {
-    "alpaca_gpt4": alpaca_gpt4.DATASET,
-    "dolly": dolly.DATASET,
-    "file": file.DATASET,
-    "lima": lima.DATASET,
-    "no_robots": no_robots.DATASET,
-}
+LEAST_BAD_ROWS = 10
+"""So many rows that cannot be read end nothing, however short the file is."""
 
 
-def licence(config: DatasetConfig) -> str:
-    """The licence of a dataset, `not stated` where neither its loader nor the profile says."""
-    return config.licence or _dataset(config).licence or "not stated"
-
-
-def load_dataset(config: DatasetConfig, revision: str | None) -> list[Conversation]:
-    """Every conversation of a dataset, in file order, unusable ones included.
+class Dataset:
+    """The conversations of a dataset that can be learned from, read anew whenever iterated.
 
     Args:
-        config: which loader, and a local `path` if not the hub.
-        revision: hub commit to read; of no effect on a local file.
+        config: where its rows are, and how they are read.
+        revision: the hub commit; of no effect on local files.
 
     Raises:
-        UserError: an unknown loader, an unreachable hub, or a file, row or field that is wrong.
+        UserError: while iterating: nothing is there, too many rows cannot be read, or none is left.
     """
-    dataset = _dataset(config)
-    files = [_local(config.path)] if config.path else _download(config, dataset, revision)
-    conversations = [dataset.parse(row) for path in files for row in read_rows(path)]
-    if not conversations:
-        raise UserError(f"dataset {config.name}: {', '.join(map(str, files))} has no rows")
-    return conversations
 
+    def __init__(self, config: DatasetConfig, revision: str | None) -> None:
+        self._config, self._revision = config, revision
+        self._reset()
 
-def check_loader(config: DatasetConfig) -> None:
-    """Refuse what could never be loaded, before anything is looked for.
+    def _reset(self) -> None:
+        self.given = 0
+        """Rows that were read or could not be."""
+        self.left_out: Counter[str] = Counter()
+        """Rows that are no conversation to learn from, by reason."""
+        self.ignored: Counter[str] = Counter()
+        """Rows by the name of a field that was not read."""
+        self.unreadable: list[str] = []
+        """What is wrong with each row that cannot be read."""
+        self._digest = hashlib.sha256()
 
-    Raises:
-        UserError: an unknown loader, or one without a home on the hub and no `path`.
-    """
-    dataset = _dataset(config)
-    if config.path is None:
-        _repo(config, dataset)
+    def __iter__(self) -> Iterator[Conversation]:
+        self._reset()
+        files = files_of(self._config, self._revision)
+        for file in files:
+            for row in rows_and_problems(file):
+                self.given += 1
+                try:
+                    if isinstance(row, UserError):
+                        raise row
+                    conversation, ignored = parse(row, self._config)
+                except LeftOut as why:
+                    self.left_out[str(why)] += 1
+                except PreferencePairs:
+                    raise
+                except UserError as error:
+                    self.unreadable.append(str(error))
+                else:
+                    self.ignored.update(set(ignored))
+                    self._digest.update(content_hash(conversation).encode())
+                    yield conversation
+        self._check(listed([str(file) for file in files], 3))
 
+    def digest(self) -> str:
+        """The identity of what was read: conversations in order, and the counts of the rest."""
+        whole = self._digest.copy()
+        whole.update(canonical(self.counts()).encode())
+        return whole.hexdigest()
 
-def hub_revision(config: DatasetConfig) -> str:
-    """The hub commit that a dataset without `path` is at now."""
-    return hub.current_commit(_repo(config, _dataset(config)), kind="dataset")
+    def read(self) -> Self:
+        """Read every row for what `digest` and `counts` say of them."""
+        deque(self, maxlen=0)
+        return self
 
+    def counts(self) -> dict[str, Any]:
+        """What was read and what was not."""
+        return {
+            "given": self.given,
+            "dropped": dict(sorted(self.left_out.items())),
+            "ignored": dict(sorted(self.ignored.items())),
+            "unreadable": len(self.unreadable),
+        }
 
-def _dataset(config: DatasetConfig) -> Dataset:
-    if config.loader not in DATASETS:
-        raise unknown_name("dataset loader", config.loader, DATASETS)
-    return DATASETS[config.loader]
-
-
-def _repo(config: DatasetConfig, dataset: Dataset) -> str:
-    if dataset.repo is None:
-        raise UserError(
-            f"dataset {config.name}: the loader {config.loader!r} reads a local file only; "
-            "set `path:` to it"
-        )
-    return dataset.repo
-
-
-def _local(path: str) -> Path:
-    return Path(path).expanduser()
-
-
-def _download(config: DatasetConfig, dataset: Dataset, revision: str | None) -> list[Path]:
-    repo = _repo(config, dataset)
-    files = sorted(hub.fetch(repo, [dataset.files], revision, kind="dataset").glob(dataset.files))
-    # An interrupted download leaves some shards, which the hub's cache hands out when offline.
-    shards = {int(n) for path in files for n in re.findall(r"-of-(\d+)", path.name)}
-    if not files or (shards and shards != {len(files)}):
-        found = ", ".join(path.name for path in files) or "none"
-        raise UserError(
-            f"dataset {config.name}: the download of {repo} is not complete (files like "
-            f"{dataset.files}: {found}); connect to the hub and run again, or set `path:`"
-        )
-    return files
+    def _check(self, files: str) -> None:
+        name, bad = self._config.name, len(self.unreadable)
+        usable = self.given - bad - self.left_out.total()
+        first = f"; the first: {self.unreadable[0]}" if bad else ""
+        if not usable:
+            reasons = ", ".join(f"{n} {why}" for why, n in sorted(self.left_out.items()))
+            raise UserError(
+                f"dataset {name}: no row of {files} can be used: {self.given} rows, {bad} cannot "
+                f"be read, left out: {reasons or 'none'}{first}"
+            )
+        most = max(LEAST_BAD_ROWS, self._config.max_bad * self.given)
+        if bad > most:
+            raise UserError(
+                f"dataset {name}: {bad} of {self.given} rows of {files} cannot be read; allowed "
+                f"are {most:.0f} (max_bad: {self._config.max_bad:g}){first}"
+            )

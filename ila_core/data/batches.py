@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import math
 import random
-from array import array
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol
@@ -17,7 +16,11 @@ from ila_core.config import Schedule
 from ila_core.errors import UserError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
+
+    Tokens = Sequence[int] | NDArray[np.int32]
 
 IGNORED = -100
 """The label of a token that is read but not learned."""
@@ -27,16 +30,18 @@ class Row(Protocol):
     """One conversation as tokens."""
 
     @property
-    def input_ids(self) -> list[int]: ...
+    def input_ids(self) -> Tokens: ...
 
     @property
-    def labels(self) -> list[int]:
+    def labels(self) -> Tokens:
         """Same length; -100 where there is no loss."""
 
 
 def loss_tokens(row: Row) -> int:
     """Count the targets of a row: the first token is never predicted."""
-    return sum(label != IGNORED for label in row.labels[1:])
+    import numpy as np
+
+    return int(np.count_nonzero(np.asarray(row.labels)[1:] != IGNORED))
 
 
 def collate(packed: Sequence[Sequence[Row]]) -> dict[str, Tensor]:
@@ -166,10 +171,13 @@ class MicroBatches:
 
 def rows_digest(rows: Sequence[Row]) -> str:
     """Digest all tokens and labels, in order."""
+    import numpy as np
+
     digest = hashlib.sha256()
     for row in rows:
         for numbers in (row.input_ids, row.labels):
-            digest.update(array("q", [len(numbers), *numbers]).tobytes())
+            digest.update(len(numbers).to_bytes(8, "little"))
+            digest.update(np.asarray(numbers, dtype="<i8").tobytes())
     return digest.hexdigest()
 
 

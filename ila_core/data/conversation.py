@@ -7,7 +7,6 @@ True
 
 import hashlib
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -19,6 +18,8 @@ ROLES: tuple[Role, ...] = get_args(Role)
 class Message:
     role: Role
     content: str
+    learned: bool = True
+    """Whether an assistant's message is in the loss; a file can say that one is not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,17 +37,17 @@ class Conversation:
         """The messages after the leading system message."""
         return self.messages if self.system is None else self.messages[1:]
 
+    @property
+    def prompt(self) -> str:
+        """The first user message, by which a conversation is put into a split."""
+        return next(message.content for message in self.messages if message.role == "user")
+
 
 def content_hash(conversation: Conversation) -> str:
-    """SHA-256 over roles and texts: equal for exact duplicates only."""
-    # Not `fingerprint.digest_of`: the same form, but that walks values, and keys wait for this.
-    pairs = [[message.role, message.content] for message in conversation.messages]
-    return hashlib.sha256(json.dumps(pairs, separators=(",", ":")).encode()).hexdigest()
-
-
-def content_digest(conversations: Iterable[Conversation]) -> str:
-    """The identity of a dataset: every conversation, in order."""
-    digest = hashlib.sha256()
-    for conversation in conversations:
-        digest.update(content_hash(conversation).encode())
-    return digest.hexdigest()
+    """SHA-256 over roles, texts and what is in the loss: equal for exact duplicates only."""
+    # The form of `ila_core.keys.digest_of`, which walks values and is slower: plans wait for this.
+    parts = [
+        [m.role, m.content] if m.learned else [m.role, m.content, False]
+        for m in conversation.messages
+    ]
+    return hashlib.sha256(json.dumps(parts, separators=(",", ":")).encode()).hexdigest()

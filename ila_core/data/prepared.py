@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+from array import array
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args, overload
+
+import numpy as np
 
 from ila_core.data.batches import loss_tokens
+from ila_core.data.counts import Counts
 from ila_core.errors import CheckError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from ila_core.data.batches import Tokens
 
 Split = Literal["train", "gate", "held_out"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -23,9 +29,54 @@ _ROWS, _STATISTICS = "prepared.safetensors", "prepared.json"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    input_ids: list[int]
-    labels: list[int]
+    input_ids: Tokens
+    labels: Tokens
     """`input_ids` where the token is in the loss, `IGNORED` elsewhere."""
+
+
+class Rows(Sequence[Row]):
+    """The rows of a split in arrays: four bytes a token, where lists take forty."""
+
+    def __init__(self) -> None:
+        self._ids, self._labels, self._offsets = array("i"), array("i"), array("q", [0])
+
+    def append(self, row: Row) -> None:
+        """Add a row behind the others."""
+        for numbers, given in ((self._ids, row.input_ids), (self._labels, row.labels)):
+            numbers.frombytes(np.asarray(given, dtype=np.int32).tobytes())
+        self._offsets.append(len(self._ids))
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Row]: ...
+    def __getitem__(self, index: int | slice) -> Row | list[Row]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        start, end = (
+            self._offsets[range(len(self))[index]],
+            self._offsets[range(len(self))[index] + 1],
+        )
+        return Row(*(np.frombuffer(x, np.int32)[start:end] for x in (self._ids, self._labels)))
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """The rows as they are saved: `offsets` (rows + 1), `input_ids` and `labels` (tokens)."""
+        return {
+            "offsets": np.frombuffer(self._offsets, np.int64),
+            "input_ids": np.frombuffer(self._ids, np.int32),
+            "labels": np.frombuffer(self._labels, np.int32),
+        }
+
+    @classmethod
+    def of(cls, offsets: NDArray[Any], ids: NDArray[Any], labels: NDArray[Any]) -> Rows:
+        """The rows that `arrays` was made of."""
+        rows = cls()
+        rows._offsets = array("q", offsets.tobytes())
+        rows._ids, rows._labels = array("i", ids.tobytes()), array("i", labels.tobytes())
+        return rows
 
 
 @dataclass(frozen=True)
@@ -33,16 +84,9 @@ class Prepared:
     """A dataset ready for training, and what became of the rows that are not in it."""
 
     dataset: str
-    splits: dict[Split, list[Row]]
-    """The rows of each split in dataset order; no two splits share a row."""
-    dropped: dict[str, int]
-    """Rows that could not be used, by reason."""
-    truncated: int
-    """Rows kept, but cut at the maximum length."""
-    duplicates: int
-    """Rows kept that repeat an earlier one exactly; they are in the same split as it."""
-    system_merged: int
-    """Rows whose system message was put in front of the first user turn."""
+    splits: dict[Split, Rows]
+    """The rows of each split in dataset order; no two splits share a prompt."""
+    counts: Counts
 
     @property
     def digest(self) -> str:
@@ -62,10 +106,7 @@ class Prepared:
                 }
                 for split, rows in self.splits.items()
             },
-            "dropped": self.dropped,
-            "truncated": self.truncated,
-            "duplicates": self.duplicates,
-            "system_merged": self.system_merged,
+            **self.counts.model_dump(),
         }
 
     def save(self, folder: Path) -> None:
@@ -93,47 +134,32 @@ class Prepared:
         return cls(
             dataset=statistics["dataset"],
             splits={split: _rows(arrays, split) for split in SPLITS},
-            dropped=statistics["dropped"],
-            truncated=statistics["truncated"],
-            duplicates=statistics["duplicates"],
-            system_merged=statistics["system_merged"],
+            counts=Counts(**{name: statistics[name] for name in Counts.model_fields}),
         )
 
     def _arrays(self) -> dict[str, NDArray[Any]]:
-        import numpy as np
-
-        arrays: dict[str, NDArray[Any]] = {}
-        for split in SPLITS:
-            rows = self.splits[split]
-            ends = np.cumsum([0] + [len(row.input_ids) for row in rows], dtype=np.int64)
-            ids = [token for row in rows for token in row.input_ids]
-            labels = [label for row in rows for label in row.labels]
-            arrays[f"{split}.offsets"] = ends
-            arrays[f"{split}.input_ids"] = np.array(ids, dtype=np.int32)
-            arrays[f"{split}.labels"] = np.array(labels, dtype=np.int32)
-        return arrays
+        return {
+            f"{split}.{name}": values
+            for split in SPLITS
+            for name, values in self.splits[split].arrays().items()
+        }
 
 
 def longest(folder: Path, split: Split) -> int:
     """Tokens of the longest row of a split that `Prepared.save` wrote; no row is read."""
-    import numpy as np
     from safetensors import safe_open
 
     with safe_open(folder / _ROWS, framework="numpy") as saved:
         return int(np.diff(saved.get_tensor(f"{split}.offsets")).max())
 
 
-def _rows(arrays: dict[str, NDArray[Any]], split: Split) -> list[Row]:
-    ids, labels = arrays[f"{split}.input_ids"], arrays[f"{split}.labels"]
-    offsets = arrays[f"{split}.offsets"].tolist()
-    return [
-        Row(ids[start:end].tolist(), labels[start:end].tolist()) for start, end in pairwise(offsets)
-    ]
+def _rows(arrays: Mapping[str, NDArray[Any]], split: Split) -> Rows:
+    return Rows.of(*(arrays[f"{split}.{name}"] for name in ("offsets", "input_ids", "labels")))
 
 
 def _digest(arrays: dict[str, NDArray[Any]]) -> str:
     digest = hashlib.sha256()
     for name in sorted(arrays):
         digest.update(f"{name}:{len(arrays[name])}:".encode())
-        digest.update(arrays[name].tobytes())
+        digest.update(arrays[name].data)
     return digest.hexdigest()

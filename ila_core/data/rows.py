@@ -1,12 +1,21 @@
-"""Rows of a JSON, JSON Lines or Parquet file, each knowing where it stands for error messages."""
+"""Rows of a data file, each knowing where it stands for error messages.
 
+JSON and JSON Lines are read line by line here, so that one bad line is one bad row. Parquet and
+Arrow are read by `datasets`, as a stream; CSV is not: there 007 becomes 7 and "None" nothing.
+"""
+
+import codecs
+import csv
+import gzip
+import io
 import json
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from ila_core.errors import UserError
+from ila_core.errors import UserError, first_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +37,6 @@ class SourceRow:
     def text(self, field: str) -> str:
         """The text that `field` holds."""
         return self.as_text(field, self.value(field))
-
-    def optional_text(self, field: str) -> str:
-        """The text that `field` holds; empty where the field is missing or null."""
-        value = self.fields.get(field)
-        return "" if value is None else self.as_text(field, value)
 
     def as_text(self, field: str, value: Any) -> str:
         """`value`, found at `field`, as text that a tokenizer can read."""
@@ -70,58 +74,145 @@ def read_rows(path: Path) -> Iterator[SourceRow]:
     Raises:
         UserError: a missing file, another ending, or content that is not what the ending says.
     """
+    for row in rows_and_problems(path):
+        if isinstance(row, UserError):
+            raise row
+        yield row
+
+
+def rows_and_problems(path: Path) -> Iterator[SourceRow | UserError]:
+    """Yield every row of `path`, or in the place of one that cannot be read what is wrong with it.
+
+    Raises:
+        UserError: a missing file, another ending, or a file that cannot be read at all.
+    """
     if not path.is_file():
         what = "is a folder, not a file" if path.is_dir() else "does not exist"
         raise UserError(f"data file {path} {what}")
-    reader = _READERS.get(path.suffix)
+    reader = _READERS.get(ending(path))
     if reader is None:
-        raise UserError(f"data file {path}: allowed endings are {', '.join(_READERS)}")
+        allowed = f"{', '.join(_READERS)}, also with {' or '.join(_COMPRESSED)}"
+        raise UserError(f"data file {path}: allowed endings are {allowed}")
     for number, fields in reader(path):
-        if not isinstance(fields, dict):
-            raise UserError(f"{path}, row {number}: given {shown(fields)}; allowed is an object")
-        yield SourceRow(path, number, fields)
+        if isinstance(fields, UserError):
+            yield fields
+        elif isinstance(fields, dict):
+            yield SourceRow(path, number, fields)
+        else:
+            yield UserError(f"{path}, row {number}: given {shown(fields)}; allowed is an object")
 
 
-def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                yield number, _parse(line, f"{path}, row {number}")
+def ending(path: Path) -> str:
+    """The ending that says how a file is read: `.jsonl` of `rows.jsonl.gz`."""
+    name = path.with_suffix("") if path.suffix in _COMPRESSED else path
+    return name.suffix.lower()
 
 
-def _json_array(path: Path) -> Iterator[tuple[int, Any]]:
-    rows = _parse(path.read_bytes(), f"{path}")
-    if not isinstance(rows, list):
-        raise UserError(
-            f"{path}: given {shown(rows)}; allowed is one array of objects (one object per line "
-            "needs the ending .jsonl)"
-        )
+def readable(path: Path) -> bool:
+    """Whether the ending is one that is read."""
+    return ending(path) in _READERS
+
+
+def _json(path: Path) -> Iterator[tuple[int, Any]]:
+    """An array of objects, or one object per line."""
+    try:
+        with _opened(path) as file:
+            if _first_byte(file) == b"[":
+                yield from _array(path, file)
+            else:
+                for number, line in enumerate(file, start=1):
+                    if line.strip():
+                        yield number, _parsed(line, f"{path}, row {number}")
+    except (EOFError, gzip.BadGzipFile, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read to its end ({first_line(error)})") from error
+
+
+def _array(path: Path, file: IO[bytes]) -> Iterator[tuple[int, Any]]:
+    rows = _parsed(file.read(), str(path))
+    if isinstance(rows, UserError):
+        raise rows
     yield from enumerate(rows, start=1)
 
 
-def _parse(content: bytes, where: str) -> Any:
+def _opened(path: Path) -> IO[bytes]:
+    """The file's bytes, decompressed, and as UTF-8 where a byte order mark says UTF-16."""
+    decompress = _COMPRESSED.get(path.suffix)
+    file: IO[bytes] = decompress(path) if decompress else path.open("rb")
+    start = file.read(2)
+    file.seek(0)
+    if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        with file:
+            return io.BytesIO(file.read().decode("utf-16").encode())
+    return file
+
+
+def _zstandard(path: Path) -> IO[bytes]:
+    import zstandard
+
+    try:
+        with zstandard.open(path, "rb") as file:
+            return io.BytesIO(file.read())
+    except zstandard.ZstdError as error:
+        raise UserError(f"{path}: not readable as zstandard ({error})") from error
+
+
+def _first_byte(file: IO[bytes]) -> bytes:
+    """The first byte that is no white space and no mark, read without moving on."""
+    start = file.read(4096).removeprefix(codecs.BOM_UTF8).lstrip()
+    file.seek(0)
+    return start[:1]
+
+
+def _parsed(content: bytes, where: str) -> Any:
+    """What the JSON says, or a `UserError` in its place."""
     try:
         return json.loads(content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
-        raise UserError(f"{where}: not UTF-8 ({error.reason} at byte {error.start})") from error
-    except json.JSONDecodeError as error:
-        hint = "; one object per line needs the ending .jsonl" if error.msg == "Extra data" else ""
-        raise UserError(f"{where}: not JSON ({error}){hint}") from error
+        return UserError(f"{where}: not UTF-8 ({error.reason} at byte {error.start})")
+    except RecursionError:
+        return UserError(f"{where}: nested too deeply to be read")
+    except ValueError as error:  # no JSON, or a number of more digits than Python reads
+        return UserError(f"{where}: not JSON ({first_line(error)})")
 
 
-def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
-    import pyarrow  # type: ignore[import-untyped]
-    import pyarrow.parquet  # type: ignore[import-untyped]
-
+def _csv(path: Path, delimiter: str = ",") -> Iterator[tuple[int, Any]]:
+    csv.field_size_limit(2**31 - 1)
     try:
-        table = pyarrow.parquet.read_table(path)
-    except pyarrow.ArrowInvalid as error:
-        raise UserError(f"{path}: not readable as Parquet ({error})") from error
-    yield from enumerate(table.to_pylist(), start=1)
+        with io.TextIOWrapper(_opened(path), encoding="utf-8-sig", newline="") as file:
+            for number, fields in enumerate(
+                csv.DictReader(file, delimiter=delimiter, strict=True), 1
+            ):
+                more = fields.pop(None, None)
+                problem = (
+                    f"{path}, row {number}: {len(more or [])} values more than there are columns"
+                )
+                yield number, UserError(problem) if more else fields
+    except (csv.Error, EOFError, OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not readable as CSV ({first_line(error)})") from error
 
 
+def _table(kind: str) -> Callable[[Path], Iterator[tuple[int, Any]]]:
+    def read(path: Path) -> Iterator[tuple[int, Any]]:
+        from datasets import load_dataset
+
+        logging.getLogger("datasets").setLevel(logging.CRITICAL)  # the error says it
+        try:
+            table = load_dataset(kind, data_files=str(path), split="train", streaming=True)
+            yield from enumerate(table.decode(False), start=1)
+        except Exception as error:  # of pyarrow, or of datasets itself
+            cause = first_line(error.__cause__ or error)
+            raise UserError(f"{path}: not readable as {kind} ({cause})") from error
+
+    return read
+
+
+_COMPRESSED: dict[str, Callable[[Path], Any]] = {".gz": gzip.open, ".zst": _zstandard}
 _READERS: dict[str, Callable[[Path], Iterator[tuple[int, Any]]]] = {
-    ".jsonl": _json_lines,
-    ".json": _json_array,
-    ".parquet": _parquet,
+    ".jsonl": _json,
+    ".ndjson": _json,
+    ".json": _json,
+    ".parquet": _table("parquet"),
+    ".arrow": _table("arrow"),
+    ".csv": _csv,
+    ".tsv": lambda path: _csv(path, "\t"),
 }

@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from ila_core.config import Frozen, GenerationSettings
 from ila_core.data.chat_template import Renderer
 from ila_core.data.conversation import Conversation, Message
+from ila_core.data.template import special_tokens
 from ila_core.errors import CheckError, Diverged, UserError
 from ila_core.inference.append_log import Damaged, read_appended
 from ila_core.inference.questions import Question
@@ -227,26 +228,14 @@ def end_tokens(
     """Return the ids of all end tokens: the tokenizer's, the model's and the template's.
 
     The template's end token is the one that fine-tuning teaches; the others may not include it.
-
-    Raises:
-        UserError: when there is none, so that every answer would run to its limit.
     """
     causal = getattr(model, "get_base_model", lambda: model)()
     own = getattr(causal.generation_config, "eos_token_id", None)
     found = {tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])}
-    # Not `all_special_ids`: a base model's tokenizer has the end tokens of chat (`<|eot_id|>`)
-    # among its added tokens, without a name.
-    added = tokenizer.added_tokens_decoder.items()
-    special = {*tokenizer.all_special_ids, *(i for i, token in added if token.special)}
+    special = tokenizer.convert_tokens_to_ids(sorted(special_tokens(tokenizer)))
     tail = tokenizer(renderer.end_of_answer, add_special_tokens=False)["input_ids"]
     found.add(next((token for token in tail if token in special), None))
-    found.discard(None)
-    if not found:
-        raise UserError(
-            "neither the tokenizer nor the chat template has an end token, so every answer would "
-            "run to max_new_tokens; give the template one after the assistant's answer"
-        )
-    return tuple(sorted(found))
+    return tuple(sorted(token for token in found if token is not None))
 
 
 @contextmanager

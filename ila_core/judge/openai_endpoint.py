@@ -11,7 +11,6 @@ The key is read from the environment and is in no message, not even where a serv
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -89,16 +88,12 @@ class Endpoint:
             request and ends `complete`.
 
     Raises:
-        UserError: no key, no `openai`, or a base URL that is none.
+        UserError: no key, or a base URL that is none.
     """
 
     def __init__(
         self, environment: Mapping[str, str], limits: JudgeLimits, before: Callable[[], None]
     ) -> None:
-        if find_spec("openai") is None:
-            raise UserError(
-                'a judge needs the openai client, which is not installed: pip install "ila[eval]"'
-            )
         self._key = environment.get(KEY, "").strip()
         url = environment.get(BASE_URL, "").strip() or DEFAULT_URL
         parts = urlsplit(url)

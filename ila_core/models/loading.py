@@ -185,7 +185,7 @@ def _four_bit(dtype: Any, device: str) -> dict[str, Any]:
     if find_spec("bitsandbytes") is None:
         raise UserError(
             "weights in 4 bits (qlora) need bitsandbytes, which is not installed: "
-            'pip install "ila[quant]". Nothing falls back to 16 bits'
+            "pip install bitsandbytes. Nothing falls back to 16 bits"
         )
     if device not in ("cpu", "cuda", "xpu"):
         raise UserError(

@@ -213,7 +213,7 @@ def nats_table(ranking: Ranking, scores: Sequence[Payload]) -> pd.DataFrame:
 
 
 def prepared_table(prepared: Mapping[str, Payload]) -> pd.DataFrame:
-    """Tabulate each dataset's rows per split, and its dropped rows by reason."""
+    """Tabulate each dataset's rows per split, those left out by reason, and what was cut."""
     reasons = sorted({reason for p in prepared.values() for reason in p["dropped"]})
     return pd.DataFrame(
         {
@@ -221,8 +221,12 @@ def prepared_table(prepared: Mapping[str, Payload]) -> pd.DataFrame:
             **{split.replace("_", " "): n for split, n in p["rows"].items()},
             "loss tokens": sum(t["loss"] for t in p["tokens"].values()),
             **{f"dropped: {reason}": p["dropped"].get(reason, 0) for reason in reasons},
+            "unreadable": p["unreadable"],
             "duplicates": p["duplicates"],
             "truncated": p["truncated"],
+            "tokens cut": p["tokens_cut"],
+            "answers": p["answers"],
+            "of which lost their end": p["ends_cut"],
         }
         for dataset, p in prepared.items()
     )

@@ -7,9 +7,9 @@ from typing import Any
 from ila_core.config import MethodSettings, OptimizerSettings
 from ila_core.config.base import FrozenResult
 from ila_core.data.batches import Row
+from ila_core.selection.held_out_watch import HeldOutWatch, Watched
 from ila_core.selection.selection import Selection
 from ila_core.train.contract import Verification
-from ila_core.train.held_out_watch import HeldOutWatch, Watched
 from ila_core.train.loop import TrainRuntime
 from ila_core.train.methods import METHODS
 from ila_core.train.selected import train_selected
@@ -61,7 +61,7 @@ def finetune(
         optimizer=optimizer,
         stability=None,
         callbacks=[watch] if watch else [],
-        ranks=selection.ranks,
+        ranks=selection.lora_ranks,
         rates=selection.rates,
         seed=seed,
         folder=folder / METHODS[method].folder,

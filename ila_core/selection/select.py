@@ -57,7 +57,7 @@ def select(
             if ranks
             else sum(method.parameters(layer.shape) for layer in train)
         ),
-        ranks=ranks,
+        lora_ranks=ranks,
         rates={x.name: choice.rates[x.name] for x in train} if choice.rates else None,
         details=choice.details,
     )

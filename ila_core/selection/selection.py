@@ -15,7 +15,7 @@ class Selection(Frozen):
     frozen: tuple[str, ...]
     trainable_parameters: int
     """Parameters that train in these layers under the arm's method."""
-    ranks: dict[str, int] | None = None
+    lora_ranks: dict[str, int] | None = None
     """LoRA's rank by layer, where a policy set it; `None` is the method's everywhere."""
     rates: dict[str, float] | None = None
     """Factor on the learning rate by layer, where a policy set it."""

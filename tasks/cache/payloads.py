@@ -22,10 +22,9 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 PAYLOAD = "payload"
-MEASUREMENTS = "circumstance.json"
+MEASUREMENTS = "measurements.json"
 """Seconds, memory, machine: stored with the payload, but no part of its digest, so that the same
-result computed twice has one digest. The file keeps its first name, which all stored results have.
-"""
+result computed twice has one digest."""
 MEASURED = {"seconds", "peak_memory_bytes", "peak_allocated_bytes"}
 """Fields that differ from run to run: measurements, so that equal results are equal files."""
 

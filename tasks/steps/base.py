@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ila_core.config import ModelConfig, RuntimeConfig
 from ila_core.errors import CheckError
-from ila_core.models.layers import Layer
+from ila_core.models.layers import Layer, fingerprint
 from ila_core.models.loading import load_base, resolve_device
 from ila_core.resolve import Lock, Unknown
 
@@ -78,9 +78,12 @@ class Base:
         assert not isinstance(self.files, Unknown)
         return self.config.model_copy(update={"revision": self.files.get("revision")})
 
-    def identify_training(self, **identity: object) -> dict[str, object] | Unknown:
+    def identify_training(
+        self, *model_fields: str, **identity: object
+    ) -> dict[str, object] | Unknown:
         """Return the identity of a step that computes with the weights."""
-        return self.identify("dtype", "lm_head", **identity)
+        shapes = fingerprint(self.layers)
+        return self.identify("dtype", "lm_head", *model_fields, layer_shapes=shapes, **identity)
 
 
 def _forget_the_last_one() -> None:

@@ -15,8 +15,8 @@ from ila_core.train.stability import is_stable
 from tests.conftest import ROOT
 
 FILE = ROOT / "benchmarks" / "minimal.py"
-TOLERANCE = 1e-3
-"""Of the scores' range. Found: 2e-7; a weight decay left out moves them by 1e-3."""
+TOLERANCE = 1e-4
+"""Of the scores' range. Found: 2e-7; a weight decay left out moves them by 9e-4."""
 DATASETS = ("terse", "instruct", "dialogue")
 
 

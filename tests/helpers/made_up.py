@@ -54,7 +54,7 @@ def make_profile(
                 "dtype": "float32",
                 "lm_head": "untie",
             },
-            "datasets": [{"name": d, "loader": "file", "path": f"{d}.jsonl"} for d in datasets],
+            "datasets": [{"name": d, "source": f"{d}.jsonl"} for d in datasets],
             "data": {"max_length": 128, "held_out_fraction": 0.1, "gate_fraction": 0.1},
             "search": {
                 "schedules": dict.fromkeys(datasets, schedule),
@@ -202,6 +202,10 @@ def make_data(
                 "dropped": {"empty answer": 3, "ends on a user turn <&>": i} if i else {},
                 "truncated": 5,
                 "duplicates": 2,
+                "unreadable": i,
+                "tokens_cut": 100,
+                "answers": 900,
+                "ends_cut": 4,
             }
             for i, d in enumerate(names)
         },

@@ -150,7 +150,7 @@ class Small:
 
     def _pipeline(self, *_: object) -> Any:
         wanted = tuple(self.steps[label] for label in self.wanted)
-        return SimpleNamespace(profile=PROFILE, targets=lambda until: wanted)
+        return SimpleNamespace(profile=PROFILE, steps=lambda until: in_order(*wanted))
 
     def _compute(self, step: Step, inputs: dict[str, Path], out: Path, context: Context) -> None:
         self.while_computing(step)

@@ -22,12 +22,12 @@ def wide_profile(folder: Path) -> Profile:
     """The profile, with files of our own wording in `folder`. Nothing in it is long."""
     tree = load_profile("smoke").model_dump()
     (dataset,) = tree["datasets"] = [d for d in tree["datasets"] if d["name"] == DATASET]
-    rows = Path(dataset["path"]).read_text().splitlines(keepends=True)
-    dataset["path"] = str(folder / "rows.jsonl")
+    rows = Path(dataset["source"]).read_text().splitlines(keepends=True)
+    dataset["source"] = str(folder / "rows.jsonl")
     (folder / "rows.jsonl").write_text("".join(rows[:150]))
     search, finetune, evaluate = tree["search"], tree["finetune"], tree["evaluate"]
     search["schedules"] = {DATASET: {"lr": 2e-3, "epochs": 0.15, "steps": None}}
-    search["stage1"]["stability"] |= {"window": 1, "patience": 1}
+    search["stage1"]["stability"] |= {"window": 1, "patience": 1, "epsilon": 1e-9}
     search["stage1"]["ranking_stop"]["patience"] = 1
     search["stage1"]["milestones"] = [0.5]
     search["evidence"] |= {"held_out": 4, "scorers": ["integrated_gradients"]}

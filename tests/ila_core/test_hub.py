@@ -12,7 +12,8 @@ import pytest
 
 from ila_core import hub
 from ila_core.config import DatasetConfig
-from ila_core.data import hub_revision, load_dataset
+from ila_core.data import Dataset
+from ila_core.data.sources import hub_revision
 from ila_core.errors import UserError
 
 LIMA = b'{"conversations": ["Hi", "Hello!"]}\n'
@@ -89,19 +90,19 @@ def test_a_dataset_is_downloaded_once_and_read_offline_after(
 ) -> None:
     local = tmp_path / "lima.jsonl"
     local.write_bytes(LIMA)
-    ours = load_dataset(DatasetConfig(name="l", loader="lima", path=str(local)), None)
-    config = DatasetConfig(name="l", loader="lima")
+    ours = list(Dataset(DatasetConfig(source=str(local)), None))
+    config = DatasetConfig(source="lima")
     commit = hub_revision(config)
     assert commit == COMMIT
-    assert load_dataset(config, commit) == ours
+    assert list(Dataset(config, commit)) == ours
     _use("http://127.0.0.1:9", monkeypatch, tmp_path)
-    assert load_dataset(config, commit) == ours
+    assert list(Dataset(config, commit)) == ours
 
 
 @pytest.mark.parametrize(
     ("repo", "message"),
     [
-        ("acme/gated", r"is gated: accept its terms .* HF_TOKEN .* `path:` to a local copy"),
+        ("acme/gated", r"is gated: accept its terms .* HF_TOKEN .* `source:` to a local copy"),
         ("acme/missing", r"does not exist on the hub, or is private: check the name"),
         ("not/a/name", r"does not exist on the hub"),
         ("acme/old", r"has no revision 'abc'"),

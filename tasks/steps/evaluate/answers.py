@@ -24,10 +24,9 @@ def answer(
 ) -> Step:
     """Describe the answers of the base model, or of the fine-tuned model `adapter`."""
     names = {"arm": BASE, "seed": None} if adapter is None else adapter.given["names"]
-    identity = base.identify(
-        "dtype",
-        "lm_head",
+    identity = base.identify_training(
         "template",
+        "template_variables",
         questions=benchmark.asked(settings, base.lock),
         generation=settings.generation,
         limit=settings.limit,
@@ -61,7 +60,7 @@ def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) ->
         answers = answer_all(
             model,
             tokenizer,
-            Renderer(tokenizer, base.config.template),
+            Renderer(tokenizer, base.config.template, base.config.template_variables),
             questions,
             settings=evaluate.generation,
             batch=context.runtime.eval_batch,

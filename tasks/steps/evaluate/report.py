@@ -26,7 +26,7 @@ def report(profile: Profile, ranking: Step, agreement: Step, results: Iterable[S
     parts = {"ranking": ranking, "agreement": agreement} | {s.label: s for s in results}
     places: Any = {
         "model": {"source"},
-        "datasets": {"__all__": {"path"}},
+        "datasets": {"__all__": {"source"}},
         "evaluate": {
             "adapters": True,
             "mmlu": {"path"},
@@ -40,7 +40,7 @@ def report(profile: Profile, ranking: Step, agreement: Step, results: Iterable[S
         "report",
         label="report",
         version=VERSION,
-        identity={"profile": profile.model_dump(exclude=places, exclude_defaults=True)},
+        identity={"profile": profile.model_dump(exclude=places)},
         inputs=parts,
         given={"profile": profile},
     )

@@ -25,7 +25,7 @@ def finetune(base: Base, selection: Step, data: Step, settings: FinetuneConfig, 
         version=METHODS[method].version,
         identity=base.identify_training(
             method=method,
-            settings=how.model_dump(exclude_defaults=True),
+            settings=how.model_dump(),
             optimizer=settings.optimizer,
             watch=settings.watch,
             seed=seed,
@@ -44,7 +44,7 @@ def finetune(base: Base, selection: Step, data: Step, settings: FinetuneConfig, 
 
 def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) -> None:
     from ila_core.selection.finetune import finetune as train_arm
-    from ila_core.train.held_out_watch import HeldOutWatch
+    from ila_core.selection.held_out_watch import HeldOutWatch
 
     given = step.given
     base: Base = given["base"]

@@ -69,7 +69,7 @@ def select(
         identity["forecast"] = {
             "version": FORECAST_VERSION,
             "method": name,
-            "settings": method.model_dump(exclude_defaults=True),
+            "settings": method.model_dump(),
             "dtype": base.config.dtype,
             "batch_size": finetuning.optimizer.batch_size,
         }
@@ -81,7 +81,7 @@ def select(
         identity=base.identify(
             "lm_head",
             architecture=base.config.architecture,
-            arm=arm.model_dump(exclude={"name", "like", "method"}, exclude_defaults=True),
+            arm=arm.model_dump(exclude={"name", "like", "method"}),
             settings={field: getattr(search, field) for field in fields},
             counted_by=_counted_by(method),
             **identity,

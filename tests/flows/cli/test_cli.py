@@ -91,13 +91,12 @@ def test_readme_commands_run_on_smoke(finished, command, tmp_path, request):
         (["run", "smoke", "--set", "finetune.lora.lrr=1"], "did you mean 'finetune.lora.lr'"),
         (["run", "smoke", "--set", "finetune.lora.lr=high"], "finetune.lora.lr"),
         (["run", "smoke", "--set", "finetune.arms.1.policy=ilaa"], "unknown policy 'ilaa'"),
-        (["run", "smoke", "--set", "datasets.0.path=nowhere.jsonl"], "nowhere.jsonl is not a file"),
-        (["run", "smoke", "--set", "datasets.0.loader=lma"], "unknown dataset loader 'lma'"),
+        (["run", "smoke", "--set", "datasets.0.source=no.jsonl"], "no.jsonl does not exist"),
+        (["run", "smoke", "--set", "datasets.0.source=lma"], "dataset, file or folder 'lma'"),
         (["run", "smoke", "--refresh", "stage9", "--reason", "x"], "none of this run's steps"),
         (["run", "smoke", "--refresh", "stage1"], "--refresh needs --reason"),
         (["run", "smoke", "--reason", "x"], "give --refresh STEP too"),
-        (["plan", "smoke", "--set", "datasets.0.loader=lma"], "unknown dataset loader 'lma'"),
-        (["plan", "smoke", "--set", "datasets.0.path=null"], "reads a local file only"),
+        (["plan", "smoke", "--set", "datasets.0.source=lma"], "dataset, file or folder 'lma'"),
         (["plan", "smoke", "--set", "finetune.arms.3.like=null"], "in `like:`"),
         (["plan", "smoke", "--set", "finetune.method=lore"], "method: 'lore' is not one of"),
         (["plan", "smoke", "--set", "search.scorer=ilo"], f"'ila'? Known: {SCORERS}"),
@@ -169,11 +168,11 @@ def test_every_command_has_its_wrong_input():
 
 def test_a_malformed_row_is_named(ila, tmp_path):
     data = tmp_path / "bad.jsonl"
-    data.write_text('{"prompt": "a", "response": "b"}\n{"prompt": 3, "response": "b"}\n')
-    error = ila("run", "smoke", "--set", f"datasets.0.path={data}", expect=2)
-    assert "bad.jsonl" in error
-    assert "2" in error
-    assert "prompt" in error
+    bad = '{"prompt": 3, "response": "b"}\n' * 11
+    data.write_text('{"prompt": "a", "response": "b"}\n' + bad)
+    error = ila("run", "smoke", "--set", f"datasets.0.source={data}", expect=2)
+    assert f"11 of 12 rows of {data} cannot be read; allowed are 10" in error
+    assert f"the first: {data}, row 2, field 'prompt': given int 3; allowed is a text" in error
 
 
 @pytest.mark.slow
@@ -181,7 +180,7 @@ def test_a_split_too_small_for_the_gates_is_named_before_stage_1_trains(ila, tmp
     data = tmp_path / "few.jsonl"
     rows = (ROOT / "ila_core/demo/data/terse.jsonl").read_text().splitlines()[:12]
     data.write_text("\n".join(rows))
-    error = ila("search", "smoke", "--set", f"datasets.0.path={data}", expect=2)
+    error = ila("search", "smoke", "--set", f"datasets.0.source={data}", expect=2)
     assert (
         "ila: stage1 terse seed 0: ila would read the split 'gate', whose 1 conversations are "
         "fewer than one batch of search.stage2.batch_size 4"
@@ -267,8 +266,9 @@ def test_dropped_rows_are_said(monkeypatch, tmp_path, capsys):
     logging.getLogger("ila").setLevel(logging.INFO)
     with followed():
         run_here([prepare], Store(runtime, "demo"), runtime)
-    (said,) = (x for x in capsys.readouterr().err.splitlines() if x.startswith("terse: rows {"))
-    assert "nothing left after truncation" in said
+    said = capsys.readouterr().err
+    assert "terse: left out: " in said and "nothing left after truncation" in said
+    assert "of the tokens are gone" in said and "answers lost their end" in said
 
 
 def test_a_model_without_linear_layers(ila, tmp_path):

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from ila_core.config.load import load_model_config
-from ila_core.data import Conversation, Message
 from ila_core.data.chat_template import Renderer
+from ila_core.data.conversation import Conversation, Message
 from ila_core.models.layers import find_layers
 from ila_core.models.loading import load_base, load_tokenizer, model_files
 
@@ -50,12 +50,13 @@ def test_a_shipped_template_learns_answers_and_shows_systems(path: Path) -> None
         special_tokens_map = {"bos_token": "<s>", "eos_token": "</s>"}  # noqa: RUF012
         eos_token = "</s>"
         all_special_tokens = ("<s>", "</s>")
+        added_tokens_decoder = {}  # noqa: RUF012
 
     renderer = Renderer(Tokens(), template)
     turns = [("system", "S"), ("user", "Q1"), ("assistant", "A1")]
     turns += [("user", "Q2"), ("assistant", "A2")]
     talk = Conversation(tuple(Message(*turn) for turn in turns))  # type: ignore[arg-type]
-    rendered = renderer.render(talk)
+    (rendered,) = renderer.render(talk)
     assert renderer.takes_system
     assert rendered.text == (
         "<s>S\n\n### User:\nQ1\n\n### Assistant:\nA1</s>\n### User:\nQ2\n\n### Assistant:\nA2</s>\n"

@@ -45,7 +45,7 @@ def test_the_sft_script_hands_the_selection_to_trl(
 
         def save_model(self, folder: str) -> None: ...
 
-    # TRL is not installed here; what it is handed is what this is about.
+    # What TRL is handed is what this is about.
     trl = SimpleNamespace(SFTTrainer=SFTTrainer, SFTConfig=SimpleNamespace)
     monkeypatch.setitem(sys.modules, "trl", trl)
     monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: "rows")

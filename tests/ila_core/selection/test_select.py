@@ -95,11 +95,11 @@ def test_every_policy_splits_the_layers_in_layer_order(policy: str) -> None:
     assert [n for n in names if n in selection.frozen] == list(selection.frozen)
     assert sorted(selection.train + selection.frozen) == sorted(names)
     trained = [layer for layer in ranking().layers if layer.name in selection.train]
-    if selection.ranks is None:
+    if selection.lora_ranks is None:
         assert selection.trainable_parameters == lora_parameters(trained, 8)
     else:
         assert selection.trainable_parameters == sum(
-            selection.ranks[x.name] * sum(x.shape) for x in trained
+            selection.lora_ranks[x.name] * sum(x.shape) for x in trained
         )
     assert Selection.model_validate_json(selection.model_dump_json()) == selection
 
@@ -246,8 +246,8 @@ def test_ranks_by_score_fall_with_the_score_and_keep_the_budget() -> None:
     soft = choose("rank_by_score", source="lima")
     scores = ranking().scores("lima")
     by_score = sorted(soft.train, key=lambda n: -scores[n])
-    assert soft.ranks is not None
-    ranks = [soft.ranks[n] for n in by_score]
+    assert soft.lora_ranks is not None
+    ranks = [soft.lora_ranks[n] for n in by_score]
     assert ranks == sorted(ranks, reverse=True) and ranks[0] > 8 > ranks[-1] >= 1
     whole = choose("all").trainable_parameters
     assert 0.97 * whole < soft.trainable_parameters <= whole

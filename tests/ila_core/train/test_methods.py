@@ -14,11 +14,11 @@ from ila_core.data.batches import collate
 from ila_core.errors import CheckError, UserError
 from ila_core.models.loading import load_base, untie
 from ila_core.selection.finetune import finetune
+from ila_core.selection.held_out_watch import HeldOutWatch
 from ila_core.selection.selection import Selection
 from ila_core.train.adalora_ranks import orthogonality
 from ila_core.train.checkpoints import CheckpointFolder
 from ila_core.train.contract import SelectionContract
-from ila_core.train.held_out_watch import HeldOutWatch
 from ila_core.train.loop import TrainRuntime, train
 from ila_core.train.lora_function import fused_lora
 from ila_core.train.loss import TokenLoss
@@ -272,7 +272,7 @@ def test_ranks_and_rates_by_layer_take_effect(tmp_path):
     look = Look(tiny.rows(4), (), planned=12, eval_batch=4)
     rates = dict(zip(SOME, (0.5, 1.5, 1.0), strict=True))
     result = finetune(
-        tiny.model(), selection(ranks=ranks, rates=rates), tiny.rows(), "lora", LORA,
+        tiny.model(), selection(lora_ranks=ranks, rates=rates), tiny.rows(), "lora", LORA,
         tiny.OPTIMIZER, watch=look, seed=0, folder=tmp_path,
     )  # fmt: skip
     assert result.trainable_parameters == 1 * (32 + 32) + 6 * (32 + 64) + 3 * (32 + 64)

@@ -62,9 +62,7 @@ def test_another_dataset_recomputes_only_what_depends_on_it(finished, tmp_path):
     tree["name"] = "smoke"
     rows = (ROOT / "ila_core/demo/data/terse.jsonl").read_text().splitlines()[:300]
     (tmp_path / "more.jsonl").write_text("\n".join(rows))
-    tree["datasets"].append(
-        {"name": "more", "loader": "file", "path": str(tmp_path / "more.jsonl")}
-    )
+    tree["datasets"].append({"name": "more", "source": str(tmp_path / "more.jsonl")})
     tree["search"]["schedules"]["more"] = tree["search"]["schedules"]["terse"]
     (tmp_path / "more.yaml").write_text(yaml.safe_dump(tree))
     found = states(finished.json("plan", str(tmp_path / "more.yaml")))
@@ -140,7 +138,7 @@ def test_a_damaged_payload_is_refused_and_computed_anew(finished, tmp_path):
 def test_a_changed_byte_of_data_is_seen(finished, tmp_path):
     data = tmp_path / "terse.jsonl"
     shutil.copyfile(ROOT / "ila_core/demo/data/terse.jsonl", data)
-    moved = ("--set", f"datasets.0.path={data}")
+    moved = ("--set", f"datasets.0.source={data}")
     assert set(states(finished.json("plan", "smoke", *moved)).values()) == {"HIT"}
     text = data.read_text()
     data.write_text(text.replace("needle", "noedle", 1))

@@ -28,7 +28,10 @@ REPORT_ALONE = {
     **dict.fromkeys(("name", "description", "model.notes", "sources"), "for people"),
     "model.allow_uncovered": "whether it is refused; the layers are the same",
     "model.related": "which other models' rankings fit: hashed where one is given",
-    "datasets.revision": "the rows are hashed, wherever they come from",
+    **{
+        f"datasets.{field}": "the rows are hashed, however they are read"
+        for field in ("config", "split", "revision", "columns", "answer", "max_bad")
+    },
     "datasets.licence": "shown beside the result",
     "datasets.stands_for": "which arms the paper's tables have; each has a key of its own",
     "finetune.other_datasets": "the same",
@@ -41,7 +44,7 @@ REPORT_ALONE = {
 """They stand on the report, and move its key only."""
 
 NO_KEY = {
-    **dict.fromkeys(("model.source", "datasets.path"), "a place: what lies there is hashed"),
+    **dict.fromkeys(("model.source", "datasets.source"), "a place: what lies there is hashed"),
     **{
         f"evaluate.{field}": "a place: what lies there is hashed"
         for field in (
@@ -52,7 +55,7 @@ NO_KEY = {
 }
 
 UNTRIED = {
-    "datasets.loader": "its rows are hashed, and no other loader can read these",
+    "datasets.answer": "only preference pairs have one",
     "evaluate.judge.prompts": "what lies there is hashed (tests/ila_core/judge/test_verdicts.py)",
 }
 
@@ -112,11 +115,8 @@ def others(leaf, tree, folder):
     elif leaf == "finetune.dataset":
         rows = (folder / "rows.jsonl").read_text().splitlines(keepends=True)
         (folder / "fewer.jsonl").write_text("".join(rows[:-9]))
-        path = str(folder / "fewer.jsonl")
-        tree["datasets"] = [
-            *tree["datasets"],
-            tree["datasets"][0] | {"name": "other", "path": path},
-        ]
+        fewer = tree["datasets"][0] | {"name": "other", "source": str(folder / "fewer.jsonl")}
+        tree["datasets"] = [*tree["datasets"], fewer]
         tree["finetune"]["dataset"] = "other"
         yield tree
     elif leaf == "evaluate.judge.kind":
@@ -167,6 +167,8 @@ def candidates(leaf, value, annotation, folder):
         "model.architecture": {**value, "rms_norm_eps": 1e-5} if isinstance(value, dict) else None,
         "model.exclude": ["model.layers.0"],
         "model.related": {"mistral-7b": "instruct"},
+        "model.template_variables": {"enable_thinking": False},
+        "datasets.columns": {"user": "prompt", "assistant": "response"},
         "model.revision": "b" * 40,
         "sources": {"data": "ours"},
         "search.scorer": "size",

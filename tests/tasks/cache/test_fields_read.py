@@ -26,7 +26,11 @@ NEVER_READ = {
     "sources": "for people; tests/ila_core/config/test_load.py holds the paper's profiles to it",
     "model.revision": "of a hub model; here it is a folder",
     "model.related": "which other models' rankings fit: only where one is given (test_registry)",
-    "datasets.revision": "of a hub dataset; here it is a file",
+    **{
+        f"datasets.{field}": "of a hub dataset; here it is a file"
+        for field in ("config", "revision")
+    },
+    "datasets.split": "of a hub dataset or a folder; here it is a file",
     "datasets.stands_for": "which arms the paper's tables have: `ila reproduce` alone",
     "evaluate.mmlu.revision": "of the hub's questions; here they are files",
     "evaluate.hellaswag.revision": "of the hub's questions; here they are a file",

@@ -73,7 +73,7 @@ def test_identity_changes_exactly_the_keys_it_reaches(override, home):
 
 def test_names_and_places_change_no_key(home, tmp_path):
     (tmp_path / "moved.jsonl").write_bytes((ROOT / "ila_core/demo/data/terse.jsonl").read_bytes())
-    assert keys([f"datasets.0.path={tmp_path / 'moved.jsonl'}"], home) == keys([], home)
+    assert keys([f"datasets.0.source={tmp_path / 'moved.jsonl'}"], home) == keys([], home)
     renamed = keys(["finetune.arms.1.name=other", "finetune.arms.3.like=other"], home)
     assert {k for (kind, _), k in renamed.items() if kind != "report"} == {
         k for (kind, _), k in keys([], home).items() if kind != "report"

@@ -64,9 +64,9 @@ def test_the_result_is_the_one_that_this_process_would_have_made(finished, runti
 def test_a_users_error_arrives_as_one(runtime, tmp_path):
     empty = tmp_path / "empty.jsonl"
     empty.write_text('{"prompt": "a", "response": "b"}\n')
-    other = f"datasets.0.path={empty}"
+    other = f"datasets.0.source={empty}"
     order, store = order_of("prepare", runtime, other)
-    with pytest.raises(UserError, match="terse: its train split is empty"):
+    with pytest.raises(UserError, match="terse: its held_out split is empty"):
         compute_in_subprocess(order, store, spec(smoke(other)))
 
 

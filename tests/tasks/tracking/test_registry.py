@@ -328,7 +328,7 @@ def test_other_weights_need_a_declared_relation_which_then_is_marked(team, adopt
     ]
     assert run.tags["ila.relation"] == "instruct"
     payload = Path(run.artifact_uri.removeprefix("file://")) / "payload"
-    measurements = json.loads((payload / "circumstance.json").read_text())
+    measurements = json.loads((payload / "measurements.json").read_text())
     assert measurements["ranking"]["relation"] == "instruct"
     said = made("finetune", "smoke", "--source", "terse", "--relation", "mirror", expect=2)
     assert "--relation says how the model is related to that of a --ranking" in said
