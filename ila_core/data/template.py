@@ -30,8 +30,11 @@ NOW = "strftime_now"
 _MARKED = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
-class Rewritten(Exception):
+class Rewritten(UserError):
     """The template renders earlier turns differently once later ones follow."""
+
+    def __init__(self) -> None:
+        super().__init__("the chat template renders earlier turns differently once others follow")
 
 
 @dataclass(frozen=True, slots=True)

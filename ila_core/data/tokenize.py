@@ -26,7 +26,8 @@ from ila_core.data.conversation import Conversation, content_hash
 from ila_core.data.counts import Counts, said_of
 from ila_core.data.loss_mask import ends_after, labels
 from ila_core.data.prepared import SPLITS, Prepared, Row, Rows, Split
-from ila_core.errors import UserError
+from ila_core.data.template import Rendered
+from ila_core.errors import UserError, first_line
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -77,6 +78,9 @@ def prepare(
         disable=not (progress and sys.stderr.isatty()),
     )
     for conversation, rows in tokenized:
+        if isinstance(rows, UserError):
+            dropped[first_line(rows)] += 1
+            continue
         identity = bytes.fromhex(content_hash(conversation))
         split = split_of(conversation, data)
         in_split = 0
@@ -137,12 +141,14 @@ class _Whole(NamedTuple):
 
 def _tokenized(
     conversations: Iterable[Conversation], renderer: Renderer
-) -> Iterator[tuple[Conversation, list[_Whole]]]:
+) -> Iterator[tuple[Conversation, list[_Whole] | UserError]]:
+    """Yield each conversation with its rows, or with why the template does not render it."""
     stream = iter(conversations)
     while some := list(islice(stream, _CHUNK)):
-        rendered = [renderer.render(conversation) for conversation in some]
+        rendered = [_rendered(renderer, conversation) for conversation in some]
+        texts = [r.text for rows in rendered if not isinstance(rows, UserError) for r in rows]
         tokens = renderer.tokenizer(
-            [r.text for rows in rendered for r in rows],
+            texts or [""],
             add_special_tokens=False,  # the template writes them
             return_offsets_mapping=True,
             return_attention_mask=False,
@@ -150,12 +156,22 @@ def _tokenized(
         )
         columns = zip(tokens["input_ids"], tokens["offset_mapping"], strict=True)
         for conversation, rows in zip(some, rendered, strict=True):
+            if isinstance(rows, UserError):
+                yield conversation, rows
+                continue
             whole = []
             for r in rows:
                 given, offsets = next(columns)
                 ids = np.array(given, dtype=np.int32)
                 whole.append(_Whole(ids, labels(ids, offsets, r.spans)))
             yield conversation, whole
+
+
+def _rendered(renderer: Renderer, conversation: Conversation) -> tuple[Rendered, ...] | UserError:
+    try:
+        return renderer.render(conversation)
+    except UserError as error:  # of this conversation: the template itself has been tried
+        return error
 
 
 def _refuse_empty(prepared: Prepared, data: DataConfig) -> None:

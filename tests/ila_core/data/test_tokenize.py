@@ -146,6 +146,16 @@ def test_what_a_dataset_leaves_out_is_in_the_statistics(tokenizer: Any, tmp_path
     assert sum(map(len, result.splits.values())) == 60
 
 
+def test_a_conversation_that_the_template_refuses_is_left_out_with_its_words(
+    tokenizer: Any,
+) -> None:
+    shy = "{% if 'x' in messages[0].content %}{{ raise_exception('no x here') }}{% endif %}"
+    result = prepared([talk("x", "y"), talk("xx", "y")], tokenizer, shy + UNMARKED)
+    why = "the chat template does not render a conversation: no x here"
+    assert result.counts.dropped == {why: 2}
+    assert sum(map(len, result.splits.values())) == 60
+
+
 def test_an_answer_that_is_masked_is_read_and_not_learned(tokenizer: Any) -> None:
     turns = [Message("user", "2+2?"), Message("assistant", "5", learned=False)]
     masked = Conversation((*turns, Message("user", "Check."), Message("assistant", "4")))
