@@ -61,8 +61,8 @@ def test_a_prefix_is_read_once_and_a_cut_prompt_does_not_hinder(monkeypatch):
     found = [c for c in asked(random.Random(0)) if c.family == "subject"]
     log_likelihoods(model, found, batch=1)
     every = sum(len(i) for i in {c.inputs for c in found})
-    # 18 rows keep the prefix of 60 tokens whole; the 19th has lost its beginning. What the model does
-    # to its logits is measured on 4 tokens, read three times.
+    # 18 rows keep the prefix of 60 tokens whole; the 19th has lost its beginning. What the model
+    # does to its logits is measured on 4 tokens, read three times.
     assert sum(read) - 12 == every - 17 * 60
 
 
