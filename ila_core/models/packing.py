@@ -92,7 +92,8 @@ def alone(batch: dict[str, Tensor]) -> Iterator[tuple[dict[str, Tensor], Tensor]
 def _in_float32(body: nn.Module, device: torch.device) -> Iterator[None]:
     """Compute in float32 within: a block's weights are widened while it runs, and come back."""
     blocks = [m for x in body.modules() if isinstance(x, nn.ModuleList) for m in x]
-    outer = [m for m in blocks if not any(m is not x and _within(m, x) for x in blocks)]
+    inner = {id(m) for block in blocks for m in block.modules() if m is not block}
+    outer = [block for block in blocks if id(block) not in inner]
     inside = {id(p) for block in outer for p in block.parameters()}
     narrow: dict[nn.Parameter, Tensor] = {}
 
@@ -132,7 +133,3 @@ def _in_float32(body: nn.Module, device: torch.device) -> Iterator[None]:
         for module, dtype in zip(packed, computed, strict=True):
             module.compute_dtype = dtype
         restore(iter(list(narrow)))
-
-
-def _within(module: nn.Module, other: nn.Module) -> bool:
-    return any(module is inner for inner in other.modules())
