@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pytest
 from filelock import FileLock
 
 from tasks.tracking.accounts import Role
-from tests.conftest import STEPS, Ila
+from tests.conftest import ROOT, STEPS, Ila
 from tests.helpers.served import PASSWORD, login, ports, post, running, wait_for
 
 pytestmark = [pytest.mark.servers, pytest.mark.slow]
@@ -57,9 +59,40 @@ def test_a_deployment_runs_on_a_worker(servers, deployed):
     assert task_states(servers, inner) == {"Completed": SOME}
     kinds = {a["key"].split("-")[0]: a["type"] for a in of_run(servers, inner) if a["key"]}
     assert kinds == {"ranking": "table", "agreement": "table", "evaluation": "table"}
-    assert any(a["type"] == "progress" for a in of_run(servers, inner))
     logged = [line["message"] for line in servers.ask("logs", limit=200) if line["name"] == "ila"]
     assert any(message.startswith("terse: rows: ") for message in logged)
+
+
+BAR = """
+from prefect import flow, task
+from tasks.run import metrics
+
+class Client:
+    def log_batch(self, *_, **__):
+        pass
+
+@task
+def step():
+    journal = metrics.Journal(Client(), "0" * 32, "a long training")
+    journal.on_metrics(1, {"progress": 0.5})
+    journal.close()
+
+metrics._FLUSH_SECONDS = 0
+
+@flow(name="bar")
+def bar():
+    step()
+
+bar()
+"""
+"""A step that has its bar at once: those of `smoke` are over before one is shown."""
+
+
+def test_a_long_step_has_a_progress_bar_that_is_full_in_the_end(servers):
+    environment = servers.ila.environment
+    subprocess.run([sys.executable, "-c", BAR], env=environment, cwd=ROOT, check=True)
+    bars = servers.ask("artifacts", artifacts={"type": {"any_": ["progress"]}}, limit=200)
+    assert [a["data"] for a in bars if a["description"] == "a long training"] == [100.0]
 
 
 def test_everybody_reuses_its_steps(servers, deployed, finished):
