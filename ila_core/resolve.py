@@ -60,15 +60,14 @@ class Lock:
         if is_local(config):
             files = files_of(config, None)
             name = f"{_DATASET} {Path.cwd()} {key_of(read)}"
-            return str(self._local(name, files, lambda: Dataset(config, None).read().digest()))
+            return self._local(name, files, lambda: Dataset(config, None).read().digest())
         revision = self._dataset_revision(config)
         if isinstance(revision, Unknown):
             return revision
-        found = self._remote(
+        return self._remote(
             f"{_DATASET} {repo_of(config)}@{revision} {key_of(read)}",
             lambda: Dataset(config, revision).read().digest(),
         )
-        return found if isinstance(found, Unknown) else str(found)
 
     def rows(self, key: str) -> dict[str, Any] | None:
         """The statistics of the rows that the step `key` prepares (`prepared.json`), if known."""

@@ -7,6 +7,7 @@ import json
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 
@@ -56,10 +57,8 @@ class Rows(Sequence[Row]):
     def __getitem__(self, index: int | slice) -> Row | list[Row]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        start, end = (
-            self._offsets[range(len(self))[index]],
-            self._offsets[range(len(self))[index] + 1],
-        )
+        at = range(len(self))[index]
+        start, end = self._offsets[at], self._offsets[at + 1]
         return Row(*(np.frombuffer(x, np.int32)[start:end] for x in (self._ids, self._labels)))
 
     def arrays(self) -> dict[str, NDArray[Any]]:
@@ -88,11 +87,12 @@ class Prepared:
     """The rows of each split in dataset order; no two splits share a prompt."""
     counts: Counts
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256 over every token and label of every split."""
         return _digest(self._arrays())
 
+    @cached_property
     def statistics(self) -> dict[str, Any]:
         """What `prepared.json` says."""
         return {
@@ -115,7 +115,7 @@ class Prepared:
 
         folder.mkdir(parents=True, exist_ok=True)
         save_file(self._arrays(), folder / _ROWS)
-        text = json.dumps(self.statistics(), indent=1)
+        text = json.dumps(self.statistics, indent=1)
         (folder / _STATISTICS).write_text(text + "\n", encoding="ascii")
 
     @classmethod

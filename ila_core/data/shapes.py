@@ -56,7 +56,7 @@ class Reading:
 
     def take(self, name: str) -> Any:
         self.used.add(name)
-        return self.row.fields[name]
+        return self.row.value(name)
 
     def optional(self, *names: str) -> str:
         """The text of the first of these fields that is there; empty where none is."""
@@ -159,9 +159,7 @@ def _exchange(reading: Reading, prompt: str | None, answer: str | None) -> list[
             f"{' or '.join(MESSAGES[:2])}; or name them at the dataset: "
             "`columns: {user: ..., assistant: ...}`"
         )
-    for name in (prompt, answer):
-        row.value(name)
-    if row.fields[answer] is None:
+    if row.value(answer) is None:
         raise LeftOut("no answer")
     others = [n for n in ANSWERS if n != answer and row.fields.get(n) is not None]
     if others and not reading.columns and answer != "chosen":
@@ -201,7 +199,7 @@ def _history(reading: Reading) -> Iterable[Message]:
 
 
 def _listed_or_text(reading: Reading, name: str, role: Role) -> list[Message]:
-    if isinstance(reading.row.fields[name], list):
+    if isinstance(reading.row.value(name), list):
         return _listed(reading, name)
     return [Message(role, reading.row.as_text(name, reading.take(name)))]
 
@@ -232,7 +230,7 @@ def _message(reading: Reading, where: str, item: Any) -> Message:
     given, content = item[names[0]], item.get(names[1])
     if given in _TOOL_ROLES or any(item.get(name) for name in _TOOL_FIELDS):
         raise LeftOut("calls tools")
-    if given not in _ROLES:
+    if not isinstance(given, str) or given not in _ROLES:
         raise row.wrong(
             f"{where}.{names[0]}", f"given {shown(given)}; allowed: {listed(list(_ROLES), 20)}"
         )

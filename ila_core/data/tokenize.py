@@ -194,5 +194,5 @@ def _refuse_empty(prepared: Prepared, data: DataConfig) -> None:
 def _report(prepared: Prepared) -> None:
     rows = ", ".join(f"{len(kept):,} {split}" for split, kept in prepared.splits.items())
     log.info("%s: rows: %s", prepared.dataset, rows)
-    for line in said_of(prepared.statistics()):
+    for line in said_of(prepared.statistics):
         log.info("%s: %s", prepared.dataset, line)

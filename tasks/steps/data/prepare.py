@@ -43,7 +43,7 @@ def prepare(base: Base, dataset: DatasetConfig, data: DataConfig, lock: Lock) ->
 def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) -> None:
     prepared = _prepared(step, progress=context.runtime.progress)
     prepared.save(out)
-    step.given["lock"].keep_rows(step.key, prepared.statistics())
+    step.given["lock"].keep_rows(step.key, prepared.statistics)
 
 
 def statistics(step: Step) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def statistics(step: Step) -> dict[str, Any]:
     lock: Lock = step.given["lock"]
     found = lock.rows(str(step.key))
     if found is None:
-        found = _prepared(step, progress=True).statistics()
+        found = _prepared(step, progress=True).statistics
         lock.keep_rows(str(step.key), found)
     return found
 

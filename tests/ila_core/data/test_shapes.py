@@ -68,6 +68,8 @@ def test_columns_name_what_no_field_name_says(tmp_path: Path) -> None:
         DatasetConfig(source="x.jsonl", columns={"user": "ask"})
     with pytest.raises(UserError, match=r"field 'asks': missing; the row has ask"):
         read(tmp_path, row, columns=columns | {"user": "asks"})
+    with pytest.raises(UserError, match=r"field 'turns': missing; the row has ask"):
+        read(tmp_path, row, columns={"messages": "turns"})
 
 
 def test_preference_pairs_are_learned_where_that_is_asked_for(tmp_path: Path) -> None:
@@ -155,6 +157,10 @@ def test_fields_that_are_not_read_are_counted_by_name(tmp_path: Path) -> None:
         ({"prompt": "\ud800", "response": "b"}, r"field 'prompt': not valid Unicode"),
         ({"messages": [7]}, r"field 'messages.0': given int 7; allowed is an object"),
         ({"messages": "a"}, r"field 'messages': given str 'a'; allowed is a list"),
+        (
+            {"messages": [{"role": ["user"], "content": "a"}]},
+            r"'messages.0.role': given list",
+        ),
         (
             {"messages": [{"role": "robot", "content": "a"}]},
             r"field 'messages.0.role': given str 'robot'; allowed: system, developer, user",

@@ -138,7 +138,7 @@ def test_what_a_dataset_leaves_out_is_in_the_statistics(tokenizer: Any, tmp_path
     counts = result.counts
     assert (counts.given, counts.unreadable, counts.answers) == (62, 1, 60)
     assert (counts.dropped, counts.ignored) == ({"no answer": 1}, {"id": 60})
-    assert said_of(result.statistics()) == [
+    assert said_of(result.statistics) == [
         "1 of 62 rows could not be read",
         "left out: 1 no answer",
         "fields that were ignored: id (60 rows)",
@@ -252,7 +252,7 @@ def test_a_system_message_without_a_place_goes_before_the_first_user_turn(
     result = prepared([talk("hello", "world", system="Be kind.")], tokenizer, template)
     row = find(result, "world", tokenizer)
     assert "<user>\nBe kind.\n\nhello\n" in tokenizer.decode(row.input_ids)
-    assert result.counts.system_merged == result.statistics()["system_merged"] == 1
+    assert result.counts.system_merged == result.statistics["system_merged"] == 1
     assert prepared([talk("hello", "world", system="Hm.")], tokenizer).counts.system_merged == 0
 
 
@@ -262,7 +262,7 @@ def test_saved_rows_come_back_and_damage_is_seen(tokenizer: Any, tmp_path: Path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["prepared.json", "prepared.safetensors"]
     loaded = Prepared.load(tmp_path)
     assert (loaded.counts, loaded.digest) == (result.counts, result.digest)
-    assert {s: len(rows) for s, rows in loaded.splits.items()} == result.statistics()["rows"]
+    assert {s: len(rows) for s, rows in loaded.splits.items()} == result.statistics["rows"]
     assert longest(tmp_path, "train") == len(result.splits["train"][0].input_ids)
     path = tmp_path / "prepared.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"\x7f")
