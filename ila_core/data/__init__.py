@@ -78,6 +78,11 @@ class Dataset:
         whole.update(canonical(self.counts()).encode())
         return whole.hexdigest()
 
+    @property
+    def conversations(self) -> int:
+        """How many were read."""
+        return self.given - len(self.unreadable) - self.left_out.total()
+
     def read(self) -> Self:
         """Read every row for what `digest` and `counts` say of them."""
         deque(self, maxlen=0)
@@ -94,9 +99,8 @@ class Dataset:
 
     def _check(self, files: str) -> None:
         name, bad = self._config.name, len(self.unreadable)
-        usable = self.given - bad - self.left_out.total()
         first = f"; the first: {self.unreadable[0]}" if bad else ""
-        if not usable:
+        if not self.conversations:
             reasons = ", ".join(f"{n} {why}" for why, n in sorted(self.left_out.items()))
             raise UserError(
                 f"dataset {name}: no row of {files} can be used: {self.given} rows, {bad} cannot "

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from ila_core.config import DataConfig
+from ila_core.config import Preparation
 from ila_core.data import Dataset
 from ila_core.data.batches import loss_tokens
 from ila_core.data.chat_template import Renderer
@@ -44,7 +44,7 @@ _SHOWN = 3
 def prepare(
     conversations: Dataset | Iterable[Conversation],
     renderer: Renderer,
-    data: DataConfig,
+    data: Preparation,
     *,
     dataset: str,
     progress: bool = False,
@@ -119,7 +119,7 @@ def prepare(
     return prepared
 
 
-def split_of(conversation: Conversation, data: DataConfig) -> Split:
+def split_of(conversation: Conversation, data: Preparation) -> Split:
     """The split of a prompt: its own draw, so no row's coming or going moves another.
 
     By the first user turn, not by the whole conversation: a question that stands in train with one
@@ -174,7 +174,7 @@ def _rendered(renderer: Renderer, conversation: Conversation) -> tuple[Rendered,
         return error
 
 
-def _refuse_empty(prepared: Prepared, data: DataConfig) -> None:
+def _refuse_empty(prepared: Prepared, data: Preparation) -> None:
     needed: dict[Split, str] = {"train": "", "held_out": "data.held_out_fraction"}
     if data.gate_fraction > 0:
         needed["gate"] = "data.gate_fraction"

@@ -29,6 +29,7 @@ class Base:
 
     @classmethod
     def resolve(cls, config: ModelConfig, lock: Lock) -> Base:
+        config = lock.completed(config)
         return cls(config, lock.model(config), lock.layers(config), lock)
 
     @property

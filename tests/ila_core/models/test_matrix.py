@@ -26,7 +26,8 @@ from ila_core.config import (
     Stage2Settings,
 )
 from ila_core.errors import CheckError, UserError
-from ila_core.models.layers import architecture_config, examine
+from ila_core.models.architecture import architecture_config
+from ila_core.models.layers import examine
 from tests.conftest import ROOT
 from tests.helpers.architectures import EXCLUDE, FIELDS, architecture
 
