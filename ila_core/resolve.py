@@ -20,6 +20,7 @@ from ila_core.data import Dataset
 from ila_core.data.sources import files_of, hub_revision, is_local, repo_of
 from ila_core.errors import UserError
 from ila_core.keys import digest_of, file_digest, key_of
+from ila_core.locks import exclusive
 from ila_core.models.layers import UNCOVERED, Examined, Layer
 from ila_core.models.loading import hub_model_revision, model_files, model_files_digest
 from ila_core.models.quantised import refuse_quantised
@@ -219,10 +220,8 @@ class Lock:
         return loaded
 
     def _write(self, name: str, value: Any) -> None:
-        from filelock import FileLock
-
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(self._path.with_suffix(".lock")):
+        with exclusive(self._path.with_suffix(".lock"), "what names resolve to"):
             entries = self._read() | {name: value}
             temporary = self._path.with_suffix(f".{os.getpid()}.tmp")
             temporary.write_text(json.dumps(entries, indent=1, sort_keys=True))
