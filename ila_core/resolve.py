@@ -19,7 +19,7 @@ from ila_core.config import DatasetConfig, ModelConfig
 from ila_core.data import Dataset
 from ila_core.data.sources import files_of, hub_revision, is_local, repo_of
 from ila_core.errors import UserError
-from ila_core.keys import digest_of, file_digest, key_of
+from ila_core.keys import digest_of, file_digest, key_of, read_object
 from ila_core.locks import exclusive
 from ila_core.models.layers import UNCOVERED, Examined, Layer
 from ila_core.models.loading import hub_model_revision, model_files, model_files_digest
@@ -44,7 +44,8 @@ class Lock:
 
     Args:
         home: `ILA_HOME`.
-        online: resolve and download what is missing (a run), or answer `Unknown` (a plan).
+        online: resolve and download what is missing (a run), or answer `Unknown` (a plan, unless
+            the hub's local cache, which is all there is offline, has it).
         rehash: read every local file again.
     """
 
@@ -65,9 +66,11 @@ class Lock:
         revision = self._dataset_revision(config)
         if isinstance(revision, Unknown):
             return revision
+        name = f"{_DATASET} {repo_of(config)}@{revision} {key_of(read)}"
         return self._remote(
-            f"{_DATASET} {repo_of(config)}@{revision} {key_of(read)}",
+            name,
             lambda: Dataset(config, revision).read().digest(),
+            f"{name} has not been downloaded yet; the first run does, and locks it",
         )
 
     def rows(self, key: str) -> dict[str, Any] | None:
@@ -182,42 +185,38 @@ class Lock:
         self._write(name, {"stats": stats, "digest": digest})
         return digest
 
-    def _remote(self, name: str, compute: Callable[[], str]) -> str | Unknown:
+    def _remote(self, name: str, look_up: Callable[[], str], unknown: str) -> str | Unknown:
         entry = self._read().get(name)
         if entry is not None:
             return str(entry)
-        if not self._online:
-            return Unknown(f"{name} has not been downloaded yet; the first run does, and locks it")
-        digest = compute()
-        self._write(name, digest)
-        return digest
+        if not self._online and not hub.is_offline():
+            return Unknown(unknown)
+        try:
+            found = look_up()
+        except UserError:
+            if self._online:
+                raise
+            return Unknown(unknown)
+        self._write(name, found)
+        return found
 
     def _revision(self, what: str, given: str | None, look_up: Callable[[], str]) -> str | Unknown:
         if given is not None:
             return given
-        name = f"revision of {what}"
-        entry = self._read().get(name)
-        if entry is not None:
-            return str(entry)
-        if not self._online:
-            return Unknown(
-                f"the hub commit of {what} is not known: the profile leaves it null, and the "
-                "first online run looks it up and locks it"
-            )
-        revision = look_up()
-        self._write(name, revision)
-        return revision
+        return self._remote(
+            f"revision of {what}",
+            look_up,
+            f"the hub commit of {what} is not known: the profile leaves it null, and the first "
+            "online run looks it up and locks it",
+        )
 
     def _read(self) -> dict[str, Any]:
         try:
-            loaded: dict[str, Any] = json.loads(self._path.read_bytes())
+            return read_object(self._path)
         except FileNotFoundError:
             return {}
-        except json.JSONDecodeError as error:
-            raise UserError(
-                f"{self._path}: damaged ({error}); delete it, it is made anew"
-            ) from error
-        return loaded
+        except UserError as error:
+            raise UserError(f"{error}; delete it, it is made anew") from error
 
     def _write(self, name: str, value: Any) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
