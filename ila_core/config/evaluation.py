@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from ila_core.config.base import Frozen, refuse_repeats
+from ila_core.config.base import Frozen, Seed, refuse_repeats
 
 PathText = Annotated[str, AfterValidator(lambda given: str(Path(given).expanduser()))]
 """The path of a local file or folder; `~` is the user's home."""
@@ -46,7 +46,7 @@ class GenerationSettings(Frozen):
     """Most tokens of one turn; FastChat's."""
     temperature: Literal["greedy", "by_category"] = "by_category"
     """`by_category`: FastChat's table, from the whole vocabulary (no top-k, no top-p)."""
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
     """The seed of sampled answers."""
 
 
@@ -89,7 +89,7 @@ class GeneralTextSettings(Frozen):
     """To sample."""
     tokens: int = Field(default=128, ge=2)
     """Most tokens of each text."""
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
 
 
 class AdapterSettings(Frozen):
@@ -109,7 +109,7 @@ class EvaluateConfig(Frozen):
     resamples: int = Field(ge=100)
     """Paired bootstrap resamples over items."""
     confidence: float = Field(gt=0, lt=1)
-    seed: int = 0
+    seed: Seed = 0
     limit: int | None = Field(default=None, ge=1)
     """Questions per task, for a look; never taken for a full evaluation."""
     adapters: dict[str, AdapterSettings] = {}  # noqa: RUF012  # pydantic copies it

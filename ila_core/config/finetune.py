@@ -10,6 +10,7 @@ from ila_core.config.base import (
     Name,
     OptimizerSettings,
     Schedule,
+    Seed,
     Seeds,
     must_be_in,
     refuse_repeats,
@@ -34,7 +35,7 @@ class ArmConfig(Frozen):
     """`freeze_random`: the arm that it is a control of; `per_cost`: whose parameters it has."""
     match: Literal["parameters", "layers"] = "parameters"
     """`freeze_random`: what it has in common with that arm."""
-    seed: int = 0
+    seed: Seed = 0
     """`freeze_random`: the draw."""
     votes: int = Field(default=2, ge=1)
     """`vote`: datasets that must agree."""

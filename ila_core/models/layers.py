@@ -96,9 +96,10 @@ def examine(config: ModelConfig) -> Examined:
     try:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(published, trust_remote_code=False)
-    except (ValueError, ImportError) as error:
+    except Exception as error:  # of any type, where two values do not go together
         raise UserError(
-            f"model {config.name}: {first_line(error)}; a causal language model is needed"
+            f"model {config.name}: transformers makes no causal language model of its architecture "
+            f"({type(error).__name__}: {first_line(error)})"
         ) from error
     every = layers_of(model)
     chosen = _without_excluded(every, config, model)
@@ -178,14 +179,13 @@ def architecture_config(config: ModelConfig) -> Any:
             the wrong type. Any other field that transformers does not declare is kept: published
             configurations have such ones, and it is compared with the model's own when it loads.
     """
-    from huggingface_hub.errors import StrictDataclassError
     from transformers import CONFIG_MAPPING, AutoConfig
 
     fields = dict(config.architecture)
     model_type = fields.pop("model_type", None)
     if model_type is None:
         raise UserError(f"model {config.name}: architecture.model_type: required, and not given")
-    if model_type not in CONFIG_MAPPING:
+    if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
         # The list of several hundred known ones would bury the message.
         raise UserError(
             f"model {config.name}: architecture.model_type: given {model_type!r}, which the "
@@ -197,9 +197,10 @@ def architecture_config(config: ModelConfig) -> Any:
             raise unknown_name(f"field of model {config.name}: architecture", field, known)
     try:
         return AutoConfig.for_model(model_type, **fields)
-    except (StrictDataclassError, ValueError, TypeError, KeyError) as error:
+    except Exception as error:  # of any type, where two values do not go together
+        said = " ".join(str(error).split())
         raise UserError(
-            f"model {config.name}: architecture: {' '.join(str(error).split())}"
+            f"model {config.name}: architecture: {type(error).__name__}: {said}"
         ) from error
 
 
