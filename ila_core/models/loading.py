@@ -85,7 +85,7 @@ def load_tokenizer(config: ModelConfig) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # of any type, where a file holds what it should not
         raise UserError(
             f"model {config.name}: no tokenizer can be read from {folder} "
             f"({first_line(error)}); tokenizer.json and tokenizer_config.json are needed"
@@ -127,7 +127,6 @@ def load_base(config: ModelConfig, device: str, *, four_bit: bool = False) -> An
             or a device or an environment that cannot hold weights in 4 bits.
     """
     import torch
-    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     check_architecture(config, _published(config))  # before gigabytes are downloaded
@@ -144,7 +143,9 @@ def load_base(config: ModelConfig, device: str, *, four_bit: bool = False) -> An
             trust_remote_code=False,
             output_loading_info=True,
         )
-    except (OSError, RuntimeError, SafetensorError) as error:
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:  # of any type, where a file holds what it should not
         raise UserError(
             f"model {config.name}: its weights cannot be read from {folder} ({first_line(error)})"
         ) from error
@@ -292,13 +293,12 @@ def _folder(config: ModelConfig, patterns: tuple[str, ...]) -> Path:
 
 
 def _published(config: ModelConfig) -> Any:
-    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
     folder = _folder(config, (CONFIG,))
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, StrictDataclassError) as error:
+    except Exception as error:  # of any type, where it holds what it should not
         raise UserError(
             f"model {config.name}: {folder / CONFIG} is not a model configuration that the "
             f"installed transformers knows ({first_line(error)})"
