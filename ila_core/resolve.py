@@ -19,7 +19,8 @@ from ila_core.config import DatasetConfig, ModelConfig
 from ila_core.data import Dataset
 from ila_core.data.sources import files_of, hub_revision, is_local, repo_of
 from ila_core.errors import UserError
-from ila_core.keys import digest_of, file_digest, key_of
+from ila_core.keys import digest_of, file_digest, key_of, read_object
+from ila_core.locks import exclusive
 from ila_core.models.architecture import ModelFacts, completed, facts
 from ila_core.models.files import (
     CONFIG,
@@ -50,7 +51,8 @@ class Lock:
 
     Args:
         home: `ILA_HOME`.
-        online: resolve and download what is missing (a run), or answer `Unknown` (a plan).
+        online: resolve and download what is missing (a run), or answer `Unknown` (a plan, unless
+            the hub's local cache, which is all there is offline, has it).
         rehash: read every local file again.
     """
 
@@ -86,7 +88,11 @@ class Lock:
         if isinstance(revision, Unknown):
             return revision
         name = f"{_DATASET} {repo_of(config)}@{revision} {key_of(read)}"
-        return self._remote(name, lambda: of(revision))
+        return self._remote(
+            name,
+            lambda: of(revision),
+            f"{name} has not been downloaded yet; the first run does, and locks it",
+        )
 
     def rows(self, key: str) -> dict[str, Any] | None:
         """The statistics of the rows that the step `key` prepares (`prepared.json`), if known."""
@@ -246,48 +252,42 @@ class Lock:
         self._write(name, {"stats": stats, "value": value})
         return value
 
-    def _remote(self, name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any] | Unknown:
-        entry: dict[str, Any] | None = self._read().get(name)
+    def _remote(self, name: str, look_up: Callable[[], Any], unknown: str) -> Any | Unknown:
+        entry = self._read().get(name)
         if entry is not None:
             return entry
-        if not self._online:
-            return Unknown(f"{name} has not been downloaded yet; the first run does, and locks it")
-        found = compute()
+        if not self._online and not hub.is_offline():
+            return Unknown(unknown)
+        try:
+            found = look_up()
+        except UserError:
+            if self._online:
+                raise
+            return Unknown(unknown)
         self._write(name, found)
         return found
 
     def _revision(self, what: str, given: str | None, look_up: Callable[[], str]) -> str | Unknown:
         if given is not None:
             return given
-        name = _revision_of(what)
-        entry = self._read().get(name)
-        if entry is not None:
-            return str(entry)
-        if not self._online:
-            return Unknown(
-                f"the hub commit of {what} is not known: the profile leaves it null, and the "
-                "first online run looks it up and locks it"
-            )
-        revision = look_up()
-        self._write(name, revision)
-        return revision
+        return self._remote(
+            _revision_of(what),
+            look_up,
+            f"the hub commit of {what} is not known: the profile leaves it null, and the first "
+            "online run looks it up and locks it",
+        )
 
     def _read(self) -> dict[str, Any]:
         try:
-            loaded: dict[str, Any] = json.loads(self._path.read_bytes())
+            return read_object(self._path)
         except FileNotFoundError:
             return {}
-        except json.JSONDecodeError as error:
-            raise UserError(
-                f"{self._path}: damaged ({error}); delete it, it is made anew"
-            ) from error
-        return loaded
+        except UserError as error:
+            raise UserError(f"{error}; delete it, it is made anew") from error
 
     def _write(self, name: str, value: Any) -> None:
-        from filelock import FileLock
-
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(self._path.with_suffix(".lock")):
+        with exclusive(self._path.with_suffix(".lock"), "what names resolve to"):
             entries = self._read() | {name: value}
             temporary = self._path.with_suffix(f".{os.getpid()}.tmp")
             temporary.write_text(json.dumps(entries, indent=1, sort_keys=True))

@@ -8,7 +8,6 @@ import codecs
 import csv
 import gzip
 import io
-import json
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ila_core.errors import UserError, first_line
+from ila_core.keys import parsed_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +128,7 @@ def _json(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def _array(path: Path, file: IO[bytes]) -> Iterator[tuple[int, Any]]:
-    rows = _parsed(file.read(), str(path))
-    if isinstance(rows, UserError):
-        raise rows
-    yield from enumerate(rows, start=1)
+    yield from enumerate(parsed_json(file.read(), path), start=1)
 
 
 def _opened(path: Path) -> IO[bytes]:
@@ -163,16 +160,12 @@ def _first_byte(file: IO[bytes]) -> bytes:
     return start[:1]
 
 
-def _parsed(content: bytes, where: str) -> Any:
-    """What the JSON says, or a `UserError` in its place."""
+def _parsed(line: bytes, where: str) -> Any:
+    """What the line says, or a `UserError` in its place."""
     try:
-        return json.loads(content.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        return UserError(f"{where}: not UTF-8 ({error.reason} at byte {error.start})")
-    except RecursionError:
-        return UserError(f"{where}: nested too deeply to be read")
-    except ValueError as error:  # no JSON, or a number of more digits than Python reads
-        return UserError(f"{where}: not JSON ({first_line(error)})")
+        return parsed_json(line, where)
+    except UserError as error:
+        return error
 
 
 def _csv(path: Path, delimiter: str = ",") -> Iterator[tuple[int, Any]]:

@@ -144,10 +144,13 @@ def _of_hub(config: DatasetConfig, revision: str | None) -> list[Path]:
     if config.source in DATASETS:
         pattern = DATASETS[config.source].files
         files = sorted(hub.fetch(repo, [pattern], revision, kind="dataset").glob(pattern))
+    elif hub.is_offline() and (folder := hub.cached(repo, revision, kind="dataset")) is not None:
+        files = [Path(file) for file in _data_files(config, str(folder), None)]
     else:
         prefix = f"hf://datasets/{repo}@{revision}/"
         names = [name.removeprefix(prefix) for name in _data_files(config, repo, revision)]
-        folder = hub.fetch(repo, names, revision, kind="dataset")
+        # Its README may say which files are of a split, which counts when offline.
+        folder = hub.fetch(repo, [*names, "README.md"], revision, kind="dataset")
         files = [file for name in names if (file := folder / name).is_file()]
     # An interrupted download leaves some shards, which the hub's cache hands out when offline.
     shards = {int(n) for path in files for n in _SHARD.findall(path.name)}

@@ -15,9 +15,10 @@ from ila_core.config import ModelConfig
 from ila_core.errors import CheckError, UserError, first_line, listed
 from ila_core.models.architecture import (
     architecture_config,
-    completed,
+    as_loaded,
     published_config,
     read_tokenizer,
+    saved_as,
 )
 from ila_core.models.files import CONFIG, WEIGHT_FILES, model_folder
 from ila_core.models.quantised import refuse_quantised
@@ -107,11 +108,11 @@ def load_base(config: ModelConfig, device: str, *, four_bit: bool = False) -> An
             or a device or an environment that cannot hold weights in 4 bits.
     """
     import torch
-    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
-    config = completed(config)
-    check_architecture(config, published_config(config))  # before gigabytes are downloaded
+    published = published_config(config)
+    check_architecture(config, published)  # before gigabytes are downloaded
+    config = as_loaded(config, saved_as(published), bool(published.tie_word_embeddings))
     folder = model_folder(config, (CONFIG, *WEIGHT_FILES))
     refuse_quantised(config.name, folder)
     quantised = _four_bit(getattr(torch, config.dtype), device) if four_bit else {}
@@ -125,7 +126,9 @@ def load_base(config: ModelConfig, device: str, *, four_bit: bool = False) -> An
             trust_remote_code=False,
             output_loading_info=True,
         )
-    except (OSError, RuntimeError, SafetensorError) as error:
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:  # of any type, where a file holds what it should not
         raise UserError(
             f"model {config.name}: its weights cannot be read from {folder} ({first_line(error)})"
         ) from error

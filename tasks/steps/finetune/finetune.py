@@ -17,6 +17,8 @@ def finetune(base: Base, selection: Step, data: Step, settings: FinetuneConfig, 
     """Describe the fine-tuning of one arm with one seed."""
     arm = selection.given["arm"]
     method, how = settings.method_of(arm), settings.settings_of(arm)
+    for field in ("r", "initial_r"):
+        base.check_rank(f"finetune.{method}.{field}", getattr(how, field, 1))
     if how.steps is not None:  # else only the prepared data tell
         METHODS[method].check(how, how.steps)
     return Step(
