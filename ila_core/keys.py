@@ -66,7 +66,7 @@ def read_object(path: Path) -> dict[str, Any]:
     """
     found = parsed_json(path.read_bytes(), path)
     if not isinstance(found, dict):
-        raise UserError(f"{path}: this must be a JSON object and is a {type(found).__name__}")
+        raise UserError(f"{path}: given {type(found).__name__}; allowed is a JSON object")
     return found
 
 

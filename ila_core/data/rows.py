@@ -9,6 +9,7 @@ import csv
 import gzip
 import io
 import logging
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,7 +124,7 @@ def _json(path: Path) -> Iterator[tuple[int, Any]]:
                 for number, line in enumerate(file, start=1):
                     if line.strip():
                         yield number, _parsed(line, f"{path}, row {number}")
-    except (EOFError, gzip.BadGzipFile, UnicodeDecodeError) as error:
+    except (EOFError, gzip.BadGzipFile, zlib.error, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read to its end ({first_line(error)})") from error
 
 
@@ -146,11 +147,18 @@ def _opened(path: Path) -> IO[bytes]:
 def _zstandard(path: Path) -> IO[bytes]:
     import zstandard
 
+    content, text = path.read_bytes(), io.BytesIO()
     try:
-        with zstandard.open(path, "rb") as file:
-            return io.BytesIO(file.read())
+        while content:  # frame by frame: `zstandard.open` takes a file that was cut off for whole
+            frame = zstandard.ZstdDecompressor().decompressobj()
+            text.write(frame.decompress(content))
+            if not frame.eof:
+                raise UserError(f"{path}: cannot be read to its end: it was cut off")
+            content = frame.unused_data
     except zstandard.ZstdError as error:
         raise UserError(f"{path}: not readable as zstandard ({error})") from error
+    text.seek(0)
+    return text
 
 
 def _first_byte(file: IO[bytes]) -> bytes:
@@ -180,7 +188,7 @@ def _csv(path: Path, delimiter: str = ",") -> Iterator[tuple[int, Any]]:
                     f"{path}, row {number}: {len(more or [])} values more than there are columns"
                 )
                 yield number, UserError(problem) if more else fields
-    except (csv.Error, EOFError, OSError, UnicodeDecodeError) as error:
+    except (csv.Error, EOFError, OSError, zlib.error, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not readable as CSV ({first_line(error)})") from error
 
 
