@@ -134,7 +134,7 @@ class Lock:
 
     def layers(self, config: ModelConfig) -> tuple[Layer, ...]:
         """The base model's linear layers: a question to `architecture` alone, so never unknown."""
-        return self._examined(config).layers
+        return self.examined(config).layers
 
     def check_length(self, config: ModelConfig, max_length: int) -> None:
         """Check that the model has as many positions.
@@ -142,7 +142,7 @@ class Lock:
         Raises:
             UserError: it has fewer.
         """
-        most = self._examined(config).positions
+        most = self.examined(config).positions
         if most is not None and max_length > most:
             raise UserError(
                 f"data.max_length: given {max_length:,}, and model {config.name} has {most:,} "
@@ -150,7 +150,8 @@ class Lock:
                 f"read. Allowed is 8 to {most:,}"
             )
 
-    def _examined(self, config: ModelConfig) -> Examined:
+    def examined(self, config: ModelConfig) -> Examined:
+        """The base model's layers, and what of its weights they are."""
         settings = ("architecture", "lm_head", "exclude", "allow_uncovered")
         asked = {field: getattr(config, field) for field in settings}
         name = f"{_LAYERS} by transformers {version('transformers')} {key_of(asked)}"
