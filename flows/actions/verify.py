@@ -71,8 +71,8 @@ def _of_path(path: Path, reference: str, asked: Asked, method: str, r: int) -> C
     selection = choose(ranking, asked, lora, training_of(method))
     train, ranks = selection.train, selection.lora_ranks
     if (path / WEIGHTS).exists():
-        found = read_adapter(path).check(str(path), ranking.layers, train, ranks)
-        return _with_uncovered(found, selection)
+        trained = read_adapter(path).check(str(path), ranking.layers, train, ranks)
+        return _with_uncovered(trained, selection)
     consumer, text = recognise(path)
     found = EXPORTERS[consumer].selected(text, ranking.layers, ())
     contract = check_configuration(f"{path} ({consumer})", found, ranking.layers, train, ranks)
