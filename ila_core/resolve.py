@@ -132,6 +132,15 @@ class Lock:
             return revision
         return {"hub": config.source, "revision": revision}
 
+    def folder_of(self, files: str) -> Path | None:
+        """The local folder of a model with this digest, where a run has seen one."""
+        for name, entry in self._read().items():
+            if name.startswith(f"{_MODEL} /") and entry["digest"] == files:
+                folder = Path(name.removeprefix(f"{_MODEL} "))
+                if folder.is_dir() and model_files_digest(folder) == files:
+                    return folder
+        return None
+
     def layers(self, config: ModelConfig) -> tuple[Layer, ...]:
         """The base model's linear layers: a question to `architecture` alone, so never unknown."""
         return self.examined(config).layers

@@ -8,12 +8,14 @@ A `revision` of `null` reads the hub's newest; pass a config whose revision is t
 """
 
 import logging
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from ila_core import hub
 from ila_core.config import ModelConfig
+from ila_core.data.template import Template
 from ila_core.errors import CheckError, UserError, first_line, listed
 from ila_core.keys import digest_of, file_digest
 from ila_core.models.layers import architecture_config
@@ -78,18 +80,7 @@ def load_tokenizer(config: ModelConfig) -> Any:
         UserError: files that are missing, a pad token that is unknown, or tokens that the model's
             embedding has no rows for.
     """
-    from transformers import AutoTokenizer
-
-    folder = _folder(config, (CONFIG, *TOKENIZER_FILES))
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False
-        )
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"model {config.name}: no tokenizer can be read from {folder} "
-            f"({first_line(error)}); tokenizer.json and tokenizer_config.json are needed"
-        ) from error
+    tokenizer = read_tokenizer(_folder(config, (CONFIG, *TOKENIZER_FILES)), config.name)
     if config.pad_token is not None:
         if config.pad_token not in tokenizer.get_vocab():
             raise UserError(
@@ -99,6 +90,33 @@ def load_tokenizer(config: ModelConfig) -> Any:
         tokenizer.pad_token = config.pad_token
     _check_ids(config, tokenizer)
     return tokenizer
+
+
+def read_tokenizer(folder: Path, name: str) -> Any:
+    """Read a tokenizer from a folder.
+
+    Args:
+        folder: of the model.
+        name: what messages call the model.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"model {name}: no tokenizer can be read from {folder} "
+            f"({first_line(error)}); tokenizer.json and tokenizer_config.json are needed"
+        ) from error
+
+
+def save_tokenizer(
+    tokenizer: Any, template: str | None, variables: Mapping[str, object], folder: Path
+) -> None:
+    """Write the tokenizer with the chat template that a model was trained with, if it has one."""
+    if template is not None or tokenizer.chat_template is not None:
+        tokenizer.chat_template = Template(tokenizer, template, variables).stored
+    tokenizer.save_pretrained(folder)
 
 
 def _check_ids(config: ModelConfig, tokenizer: Any) -> None:

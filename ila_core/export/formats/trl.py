@@ -72,7 +72,11 @@ class Trl:
 
     def reads(self, name: str, text: str) -> bool:
         # Its adapter_config.json is PEFT's.
-        return {"base", "frozen"} <= set(fields_of(name, text, ".json"))
+        return (
+            {"base", "frozen"}
+            <= set(fields_of(name, text, ".json"))
+            <= {"base", "revision", "frozen"}
+        )
 
     def selected(self, text: str, layers: Sequence[Layer], parameters: Sequence[str]) -> Matches:
         fields = json.loads(text)
