@@ -25,6 +25,8 @@ from ila_core.selection.selection import UNCOVERED, Selection
 README = "README.txt"
 WITH_TOKENIZER = ("peft", "trl")
 """Formats whose folder is one that a tokenizer is loaded from."""
+TRAINERS = ("peft", "axolotl", "spectrum", "llamafactory", "swift", "unsloth")
+"""Formats of trainers that make rows of conversations themselves."""
 LEAST = 0.25
 """Fraction of each dataset's layers that `intersection` intersects, unless `--least` is given."""
 
@@ -91,6 +93,14 @@ def run_export(
         notes.append(
             f"It was made on {ranking.model.get('hub', ranking.base_model)}; {wanted.base} is "
             f"declared {relation} of that."
+        )
+    if wanted.revision is not None:
+        notes.append(f"The base is {wanted.base} at commit {wanted.revision}.")
+    if to in TRAINERS:
+        notes.append(
+            "The search learned the assistant's answers, each with its end token, and nothing else "
+            "of a conversation. This trainer renders and masks by its own settings: see to it that "
+            "they say the same. `--to trl` has a trainer that learns the very same tokens."
         )
     if said := selection.details.get(UNCOVERED):
         notes.append(f"Mind that {said}.")

@@ -172,6 +172,18 @@ def test_a_ranking_of_a_folder_that_no_run_here_has_seen_needs_that_folder(
     assert "is declared" not in (tmp_path / "out" / "README.txt").read_text()
 
 
+def test_what_the_layers_do_not_hold_is_said_of_what_was_exported(finished, ranking, tmp_path):
+    document = json.loads(finished("rankings", "show", ranking, "--json"))
+    document["coverage"] = {"share": 0.31, "outside": "experts.up (12,288)"}
+    (tmp_path / "mixture.json").write_text(json.dumps(document))
+    file, out = str(tmp_path / "mixture.json"), str(tmp_path / "out")
+    finished("export", file, "--to", "csv", "--source", "terse", "--out", out)
+    said = "the layers hold 31.0% of the model's matrix weights; neither ranked nor trained"
+    assert said in (tmp_path / "out" / "README.txt").read_text()
+    asked = ["--ranking", file, "--policy", "ila", "--source", "terse"]
+    assert said in finished("verify", out, *asked)
+
+
 def test_an_approximation_is_said(finished, exported):
     out = exported("unsloth", "--approximate")
     assert "layers train that should be frozen" in (out / "README.txt").read_text()
