@@ -121,10 +121,9 @@ class Lock:
         """`{"files": digest}` of a local folder; `{"hub": id, "revision": commit}` otherwise."""
         if config.local:
             folder = Path(config.source).expanduser()
-            files = model_files(folder)
+            model_files(folder)  # says what is missing
             refuse_quantised(config.name, folder)
-            name = f"{_MODEL} {folder.absolute()}"
-            return {"files": str(self._local(name, files, lambda: model_files_digest(folder)))}
+            return {"files": self._digest_of_model(folder)}
         revision = self._revision(
             f"model {config.source}", config.revision, lambda: hub_model_revision(config)
         )
@@ -132,13 +131,20 @@ class Lock:
             return revision
         return {"hub": config.source, "revision": revision}
 
+    def _digest_of_model(self, folder: Path) -> str:
+        name, files = f"{_MODEL} {folder.absolute()}", model_files(folder)
+        return self._local(name, files, lambda: model_files_digest(folder))
+
     def folder_of(self, files: str) -> Path | None:
         """The local folder of a model with this digest, where a run has seen one."""
         for name, entry in self._read().items():
             if name.startswith(f"{_MODEL} /") and entry["digest"] == files:
                 folder = Path(name.removeprefix(f"{_MODEL} "))
-                if folder.is_dir() and model_files_digest(folder) == files:
-                    return folder
+                try:
+                    if self._digest_of_model(folder) == files:
+                        return folder
+                except UserError:  # it is not there any more
+                    continue
         return None
 
     def layers(self, config: ModelConfig) -> tuple[Layer, ...]:

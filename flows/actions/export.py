@@ -108,7 +108,10 @@ def run_export(
     with tempfile.TemporaryDirectory() as folder:
         if to in WITH_TOKENIZER:
             notes.append(_save_tokenizer(chosen, ranking, Path(folder)))
-        readme = "".join(f"{line}\n\n" for line in (f"{to}: {wanted.title}.", *notes))
+        counted = f"--method {method} --r {settings.r}"
+        check = f"ila verify {out} --ranking {found.pinned} {asked.options} {counted}"
+        lines = (f"{to}: {wanted.title}.", *notes, f"Verify it, or what was trained: {check}")
+        readme = "".join(f"{line}\n\n" for line in lines)
         written = _write(out, {**exported.files, README: readme}, Path(folder))
     if as_json:
         return print_json(
@@ -127,8 +130,7 @@ def run_export(
         typer.echo(f"  {out / name}")
     for note in notes:
         typer.echo(f"* {note}")
-    counted = f"--method {method} --r {settings.r}"
-    typer.echo(f"verify it: ila verify {out} --ranking {found.pinned} {asked.options} {counted}")
+    typer.echo(f"verify it: {check}")
 
 
 def choose(ranking: Ranking, asked: Asked, lora: LoraSettings, method: Training) -> Selection:
