@@ -147,10 +147,9 @@ class Lock:
         """`{"files": digest}` of a local folder; `{"hub": id, "revision": commit}` otherwise."""
         if config.local:
             folder = Path(config.source).expanduser()
-            files = model_files(folder)
+            model_files(folder)  # says what is missing
             refuse_quantised(config.name, folder)
-            name = f"{_MODEL} {folder.absolute()}"
-            return {"files": self._local(name, files, lambda: model_files_digest(folder))}
+            return {"files": self._digest_of_model(folder)}
         revision = self._revision(
             f"model {config.source}", config.revision, lambda: hub_model_revision(config)
         )
@@ -196,13 +195,30 @@ class Lock:
             self._write(name, revision)
         return config.model_copy(update={"revision": revision})
 
+    def _digest_of_model(self, folder: Path) -> str:
+        name, files = f"{_MODEL} {folder.absolute()}", model_files(folder)
+        digest: str = self._local(name, files, lambda: model_files_digest(folder))
+        return digest
+
+    def folder_of(self, files: str) -> Path | None:
+        """The local folder of a model with this digest, where a run has seen one."""
+        for name, entry in self._read().items():
+            if name.startswith(f"{_MODEL} /") and entry["value"] == files:
+                folder = Path(name.removeprefix(f"{_MODEL} "))
+                try:
+                    if self._digest_of_model(folder) == files:
+                        return folder
+                except UserError:  # it is not there any more
+                    continue
+        return None
+
     def layers(self, config: ModelConfig) -> tuple[Layer, ...]:
         """The base model's linear layers: a question to its configuration, so never unknown."""
-        return self._examined(config).layers
+        return self.examined(config).layers
 
     def positions(self, config: ModelConfig) -> int | None:
         """Most tokens of a row; `None` where the architecture has no limit."""
-        return self._examined(config).positions
+        return self.examined(config).positions
 
     def check_length(self, config: ModelConfig, max_length: int) -> None:
         """Check that the model has as many positions.
@@ -210,7 +226,7 @@ class Lock:
         Raises:
             UserError: it has fewer.
         """
-        most = self._examined(config).positions
+        most = self.examined(config).positions
         if most is not None and max_length > most:
             raise UserError(
                 f"data.max_length: given {max_length:,}, and model {config.name} has {most:,} "
@@ -218,7 +234,8 @@ class Lock:
                 f"read. Allowed is 8 to {most:,}"
             )
 
-    def _examined(self, config: ModelConfig) -> Examined:
+    def examined(self, config: ModelConfig) -> Examined:
+        """The base model's layers, and what of its weights they are."""
         settings = ("architecture", "lm_head", "exclude", "allow_uncovered")
         asked = {field: getattr(config, field) for field in settings}
         if not config.architecture:

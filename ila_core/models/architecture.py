@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, Literal
 
 from ila_core.config import Frozen, ModelConfig
@@ -34,10 +35,11 @@ def facts(config: ModelConfig) -> ModelFacts:
         UserError: files that are missing or that transformers cannot read.
     """
     published = published_config(config)
+    folder = model_folder(config, (CONFIG, *TOKENIZER_FILES))
     return ModelFacts(
         dtype=saved_as(published),
         tied=bool(published.tie_word_embeddings),
-        template=bool(read_tokenizer(config).chat_template),
+        template=bool(read_tokenizer(folder, config.name).chat_template),
     )
 
 
@@ -126,19 +128,22 @@ def published_config(config: ModelConfig) -> Any:
         ) from error
 
 
-def read_tokenizer(config: ModelConfig) -> Any:
-    """Read the fast tokenizer as it is.
+def read_tokenizer(folder: Path, name: str) -> Any:
+    """Read a tokenizer as it is.
+
+    Args:
+        folder: of the model.
+        name: what messages call the model.
 
     Raises:
         UserError: files that are missing or that transformers cannot read.
     """
     from transformers import AutoTokenizer
 
-    folder = model_folder(config, (CONFIG, *TOKENIZER_FILES))
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # of any type, where a file holds what it should not
         raise UserError(
-            f"model {config.name}: no tokenizer can be read from {folder} "
+            f"model {name}: no tokenizer can be read from {folder} "
             f"({first_line(error)}); tokenizer.json and tokenizer_config.json are needed"
         ) from error

@@ -8,10 +8,13 @@ A `revision` of `null` reads the hub's newest; pass a config whose revision is t
 """
 
 import logging
+from collections.abc import Mapping
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from ila_core.config import ModelConfig
+from ila_core.data.template import Template
 from ila_core.errors import CheckError, UserError, first_line, listed
 from ila_core.models.architecture import (
     architecture_config,
@@ -20,7 +23,7 @@ from ila_core.models.architecture import (
     read_tokenizer,
     saved_as,
 )
-from ila_core.models.files import CONFIG, WEIGHT_FILES, model_folder
+from ila_core.models.files import CONFIG, TOKENIZER_FILES, WEIGHT_FILES, model_folder
 from ila_core.models.quantised import refuse_quantised
 
 log = logging.getLogger("ila")
@@ -70,7 +73,7 @@ def load_tokenizer(config: ModelConfig) -> Any:
         UserError: files that are missing, a pad token that is unknown, or tokens that the model's
             embedding has no rows for.
     """
-    tokenizer = read_tokenizer(config)
+    tokenizer = read_tokenizer(model_folder(config, (CONFIG, *TOKENIZER_FILES)), config.name)
     if config.pad_token is not None:
         if config.pad_token not in tokenizer.get_vocab():
             raise UserError(
@@ -80,6 +83,15 @@ def load_tokenizer(config: ModelConfig) -> Any:
         tokenizer.pad_token = config.pad_token
     _check_ids(config, tokenizer)
     return tokenizer
+
+
+def save_tokenizer(
+    tokenizer: Any, template: str | None, variables: Mapping[str, object], folder: Path
+) -> None:
+    """Write the tokenizer with the chat template that a model was trained with, if it has one."""
+    if template is not None or tokenizer.chat_template is not None:
+        tokenizer.chat_template = Template(tokenizer, template, variables).stored
+    tokenizer.save_pretrained(folder)
 
 
 def _check_ids(config: ModelConfig, tokenizer: Any) -> None:
