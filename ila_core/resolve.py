@@ -34,7 +34,7 @@ from ila_core.models.quantised import refuse_quantised
 log = logging.getLogger("ila")
 
 # Raised when the same files would be read as something else: the old entries then miss.
-_DATASET, _MODEL, _LAYERS, _FILES = "dataset v3", "model v3", "layers v3", "files v3"
+_DATASET, _MODEL, _LAYERS, _FILES = "dataset v3", "model v3", "layers v4", "files v3"
 _FACTS, _ROWS = "facts v1", "rows v1"
 
 

@@ -70,7 +70,8 @@ def _of_path(path: Path, reference: str, asked: Asked, method: str, r: int) -> C
     selection = choose(ranking, asked, lora, training_of(method))
     train, ranks = selection.train, selection.lora_ranks
     if (path / WEIGHTS).exists():
-        return read_adapter(path).check(str(path), ranking.layers, train, ranks)
+        adapter = read_adapter(path, [layer.name for layer in ranking.layers])
+        return adapter.check(str(path), ranking.layers, train, ranks)
     consumer, text = recognise(path)
     found = EXPORTERS[consumer].selected(text, ranking.layers, ())
     contract = check_configuration(f"{path} ({consumer})", found, ranking.layers, train, ranks)
@@ -122,8 +123,8 @@ def _of_step(label: str, run: StepRun, lookup: Lookup) -> Contract:
     )
     if not (payload / "adapter").is_dir():
         return recorded.model_copy(update={"notes": ("what it trained is not read again",)})
-    adapter = read_adapter(payload / "adapter")
     names = [*selection.train, *selection.frozen]
+    adapter = read_adapter(payload / "adapter", names)
     now = adapter.check(label, adapter.layers_called(names), selection.train)
     kept = now.model_dump(include={"matched", "missed", "unrequested", "unmatched", "odd", "notes"})
     return recorded.model_copy(update=kept)
