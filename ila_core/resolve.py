@@ -194,6 +194,10 @@ class Lock:
         """The base model's linear layers: a question to its configuration, so never unknown."""
         return self._examined(config).layers
 
+    def share(self, config: ModelConfig) -> float:
+        """How much of the language model's matrix weights the layers hold."""
+        return self._examined(config).share
+
     def positions(self, config: ModelConfig) -> int | None:
         """Most tokens of a row; `None` where the architecture has no limit."""
         return self._examined(config).positions

@@ -33,6 +33,11 @@ class Base:
         return cls(config, lock.model(config), lock.layers(config), lock)
 
     @property
+    def share(self) -> float:
+        """How much of the language model's matrix weights the layers hold."""
+        return self.lock.share(self.config)
+
+    @property
     def address(self) -> str:
         """Base model name in an adapter's configuration: the hub id, or the name if it is local."""
         return self.config.name if self.config.local else self.config.source
