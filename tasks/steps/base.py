@@ -34,6 +34,11 @@ class Base:
         return cls(config, lock.model(config), lock.layers(config), lock)
 
     @property
+    def share(self) -> float:
+        """How much of the language model's matrix weights the layers hold."""
+        return self.lock.share(self.config)
+
+    @property
     def address(self) -> str:
         """What an adapter's configuration calls the base: its hub id, or its folder."""
         if self.config.local:
