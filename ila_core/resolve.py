@@ -74,7 +74,7 @@ class Lock:
         return found if isinstance(found, Unknown) else int(found["conversations"])
 
     def _content(self, config: DatasetConfig) -> dict[str, Any] | Unknown:
-        read = config.model_dump(exclude={"name", "revision", "licence", "stands_for"})
+        read = config.model_dump(exclude={"name", "revision", "licence", "stands_for", "held_out"})
 
         def of(revision: str | None) -> dict[str, Any]:
             rows = Dataset(config, revision).read()
