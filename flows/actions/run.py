@@ -12,13 +12,14 @@ from flows.results.profile_plan import ProfilePlan, plan_profile
 from flows.views.judge_forecast import announce
 from flows.views.run import show_result
 from ila_core.config import RuntimeConfig
+from ila_core.config.load import Given
 from ila_core.errors import UserError
 from ila_core.locks import check_locks
 from tasks.cache.step_run import StepRun
 
 
 def run_until(
-    until: str, given: str, overrides: Sequence[str], refresh: Refresh,
+    until: str, given: Given, overrides: Sequence[str], refresh: Refresh,
     *, rehash: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Compute the missing steps up to `until`, then show the result."""

@@ -3,19 +3,35 @@
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 """What every generator of random numbers takes; NumPy's takes 32 bits."""
 Seeds = Annotated[tuple[Seed, ...], Field(min_length=1)]
 Relation = Literal["instruct", "mirror", "quantised", "further_pretrained"]
 """How a model can stem from another so that a ranking of the one may serve the other."""
-Name = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]*$", max_length=80)
+
+
+def named(source: str | None = None) -> Any:
+    """A field that is a name, of letters, digits and `_.-`; where it comes from if left out."""
+    extra: dict[str, Any] | None = None if source is None else {"source": source}
+    return Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]*$", max_length=80, json_schema_extra=extra)
+
+
+def default(value: Any, source: str, **constraints: Any) -> Any:
+    """A field of a profile that may be left out.
+
+    Args:
+        value: what it is then; a function of the fields before it where they decide. `None`, or
+            `auto`, where the model or the data decide (`ila_core.config.derived`).
+        source: where the value comes from: `paper, section 4.1` or `ours: why`.
+        constraints: as of pydantic's `Field`.
+    """
+    given = {"default_factory": value} if callable(value) else {"default": value}
+    return Field(**given, **constraints, json_schema_extra={"source": source})
+
+
+Name = named()
 
 
 class Frozen(BaseModel):
@@ -45,36 +61,58 @@ class FrozenResult(BaseModel):
 
 
 class LoraSettings(Frozen):
-    r: int = Field(ge=1)
-    alpha: float = Field(gt=0)
-    dropout: float = Field(ge=0, lt=1)
+    """The adapter that stage 1 trains on every layer."""
+
+    r: int = default(32, "paper, Appendix B", ge=1)
+    """LoRA's rank."""
+    alpha: float = default(
+        lambda given: 2.0 * given.get("r", 1), "ours: the paper does not say; 2 r", gt=0
+    )
+    """LoRA's scale is alpha / r."""
+    dropout: float = default(0.1, "paper, Appendix B", ge=0, lt=1)
+    """The share of a LoRA branch's inputs that is dropped in training."""
 
 
 class Schedule(Frozen):
     """Peak learning rate and length of one training, in epochs or in optimizer steps."""
 
-    lr: float = Field(gt=0)
-    epochs: float | None = Field(default=None, gt=0)
-    steps: int | None = Field(default=None, ge=1)
+    lr: float = default(
+        2e-4, "paper, Appendix B: Mistral-7B's, and Llama 2-7B's on Alpaca-GPT4", gt=0
+    )
+    """The peak learning rate."""
+    epochs: float | None = default(
+        None,
+        "paper, Appendix B: Llama 2-7B's, by the number of conversations",
+        gt=0,
+    )
+    """How often the training rows are seen."""
+    steps: int | None = default(None, "ours: in place of `epochs`", ge=1)
+    """Optimizer steps."""
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:
-        if (self.epochs is None) == (self.steps is None):
-            raise ValueError("give exactly one of `epochs` and `steps`")
+        if self.epochs is not None and self.steps is not None:
+            raise ValueError("give one of `epochs` and `steps`, not both")
         return self
 
 
 class OptimizerSettings(Frozen):
-    """AdamW as in Appendix B. `batch_size` counts conversations per optimizer step."""
+    """AdamW as in Appendix B."""
 
-    batch_size: int = Field(ge=1)
-    beta1: float = Field(default=0.9, ge=0, lt=1)
-    beta2: float = Field(default=0.99, ge=0, lt=1)
-    weight_decay: float = Field(ge=0)
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup_ratio: float = Field(ge=0, lt=1)
-    max_grad_norm: float = Field(ge=0)
-    """0 switches clipping off."""
+    batch_size: int = default(32, "paper, section 4.4 (Observation 3)", ge=1)
+    """Conversations per optimizer step."""
+    beta1: float = default(0.9, "paper, Appendix B", ge=0, lt=1)
+    """How slowly Adam's mean of the gradients moves."""
+    beta2: float = default(0.99, "paper, Appendix B", ge=0, lt=1)
+    """How slowly Adam's mean of their squares moves."""
+    weight_decay: float = default(0.1, "paper, Appendix B", ge=0)
+    """AdamW's weight decay."""
+    schedule: Literal["cosine", "linear", "constant"] = default("cosine", "paper, Appendix B")
+    """How the learning rate falls after its warm-up."""
+    warmup_ratio: float = default(0.01, "paper, Appendix B", ge=0, lt=1)
+    """Share of the steps in which the learning rate rises to its peak."""
+    max_grad_norm: float = default(1.0, "ours: the paper does not say", ge=0)
+    """The gradient is scaled to this norm where it is longer; 0 switches that off."""
 
 
 def _types_in(annotation: Any) -> set[Any]:

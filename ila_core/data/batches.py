@@ -13,6 +13,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ila_core.config import Schedule
+from ila_core.data.loss_mask import IGNORED, learned_tokens
 from ila_core.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     Tokens = Sequence[int] | NDArray[np.int32]
-
-IGNORED = -100
-"""The label of a token that is read but not learned."""
 
 
 class Row(Protocol):
@@ -38,10 +36,8 @@ class Row(Protocol):
 
 
 def loss_tokens(row: Row) -> int:
-    """Count the targets of a row: the first token is never predicted."""
-    import numpy as np
-
-    return int(np.count_nonzero(np.asarray(row.labels)[1:] != IGNORED))
+    """Count the targets of a row."""
+    return learned_tokens(row.labels)
 
 
 def collate(packed: Sequence[Sequence[Row]]) -> dict[str, Tensor]:
@@ -98,7 +94,7 @@ def planned_steps(schedule: Schedule, n_rows: int, batch_size: int) -> int:
     """Count the optimizer steps of the schedule. An epoch's last step runs into the next one."""
     if schedule.steps is not None:
         return schedule.steps
-    assert schedule.epochs is not None
+    assert schedule.epochs is not None, "a schedule that nobody has completed (flows.plan)"
     return max(1, math.ceil(schedule.epochs * n_rows / batch_size))
 
 

@@ -10,23 +10,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from ila_core.config import Frozen, ModelConfig
-from ila_core.errors import UserError, first_line, listed, unknown_name
+from ila_core.errors import UserError, first_line, listed
 from ila_core.keys import digest_of
+from ila_core.models.architecture import architecture_config
 
 if TYPE_CHECKING:
     from torch import nn
 
-# Fields of published configurations that transformers reads but keeps under another name.
-_OLD_NAMES = ("rope_theta", "rope_scaling")
-
 _BLOCK = re.compile(r"\.(\d+)\.")
 
-_MISSPELT = 0.8
-"""An undeclared field this much like a declared one is taken for it, misspelt."""
 UNCOVERED = 0.05
 """The largest share of a model's matrix weights that may lie outside of its layers unsaid."""
 _NAMED = 3
@@ -66,7 +61,7 @@ class Examined(Frozen):
 
 
 def find_layers(config: ModelConfig) -> list[Layer]:
-    """Find the layers of the model that `config.architecture` describes; no weights, no network.
+    """Find the layers of a model from its configuration alone; no weights are read.
 
     Raises:
         UserError: as `examine`.
@@ -75,7 +70,7 @@ def find_layers(config: ModelConfig) -> list[Layer]:
 
 
 def examine(config: ModelConfig) -> Examined:
-    """Find the layers of the model that `config.architecture` describes, and count their weights.
+    """Find the layers of a model from its configuration alone, and count their weights.
 
     Raises:
         UserError: an architecture that transformers does not accept, tied embeddings that the
@@ -169,39 +164,6 @@ def language_model(model: Any) -> Any:
 def fingerprint(layers: Iterable[Layer]) -> str:
     """Digest what models with interchangeable rankings share: layer names and shapes, in order."""
     return digest_of([[layer.name, layer.shape] for layer in layers])
-
-
-def architecture_config(config: ModelConfig) -> Any:
-    """Make a transformers configuration of `config.architecture`.
-
-    Raises:
-        UserError: an unknown `model_type`, a field that looks like a misspelt one, or a value of
-            the wrong type. Any other field that transformers does not declare is kept: published
-            configurations have such ones, and it is compared with the model's own when it loads.
-    """
-    from transformers import CONFIG_MAPPING, AutoConfig
-
-    fields = dict(config.architecture)
-    model_type = fields.pop("model_type", None)
-    if model_type is None:
-        raise UserError(f"model {config.name}: architecture.model_type: required, and not given")
-    if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
-        # The list of several hundred known ones would bury the message.
-        raise UserError(
-            f"model {config.name}: architecture.model_type: given {model_type!r}, which the "
-            "installed transformers does not know; copy it from the model's config.json"
-        )
-    known = {*AutoConfig.for_model(model_type).to_dict(), *_OLD_NAMES}
-    for field in fields:
-        if field not in known and get_close_matches(field, known, n=1, cutoff=_MISSPELT):
-            raise unknown_name(f"field of model {config.name}: architecture", field, known)
-    try:
-        return AutoConfig.for_model(model_type, **fields)
-    except Exception as error:  # of any type, where two values do not go together
-        said = " ".join(str(error).split())
-        raise UserError(
-            f"model {config.name}: architecture: {type(error).__name__}: {said}"
-        ) from error
 
 
 def _refuse_shared(model: nn.Module) -> None:

@@ -8,30 +8,25 @@ A `revision` of `null` reads the hub's newest; pass a config whose revision is t
 """
 
 import logging
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ila_core import hub
 from ila_core.config import ModelConfig
+from ila_core.data.template import Template
 from ila_core.errors import CheckError, UserError, first_line, listed
-from ila_core.keys import digest_of, file_digest
-from ila_core.models.layers import architecture_config
+from ila_core.models.architecture import (
+    architecture_config,
+    as_loaded,
+    published_config,
+    read_tokenizer,
+    saved_as,
+)
+from ila_core.models.files import CONFIG, TOKENIZER_FILES, WEIGHT_FILES, model_folder
 from ila_core.models.quantised import refuse_quantised
 
 log = logging.getLogger("ila")
-
-CONFIG = "config.json"
-TOKENIZER_FILES = (
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "vocab.json",
-    "merges.txt",
-)
-# Safetensors only: a pickle can run anything. Some hub models carry a second, consolidated copy.
-WEIGHT_FILES = ("model*.safetensors", "model.safetensors.index.json")
 
 # Compared with the hub's whether or not the profile gives them: they shape the layers, or change
 # what the model computes.
@@ -78,18 +73,7 @@ def load_tokenizer(config: ModelConfig) -> Any:
         UserError: files that are missing, a pad token that is unknown, or tokens that the model's
             embedding has no rows for.
     """
-    from transformers import AutoTokenizer
-
-    folder = _folder(config, (CONFIG, *TOKENIZER_FILES))
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False
-        )
-    except Exception as error:  # of any type, where a file holds what it should not
-        raise UserError(
-            f"model {config.name}: no tokenizer can be read from {folder} "
-            f"({first_line(error)}); tokenizer.json and tokenizer_config.json are needed"
-        ) from error
+    tokenizer = read_tokenizer(model_folder(config, (CONFIG, *TOKENIZER_FILES)), config.name)
     if config.pad_token is not None:
         if config.pad_token not in tokenizer.get_vocab():
             raise UserError(
@@ -99,6 +83,15 @@ def load_tokenizer(config: ModelConfig) -> Any:
         tokenizer.pad_token = config.pad_token
     _check_ids(config, tokenizer)
     return tokenizer
+
+
+def save_tokenizer(
+    tokenizer: Any, template: str | None, variables: Mapping[str, object], folder: Path
+) -> None:
+    """Write the tokenizer with the chat template that a model was trained with, if it has one."""
+    if template is not None or tokenizer.chat_template is not None:
+        tokenizer.chat_template = Template(tokenizer, template, variables).stored
+    tokenizer.save_pretrained(folder)
 
 
 def _check_ids(config: ModelConfig, tokenizer: Any) -> None:
@@ -129,8 +122,10 @@ def load_base(config: ModelConfig, device: str, *, four_bit: bool = False) -> An
     import torch
     from transformers import AutoModelForCausalLM
 
-    check_architecture(config, _published(config))  # before gigabytes are downloaded
-    folder = _folder(config, (CONFIG, *WEIGHT_FILES))
+    published = published_config(config)
+    check_architecture(config, published)  # before gigabytes are downloaded
+    config = as_loaded(config, saved_as(published), bool(published.tie_word_embeddings))
+    folder = model_folder(config, (CONFIG, *WEIGHT_FILES))
     refuse_quantised(config.name, folder)
     quantised = _four_bit(getattr(torch, config.dtype), device) if four_bit else {}
     try:
@@ -246,6 +241,8 @@ def check_architecture(config: ModelConfig, published: Any) -> None:
     Raises:
         UserError: naming every field that differs.
     """
+    if not config.architecture:
+        return
     ours, theirs = architecture_config(config).to_dict(), published.to_dict()
     differing = [
         f"model {config.name}: architecture.{field}: given {ours.get(field)!r}, the model's "
@@ -255,51 +252,3 @@ def check_architecture(config: ModelConfig, published: Any) -> None:
     ]
     if differing:
         raise UserError("\n".join(differing))
-
-
-def model_files(folder: Path) -> list[Path]:
-    """The files that a local model is: configuration, weights and tokenizer, sorted by name.
-
-    Raises:
-        UserError: when the folder, its configuration or its weights are missing.
-    """
-    folder = folder.expanduser()
-    if not folder.is_dir():
-        raise UserError(f"model folder {folder} does not exist; set the model profile's `source:`")
-    patterns = (CONFIG, *WEIGHT_FILES, *TOKENIZER_FILES)
-    for needed in (CONFIG, WEIGHT_FILES[0]):
-        if not any(folder.glob(needed)):
-            raise UserError(f"model folder {folder} has no {needed}")
-    found = {path for pattern in patterns for path in folder.glob(pattern)}
-    return sorted(path for path in found if path.is_file())
-
-
-def model_files_digest(folder: Path) -> str:
-    """The identity of a local model: names and contents of `model_files`."""
-    return digest_of({path.name: file_digest(path) for path in model_files(folder)})
-
-
-def hub_model_revision(config: ModelConfig) -> str:
-    """The hub commit that a hub model is at now."""
-    return hub.current_commit(config.source, kind="model")
-
-
-def _folder(config: ModelConfig, patterns: tuple[str, ...]) -> Path:
-    if not config.local:
-        return hub.fetch(config.source, patterns, config.revision, kind="model")
-    folder = Path(config.source).expanduser()
-    model_files(folder)  # says what is missing
-    return folder
-
-
-def _published(config: ModelConfig) -> Any:
-    from transformers import AutoConfig
-
-    folder = _folder(config, (CONFIG,))
-    try:
-        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # of any type, where it holds what it should not
-        raise UserError(
-            f"model {config.name}: {folder / CONFIG} is not a model configuration that the "
-            f"installed transformers knows ({first_line(error)})"
-        ) from error

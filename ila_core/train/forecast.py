@@ -20,7 +20,8 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from ila_core.config import FullMethod, MethodSettings, ModelConfig
-from ila_core.models.layers import Layer, architecture_config
+from ila_core.models.architecture import architecture_config
+from ila_core.models.layers import Layer
 from ila_core.models.loading import untie
 from ila_core.train.methods import METHODS
 

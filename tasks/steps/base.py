@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ila_core.config import ModelConfig, RuntimeConfig
@@ -29,12 +30,15 @@ class Base:
 
     @classmethod
     def resolve(cls, config: ModelConfig, lock: Lock) -> Base:
+        config = lock.completed(config)
         return cls(config, lock.model(config), lock.layers(config), lock)
 
     @property
     def address(self) -> str:
-        """Base model name in an adapter's configuration: the hub id, or the name if it is local."""
-        return self.config.name if self.config.local else self.config.source
+        """What an adapter's configuration calls the base: its hub id, or its folder."""
+        if self.config.local:
+            return str(Path(self.config.source).expanduser().absolute())
+        return self.config.source
 
     def identify(self, *model_fields: str, **identity: object) -> dict[str, object] | Unknown:
         """Return a step's identity: the model's files, these of its settings, and `identity`.

@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM
 from ila_core.config import LoraSettings, ModelConfig
 from ila_core.config.load import load_model_config
 from ila_core.export.base import Export, Training
-from ila_core.models.layers import architecture_config, fingerprint, layers_of
+from ila_core.models.architecture import architecture_config
+from ila_core.models.layers import fingerprint, layers_of
 from ila_core.search.ranking import LayerScores, Ranking, order
 from ila_core.selection.select import lora_parameters
 from ila_core.selection.selection import Selection

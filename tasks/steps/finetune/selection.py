@@ -13,6 +13,7 @@ from ila_core.config import (
 )
 from ila_core.data.batches import planned_steps
 from ila_core.data.prepared import longest
+from ila_core.models.layers import fingerprint
 from ila_core.search.ranking import digest_read
 from ila_core.search.ranking_reference import ResolvedRanking
 from ila_core.selection.policies import POLICIES
@@ -83,7 +84,7 @@ def select(
         version=VERSION,
         identity=base.identify(
             "lm_head",
-            architecture=base.config.architecture,
+            layer_shapes=fingerprint(base.layers),
             arm=arm.model_dump(exclude={"name", "like", "method"}),
             settings={field: getattr(search, field) for field in fields},
             counted_by=_counted_by(method),

@@ -42,7 +42,6 @@ def score(
     identity: dict[str, object] = {
         "scorer": scorer,
         "scorer version": SCORERS[scorer].version,
-        "layers": base.config.architecture,
     }
     inputs = {}
     if scorer == "random" or needs == "rows":

@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from ila_core.config.load import load_model_config, load_profile, shipped
+from ila_core.config.load import load_model_config, load_profile, shipped, written
 from ila_core.errors import UserError
 
 RUNS, MODELS = shipped("runs"), shipped("models")
@@ -37,19 +37,15 @@ def test_every_model_profile_loads(name):
 
 
 @pytest.mark.parametrize("name", sorted(PAPER))
-def test_paper_profiles_say_where_each_value_comes_from(name):
+def test_paper_profiles_say_where_each_written_value_comes_from(name):
     profile = load_profile(name)
-    values = profile.model_dump(include={"data", "search", "finetune"}, exclude_unset=True)
-    values["finetune"] = {
-        k: v for k, v in values["finetune"].items() if k not in ("dataset", "arms")
-    }
-    leaves = set(_leaves(values)) | {"finetune.arms"}
-    stated = set(profile.sources) - {"evaluate"}
+    tree, _ = written(name)
+    leaves = {*_leaves({k: tree[k] for k in ("search", "finetune")})} - {"finetune.dataset"}
     # A block's source is that of everything in it.
-    assert all(any(f"{x}.".startswith(f"{s}.") for s in stated) for x in leaves)
-    assert all(any(f"{x}.".startswith(f"{s}.") for x in leaves) for s in stated)
+    assert all(any(f"{x}.".startswith(f"{s}.") for s in profile.sources) for x in leaves)
+    assert all(any(f"{x}.".startswith(f"{s}.") for x in leaves) for s in profile.sources)
     assert all(s.startswith(("paper", "ours")) for s in profile.sources.values())
-    assert list(profile.search.schedules) == ["lima", "no_robots", "alpaca_gpt4"]
+    assert profile.search.datasets == ("lima", "no_robots", "alpaca_gpt4")
     assert profile.search.stage1.stability.floor == 1.0  # the full schedule
     assert profile.search.stage2.rows == "train"
     assert next(arm for arm in profile.finetune.arms if arm.policy == "ila").source == "no_robots"
@@ -63,10 +59,15 @@ def test_appendix_b():
     for model, schedules in published.items():
         for dataset, (lr, epochs) in schedules.items():
             profile = load_profile(f"{model}-{dataset}")
-            assert (profile.finetune.lora.lr, profile.finetune.lora.epochs) == (lr, epochs)
+            for method in (profile.finetune.lora, profile.finetune.adalora):
+                assert (method.lr, method.epochs, method.dropout) == (lr, epochs, 0.1)
+                assert method.r == 32
             searched = profile.search.schedules
             assert {d: (s.lr, s.epochs) for d, s in searched.items()} == schedules
-    flagged = load_profile("mistral-7b-alpaca_gpt4").sources["finetune.lora.epochs"]
+    optimizer = profile.finetune.optimizer
+    assert (optimizer.beta1, optimizer.beta2, optimizer.weight_decay) == (0.9, 0.99, 0.1)
+    assert (optimizer.schedule, optimizer.warmup_ratio) == ("cosine", 0.01)
+    flagged = load_profile("mistral-7b-alpaca_gpt4").sources["finetune.lora"]
     assert "outside its own grid" in flagged
 
 
@@ -88,7 +89,10 @@ def test_overrides_reach_nested_fields_and_list_items():
         ("finetune.lora.lr=high", r"finetune.lora.lr: .*number.*given 'high'"),
         ("finetune.arms.9.seed=1", "the list has items 0 to 3"),
         ("finetune.lora.lr", "write field.subfield=value"),
-        ("finetune.lora.epochs=2", "exactly one of `epochs` and `steps`"),
+        (
+            "finetune.lora.epochs=2",
+            "^[^ ]*: finetune.lora: give one of `epochs` and `steps`, not both$",
+        ),
         ("finetune.dataset=limo", "'limo' is not one of"),
         ("data.gate_fraction=0", "hold rows back"),
         ("finetune.arms.3.like=random", "'random' is not one of"),

@@ -12,14 +12,9 @@ import pytest
 from ila_core import hub
 from ila_core.config import ModelConfig
 from ila_core.errors import UserError
-from ila_core.models.layers import architecture_config
-from ila_core.models.loading import (
-    hub_model_revision,
-    load_base,
-    load_tokenizer,
-    model_files,
-    model_files_digest,
-)
+from ila_core.models.architecture import architecture_config
+from ila_core.models.files import hub_model_revision, model_files, model_files_digest
+from ila_core.models.loading import load_base, load_tokenizer
 from ila_core.resolve import Lock
 
 ARCHITECTURE: dict[str, Any] = {

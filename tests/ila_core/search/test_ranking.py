@@ -11,8 +11,17 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from ila_core.errors import UserError
+from ila_core.keys import digest_of
 from ila_core.models.layers import Layer
-from ila_core.search.ranking import LayerScores, Ranking, exact, kept_count, least, order
+from ila_core.search.ranking import (
+    Coverage,
+    LayerScores,
+    Ranking,
+    exact,
+    kept_count,
+    least,
+    order,
+)
 
 LAYERS = [
     Layer(name=f"model.layers.{i}.q_proj", block=i, type="q_proj", shape=(4, 4)) for i in range(4)
@@ -87,6 +96,13 @@ def test_saved_and_loaded_it_is_the_same_document(tmp_path: Path) -> None:
     ranking.save(tmp_path / "ranking.json")
     loaded = Ranking.load(tmp_path / "ranking.json")
     assert loaded == ranking
+
+
+def test_what_was_recorded_later_leaves_the_digest_of_older_rankings_alone() -> None:
+    older = make({"lima": {"0": [1, 2, 3, 4]}})
+    assert older.digest == digest_of(older.model_dump(exclude={"coverage", "rendering"}))
+    newer = older.model_copy(update={"coverage": Coverage(share=1, outside="")})
+    assert newer.digest == digest_of(newer.model_dump(exclude={"rendering"})) != older.digest
 
 
 @pytest.mark.parametrize(
