@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ila_core.models.loading import in_float64
 from ila_core.search.scoring import Material, Needs, ScoreResult
 
 
@@ -21,7 +22,7 @@ def update_norm(layer: Any) -> float:
 
     In float64: the trace cancels where the columns of B nearly do.
     """
-    a = layer.lora_A["default"].weight.detach().double()
-    b = layer.lora_B["default"].weight.detach().double()
+    a = in_float64(layer.lora_A["default"].weight.detach())
+    b = in_float64(layer.lora_B["default"].weight.detach())
     square = ((b.T @ b) * (a @ a.T)).sum().clamp(min=0)
     return float(layer.scaling["default"] * square.sqrt())
