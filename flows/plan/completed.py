@@ -1,11 +1,13 @@
 """A profile with every default filled in that its model or its data decide."""
 
-from typing import Any
+from typing import Any, TypeVar
 
-from ila_core.config import Profile, Schedule
+from ila_core.config import LoraSettings, Profile, Schedule
 from ila_core.config.derived import epochs, search_epochs
 from ila_core.config.finetune import METHODS_WITH_SETTINGS
 from ila_core.resolve import Lock, Unknown
+
+_Lora = TypeVar("_Lora", bound=LoraSettings)
 
 
 def completed(profile: Profile, lock: Lock) -> Profile:
@@ -27,13 +29,25 @@ def completed(profile: Profile, lock: Lock) -> Profile:
         settings = getattr(finetuning, method)
         if _open(settings) and not isinstance(count, Unknown):
             methods[method] = settings.model_copy(update={"epochs": epochs(count, method)})
+    model = lock.completed(profile.model)
+    stage1 = search.stage1
+    if any(layer.holds_experts for layer in lock.layers(model)):
+        stage1 = stage1.model_copy(update={"lora": _without_dropout(stage1.lora)})
+        methods["lora"] = _without_dropout(methods.get("lora", finetuning.lora))
     return profile.model_copy(
         update={
-            "model": lock.completed(profile.model),
-            "search": search.model_copy(update={"schedules": schedules}),
+            "model": model,
+            "search": search.model_copy(update={"schedules": schedules, "stage1": stage1}),
             "finetune": finetuning.model_copy(update=methods),
         }
     )
+
+
+def _without_dropout(settings: _Lora) -> _Lora:
+    """Set the dropout that nobody has written to 0: PEFT adapts experts without."""
+    if "dropout" in settings.model_fields_set:
+        return settings
+    return settings.model_copy(update={"dropout": 0.0})
 
 
 def _open(schedule: Schedule) -> bool:

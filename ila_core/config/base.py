@@ -69,7 +69,9 @@ class LoraSettings(Frozen):
         lambda given: 2.0 * given.get("r", 1), "ours: the paper does not say; 2 r", gt=0
     )
     """LoRA's scale is alpha / r."""
-    dropout: float = default(0.1, "paper, Appendix B", ge=0, lt=1)
+    dropout: float = default(
+        0.1, "paper, Appendix B; ours: 0 where experts are layers, as PEFT has it", ge=0, lt=1
+    )
     """The share of a LoRA branch's inputs that is dropped in training."""
 
 

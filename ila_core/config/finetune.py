@@ -82,15 +82,20 @@ class ArmConfig(Frozen):
         return self
 
 
+def per_rank(shape: tuple[int, ...]) -> int:
+    """Count the parameters of LoRA at rank 1 on (out, in), or on (experts, out, in)."""
+    return math.prod(shape[:-2]) * sum(shape[-2:])
+
+
 class LoraMethod(LoraSettings, Schedule):
     """LoRA and QLoRA. What QLoRA is not given, it has of LoRA, as the paper's tables do."""
 
     states: ClassVar[int] = 2
     """Floats held for each that trains, beside it and its gradient: AdamW's moments."""
 
-    def parameters(self, shape: tuple[int, int]) -> int:
-        """What training a layer of this shape trains: A is r x in, B is out x r."""
-        return self.r * sum(shape)
+    def parameters(self, shape: tuple[int, ...]) -> int:
+        """What training a layer of this shape trains: A is r x in, B is out x r, of each expert."""
+        return self.r * per_rank(shape)
 
 
 def _initial_rank(given: Mapping[str, Any]) -> int:
@@ -128,7 +133,7 @@ class AdaLoraMethod(LoraMethod):
     orthogonality: float = default(0.5, "ours: PEFT's default", gt=0)
     """Weight of the penalty that keeps P and Q orthogonal."""
 
-    def parameters(self, shape: tuple[int, int]) -> int:
+    def parameters(self, shape: tuple[int, ...]) -> int:
         """At the start, with a singular value for each rank."""
         return self.initial_r * (sum(shape) + 1)
 
@@ -148,9 +153,9 @@ class FullMethod(Schedule):
     """The peak learning rate."""
     states: ClassVar[int] = 2
 
-    def parameters(self, shape: tuple[int, int]) -> int:
+    def parameters(self, shape: tuple[int, ...]) -> int:
         """Return the number of entries of the layer's weight."""
-        return shape[0] * shape[1]
+        return math.prod(shape)
 
 
 MethodSettings = LoraMethod | FullMethod

@@ -34,6 +34,11 @@ class Base:
         return cls(config, lock.model(config), lock.layers(config), lock)
 
     @property
+    def share(self) -> float:
+        """How much of the language model's matrix weights the layers hold."""
+        return self.lock.share(self.config)
+
+    @property
     def address(self) -> str:
         """What an adapter's configuration calls the base: its hub id, or its folder."""
         if self.config.local:
@@ -59,7 +64,7 @@ class Base:
         Raises:
             UserError: it is larger than each layer's smaller side.
         """
-        most = max(min(layer.shape) for layer in self.layers)
+        most = max(min(layer.shape[-2:]) for layer in self.layers)
         if r > most:
             raise UserError(
                 f"{field}: given {r:,}; no layer of model {self.config.name} has a rank above "

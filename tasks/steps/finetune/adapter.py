@@ -64,8 +64,8 @@ def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) ->
     base: Base = step.given["base"]
     folder: Path = step.given["folder"]
     shapes = {layer.name: layer.shape for layer in base.layers}
-    parts = read_adapter(folder).parts
-    strange = [p.name for p in parts.values() if shapes.get(p.name) != p.shape]
+    parts = read_adapter(folder, list(shapes)).parts
+    strange = [p.name for p in parts.values() if not p.fits(shapes.get(p.name))]
     if strange:
         raise UserError(
             f"{folder} is an adapter of another base than {base.config.name}: it has no layer of "

@@ -21,7 +21,7 @@ from ila_core.selection.select import plainest, reads_keep, required_datasets
 from ila_core.selection.select import select as apply_policy
 from ila_core.selection.selection import Selection
 from ila_core.train.forecast import VERSION as FORECAST_VERSION
-from ila_core.train.forecast import Forecast
+from ila_core.train.forecast import Forecast, refuse_forecast
 from tasks.cache.payloads import read_json, write_json
 from tasks.cache.step import Context, Step
 from tasks.steps.base import Base
@@ -70,6 +70,7 @@ def select(
     method, name = finetuning.settings_of(arm), finetuning.method_of(arm)
     fields = [*POLICIES[arm.policy].settings, *(["keep"] if reads_keep(arm) else [])]
     if arm.memory is not None or arm.seconds is not None:
+        refuse_forecast(base.layers)
         identity["forecast"] = {
             "version": FORECAST_VERSION,
             "method": name,

@@ -178,7 +178,8 @@ a selection of three quarters of its layers, LoRA on these, the ranking's card a
 *Share*: how much of the language model's matrix weights (all parameters of two or more dimensions,
 but embeddings and what `exclude:` names) the layers hold. Below 95 % the profile must say
 `allow_uncovered: true`; what is outside is then neither ranked nor trained by a selection. The
-shares are those of the tiny models: a real mixture of experts has far more outside.
+shares are those of the tiny models. Experts that are 3-D parameters are layers, one for each tensor
+and block; routers, and the biases of gpt-oss' experts, are outside.
 
 | Architecture | Result | Share | Why |
 |---|---|---|---|
