@@ -92,6 +92,8 @@ def _complete(adapter: Path, base: Base) -> None:
 
     config = json.loads((adapter / CONFIG_NAME).read_bytes())
     config["revision"] = base.pinned.revision
-    (adapter / CONFIG_NAME).write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
+    (adapter / CONFIG_NAME).write_text(
+        json.dumps(config, indent=2, sort_keys=True), encoding="utf-8"
+    )
     told = base.config.template, base.config.template_variables
     save_tokenizer(load_tokenizer(base.pinned), *told, adapter)
