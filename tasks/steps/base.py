@@ -64,7 +64,7 @@ class Base:
         Raises:
             UserError: it is larger than each layer's smaller side.
         """
-        most = max(min(layer.shape) for layer in self.layers)
+        most = max(min(layer.shape[-2:]) for layer in self.layers)
         if r > most:
             raise UserError(
                 f"{field}: given {r:,}; no layer of model {self.config.name} has a rank above "
