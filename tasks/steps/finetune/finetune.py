@@ -7,7 +7,6 @@ from pathlib import Path
 from ila_core.config import FinetuneConfig, MethodSettings
 from ila_core.data.batches import planned_steps
 from ila_core.data.prepared import Prepared
-from ila_core.export.trained_adapter import CONFIG
 from ila_core.models.loading import load_tokenizer, save_tokenizer
 from ila_core.train.methods import METHODS
 from tasks.cache.payloads import write_result
@@ -85,8 +84,8 @@ def _complete(adapter: Path, base: Base) -> None:
 
     PEFT reads the commit too, and from the folder alone the model can be asked as it was trained.
     """
-    config = json.loads((adapter / CONFIG).read_bytes())
-    config["revision"] = base.pinned.revision
-    (adapter / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
+    path = adapter / "adapter_config.json"
+    named = json.loads(path.read_bytes()) | {"revision": base.pinned.revision}
+    path.write_text(json.dumps(named, indent=2, sort_keys=True), encoding="utf-8")
     told = base.config.template, base.config.template_variables
     save_tokenizer(load_tokenizer(base.pinned), *told, adapter)
