@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from flows.plan.arms import Arms, train_arms
+from flows.plan.completed import completed
 from flows.plan.evidence import StepsOfSeeds, controls, evidence
 from flows.plan.paper_recipe import Study, study
 from flows.plan.paper_tables import TABLES, table_arms
@@ -27,6 +28,7 @@ class Pipeline(NamedTuple):
     """A whole run, by its last steps: what a search gives, and what everything leads to."""
 
     profile: Profile
+    """Complete: every default that the model or the data decide is filled in."""
     base: Base
     data: Mapping[str, Step]
     """Prepared conversations by dataset."""
@@ -109,6 +111,7 @@ def ila_pipeline(profile: Profile, lock: Lock, given: ResolvedRanking | None = N
         lock: what its names resolve to.
         given: a ranking that was made elsewhere; fine-tuning reads it in place of the search's.
     """
+    profile = completed(profile, lock)
     base = Base.resolve(profile.model, lock)
     if given is not None:
         given = fit(given, profile.model, base.files, base.layers)

@@ -19,16 +19,24 @@ from ila_core.config import DatasetConfig, ModelConfig
 from ila_core.data import Dataset
 from ila_core.data.sources import files_of, hub_revision, is_local, repo_of
 from ila_core.errors import UserError
-from ila_core.keys import digest_of, file_digest, key_of
+from ila_core.keys import digest_of, file_digest, key_of, read_object
+from ila_core.locks import exclusive
+from ila_core.models.architecture import ModelFacts, completed, facts
+from ila_core.models.files import (
+    CONFIG,
+    TOKENIZER_FILES,
+    hub_model_revision,
+    model_files,
+    model_files_digest,
+)
 from ila_core.models.layers import UNCOVERED, Examined, Layer
-from ila_core.models.loading import hub_model_revision, model_files, model_files_digest
 from ila_core.models.quantised import refuse_quantised
 
 log = logging.getLogger("ila")
 
 # Raised when the same files would be read as something else: the old entries then miss.
-_DATASET, _MODEL, _LAYERS, _FILES = "dataset v2", "model v2", "layers v2", "files v2"
-_ROWS = "rows v1"
+_DATASET, _MODEL, _LAYERS, _FILES = "dataset v3", "model v3", "layers v4", "files v3"
+_FACTS, _ROWS = "facts v1", "rows v1"
 
 
 @dataclass(frozen=True)
@@ -43,7 +51,8 @@ class Lock:
 
     Args:
         home: `ILA_HOME`.
-        online: resolve and download what is missing (a run), or answer `Unknown` (a plan).
+        online: resolve and download what is missing (a run), or answer `Unknown` (a plan, unless
+            the hub's local cache, which is all there is offline, has it).
         rehash: read every local file again.
     """
 
@@ -56,17 +65,33 @@ class Lock:
 
     def dataset(self, config: DatasetConfig) -> str | Unknown:
         """Digest over the dataset's conversations, whichever way they are read."""
+        found = self._content(config)
+        return found if isinstance(found, Unknown) else str(found["digest"])
+
+    def conversations(self, config: DatasetConfig) -> int | Unknown:
+        """How many conversations of the dataset can be learned from."""
+        found = self._content(config)
+        return found if isinstance(found, Unknown) else int(found["conversations"])
+
+    def _content(self, config: DatasetConfig) -> dict[str, Any] | Unknown:
         read = config.model_dump(exclude={"name", "revision", "licence", "stands_for"})
+
+        def of(revision: str | None) -> dict[str, Any]:
+            rows = Dataset(config, revision).read()
+            return {"digest": rows.digest(), "conversations": rows.conversations}
+
         if is_local(config):
-            files = files_of(config, None)
             name = f"{_DATASET} {Path.cwd()} {key_of(read)}"
-            return self._local(name, files, lambda: Dataset(config, None).read().digest())
+            found: dict[str, Any] = self._local(name, files_of(config, None), lambda: of(None))
+            return found
         revision = self._dataset_revision(config)
         if isinstance(revision, Unknown):
             return revision
+        name = f"{_DATASET} {repo_of(config)}@{revision} {key_of(read)}"
         return self._remote(
-            f"{_DATASET} {repo_of(config)}@{revision} {key_of(read)}",
-            lambda: Dataset(config, revision).read().digest(),
+            name,
+            lambda: of(revision),
+            f"{name} has not been downloaded yet; the first run does, and locks it",
         )
 
     def rows(self, key: str) -> dict[str, Any] | None:
@@ -109,13 +134,14 @@ class Lock:
             raise UserError(
                 f"{given} {'holds no ' + ' or '.join(patterns) if patterns else 'is not a file'}"
             )
-        return self._local(
+        digest: str = self._local(
             f"{_FILES} {path.absolute()} {' '.join(patterns)}",
             found,
             lambda: digest_of(
                 {f.relative_to(path.parent).as_posix(): file_digest(f) for f in found}
             ),
         )
+        return digest
 
     def model(self, config: ModelConfig) -> dict[str, str] | Unknown:
         """`{"files": digest}` of a local folder; `{"hub": id, "revision": commit}` otherwise."""
@@ -131,14 +157,53 @@ class Lock:
             return revision
         return {"hub": config.source, "revision": revision}
 
+    def completed(self, config: ModelConfig) -> ModelConfig:
+        """Fill in what the profile leaves to the model's own files.
+
+        Those of a hub model that are asked for, its configuration and tokenizer, are downloaded by
+        a plan too: without them there are no layers to plan with.
+
+        Raises:
+            UserError: files that are missing or that transformers cannot read.
+        """
+        return completed(config, lambda: self._facts(config))
+
+    def _facts(self, config: ModelConfig) -> ModelFacts:
+        if config.local:
+            folder = Path(config.source).expanduser()
+            model_files(folder)  # says what is missing
+            files = {file for name in (CONFIG, *TOKENIZER_FILES) for file in folder.glob(name)}
+            name = f"{_FACTS} {folder.absolute()} {key_of(config.architecture)}"
+            found = self._local(name, sorted(files), lambda: facts(config).model_dump())
+        else:
+            pinned = self._pinned(config)
+            name = f"{_FACTS} {config.source}@{pinned.revision} {key_of(config.architecture)}"
+            found = self._read().get(name)
+            if found is None:
+                found = facts(pinned).model_dump()
+                self._write(name, found)
+        return ModelFacts.model_validate(found)
+
+    def _pinned(self, config: ModelConfig) -> ModelConfig:
+        """The configuration with its hub revision, looked up if nobody has."""
+        if config.local or config.revision is not None:
+            return config
+        name = _revision_of(f"model {config.source}")
+        revision = self._read().get(name)
+        if revision is None:
+            revision = hub_model_revision(config)
+            self._write(name, revision)
+        return config.model_copy(update={"revision": revision})
+
     def _digest_of_model(self, folder: Path) -> str:
         name, files = f"{_MODEL} {folder.absolute()}", model_files(folder)
-        return self._local(name, files, lambda: model_files_digest(folder))
+        digest: str = self._local(name, files, lambda: model_files_digest(folder))
+        return digest
 
     def folder_of(self, files: str) -> Path | None:
         """The local folder of a model with this digest, where a run has seen one."""
         for name, entry in self._read().items():
-            if name.startswith(f"{_MODEL} /") and entry["digest"] == files:
+            if name.startswith(f"{_MODEL} /") and entry["value"] == files:
                 folder = Path(name.removeprefix(f"{_MODEL} "))
                 try:
                     if self._digest_of_model(folder) == files:
@@ -148,8 +213,16 @@ class Lock:
         return None
 
     def layers(self, config: ModelConfig) -> tuple[Layer, ...]:
-        """The base model's linear layers: a question to `architecture` alone, so never unknown."""
+        """The base model's linear layers: a question to its configuration, so never unknown."""
         return self.examined(config).layers
+
+    def share(self, config: ModelConfig) -> float:
+        """How much of the language model's matrix weights the layers hold."""
+        return self.examined(config).share
+
+    def positions(self, config: ModelConfig) -> int | None:
+        """Most tokens of a row; `None` where the architecture has no limit."""
+        return self.examined(config).positions
 
     def check_length(self, config: ModelConfig, max_length: int) -> None:
         """Check that the model has as many positions.
@@ -169,6 +242,9 @@ class Lock:
         """The base model's layers, and what of its weights they are."""
         settings = ("architecture", "lm_head", "exclude", "allow_uncovered")
         asked = {field: getattr(config, field) for field in settings}
+        if not config.architecture:
+            config = self._pinned(config)
+            asked["files"] = self.model(config)
         name = f"{_LAYERS} by transformers {version('transformers')} {key_of(asked)}"
         entry = self._read().get(name)
         if entry is None:
@@ -186,60 +262,58 @@ class Lock:
             )
         return found
 
-    def _local(self, name: str, files: Iterable[Path], compute: Callable[[], str]) -> str:
+    def _local(self, name: str, files: Iterable[Path], compute: Callable[[], Any]) -> Any:
         stats = {str(f): [(s := f.stat()).st_size, s.st_mtime_ns, s.st_ino] for f in files}
         entry = self._read().get(name)
         trusted = not self._rehash or name in self._fresh
         if entry is not None and entry["stats"] == stats and trusted:
-            return str(entry["digest"])
-        digest = compute()
+            return entry["value"]
+        value = compute()
         self._fresh.add(name)
-        self._write(name, {"stats": stats, "digest": digest})
-        return digest
+        self._write(name, {"stats": stats, "value": value})
+        return value
 
-    def _remote(self, name: str, compute: Callable[[], str]) -> str | Unknown:
+    def _remote(self, name: str, look_up: Callable[[], Any], unknown: str) -> Any | Unknown:
         entry = self._read().get(name)
         if entry is not None:
-            return str(entry)
-        if not self._online:
-            return Unknown(f"{name} has not been downloaded yet; the first run does, and locks it")
-        digest = compute()
-        self._write(name, digest)
-        return digest
+            return entry
+        if not self._online and not hub.is_offline():
+            return Unknown(unknown)
+        try:
+            found = look_up()
+        except UserError:
+            if self._online:
+                raise
+            return Unknown(unknown)
+        self._write(name, found)
+        return found
 
     def _revision(self, what: str, given: str | None, look_up: Callable[[], str]) -> str | Unknown:
         if given is not None:
             return given
-        name = f"revision of {what}"
-        entry = self._read().get(name)
-        if entry is not None:
-            return str(entry)
-        if not self._online:
-            return Unknown(
-                f"the hub commit of {what} is not known: the profile leaves it null, and the "
-                "first online run looks it up and locks it"
-            )
-        revision = look_up()
-        self._write(name, revision)
-        return revision
+        return self._remote(
+            _revision_of(what),
+            look_up,
+            f"the hub commit of {what} is not known: the profile leaves it null, and the first "
+            "online run looks it up and locks it",
+        )
 
     def _read(self) -> dict[str, Any]:
         try:
-            loaded: dict[str, Any] = json.loads(self._path.read_bytes())
+            return read_object(self._path)
         except FileNotFoundError:
             return {}
-        except json.JSONDecodeError as error:
-            raise UserError(
-                f"{self._path}: damaged ({error}); delete it, it is made anew"
-            ) from error
-        return loaded
+        except UserError as error:
+            raise UserError(f"{error}; delete it, it is made anew") from error
 
     def _write(self, name: str, value: Any) -> None:
-        from filelock import FileLock
-
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(self._path.with_suffix(".lock")):
+        with exclusive(self._path.with_suffix(".lock"), "what names resolve to"):
             entries = self._read() | {name: value}
             temporary = self._path.with_suffix(f".{os.getpid()}.tmp")
             temporary.write_text(json.dumps(entries, indent=1, sort_keys=True))
             temporary.replace(self._path)
+
+
+def _revision_of(what: str) -> str:
+    return f"revision of {what}"

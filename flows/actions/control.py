@@ -7,13 +7,14 @@ from flows.actions.run import finished
 from flows.plan.refresh import Refresh
 from flows.results.profile_plan import plan_profile
 from flows.views.run import show_control
+from ila_core.config.load import Given
 from tasks.cache.payloads import fetch, read_json
 
 CONFIDENCE, RESAMPLES = 0.95, 10_000
 
 
 def run_control(
-    given: str, overrides: Sequence[str], refresh: Refresh, *, min_auc: float, as_json: bool
+    given: Given, overrides: Sequence[str], refresh: Refresh, *, min_auc: float, as_json: bool
 ) -> None:
     """Run the positive control of a profile and show its AUC; exit with 3 below `min_auc`."""
     from ila_core.search.control import control_result

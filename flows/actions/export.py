@@ -249,7 +249,7 @@ def _own(ranking: Ranking, given: str | None) -> BaseOfExport | None:
         return BaseOfExport(hub, ranking.model.get("revision"), own=True)
     digest = ranking.model.get("files", "")
     if given is not None and (folder := Path(given).expanduser()).is_dir():
-        from ila_core.models.loading import model_files_digest
+        from ila_core.models.files import model_files_digest
 
         same = model_files_digest(folder) == digest
         return BaseOfExport(str(folder.absolute()), None, own=True) if same else None
@@ -303,7 +303,9 @@ def _base(ranking: Ranking, given: str | None, relation: str | None) -> BaseOfEx
 def _save_tokenizer(base: BaseOfExport, ranking: Ranking, folder: Path) -> str:
     """Write the base's tokenizer, with the search's chat template, and say so or why not."""
     from ila_core import hub
-    from ila_core.models.loading import TOKENIZER_FILES, read_tokenizer, save_tokenizer
+    from ila_core.models.architecture import read_tokenizer
+    from ila_core.models.files import TOKENIZER_FILES
+    from ila_core.models.loading import save_tokenizer
 
     told = ranking.rendering
     template, variables = (told.template, told.template_variables) if told else (None, {})

@@ -14,7 +14,8 @@ from flows.results.profile_plan import ProfilePlan, plan_of
 from flows.views.finetune import show_finetune, show_forecast
 from ila_core.compare.results import Evaluation
 from ila_core.config import ArmConfig, Profile, RuntimeConfig
-from ila_core.config.load import load_profile
+from ila_core.config.derived import longest_row
+from ila_core.config.load import Given, load_profile
 from ila_core.data.prepared import longest
 from ila_core.errors import UserError, unknown_name
 from ila_core.search.ranking import Ranking, order
@@ -86,7 +87,7 @@ def parse_fit(given: str) -> dict[str, float | int]:
 
 
 def run_finetune(
-    given: str,
+    given: Given,
     overrides: Sequence[str],
     arm: ArmConfig,
     *,
@@ -105,7 +106,7 @@ def run_finetune(
     profile = related(profile, found, relation)
     document = found.ranking if found else None
     if document is None:
-        required_datasets(arm, list(profile.search.schedules))
+        required_datasets(arm, list(profile.search.datasets))
     else:
         arm = _of_ranking(document, arm)
     profile = with_arm(profile, arm, searched=document is None)
@@ -146,7 +147,7 @@ def run_finetune(
 
 
 def run_forecast(
-    given: str,
+    given: Given,
     overrides: Sequence[str],
     arm: ArmConfig,
     *,
@@ -185,7 +186,7 @@ def with_arm(profile: Profile, arm: ArmConfig, *, searched: bool) -> Profile:
         searched: whether the scores come from the profile's own search, so that `arm.source` must
             be one of its datasets, and not from a ranking that was made elsewhere.
     """
-    tree = profile.model_dump()
+    tree = profile.model_dump(exclude_unset=True)  # what is left open stays so
     tree["finetune"]["arms"] = [arm.model_dump() | ({} if searched else {"source": None})]
     tree["evaluate"]["against"] = arm.name
     try:
@@ -267,7 +268,9 @@ def _forecast(
         settings,
         batch_size=profile.finetune.optimizer.batch_size,
         micro_batch=micro_batch,
-        length=longest(fetch(data), "train") if data else profile.data.max_length,
+        length=longest(fetch(data), "train")
+        if data
+        else longest_row(profile.data, pipeline.base.lock.positions(profile.model)),
     )
     speed = measured_speed(planned, runs)
     if speed is None or data is None:

@@ -9,6 +9,7 @@ from flows.results.profile_plan import ProfilePlan, plan_profile
 from flows.views.tune import show_tune
 from ila_core.compare.results import Evaluation
 from ila_core.config import Profile, RuntimeConfig, TuneConfig
+from ila_core.config.load import Given
 from ila_core.errors import CheckError, UserError, unknown_name
 from ila_core.selection.tune import TrialResult, choose, trial_result
 from tasks.cache.lookup import hits, open_lookup
@@ -16,7 +17,7 @@ from tasks.cache.payloads import MEASUREMENTS, fetch, read_json
 from tasks.cache.step_run import StepRun
 
 
-def run_tune(given: str, overrides: Sequence[str], *, jobs: int, as_json: bool) -> None:
+def run_tune(given: Given, overrides: Sequence[str], *, jobs: int, as_json: bool) -> None:
     """Train every trial that is not cached, `jobs` of them at once, then show all of them.
 
     A trial that diverges stands in the table as such; it leaves no result, so that it is tried

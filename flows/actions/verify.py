@@ -71,7 +71,8 @@ def _of_path(path: Path, reference: str, asked: Asked, method: str, r: int) -> C
     selection = choose(ranking, asked, lora, training_of(method))
     train, ranks = selection.train, selection.lora_ranks
     if (path / WEIGHTS).exists():
-        trained = read_adapter(path).check(str(path), ranking.layers, train, ranks)
+        adapter = read_adapter(path, [layer.name for layer in ranking.layers])
+        trained = adapter.check(str(path), ranking.layers, train, ranks)
         return _with_uncovered(trained, selection)
     consumer, text = recognise(path)
     found = EXPORTERS[consumer].selected(text, ranking.layers, ())
@@ -126,8 +127,8 @@ def _of_step(label: str, run: StepRun, lookup: Lookup) -> Contract:
     if not (payload / "adapter").is_dir():
         unread = recorded.model_copy(update={"notes": ("what it trained is not read again",)})
         return _with_uncovered(unread, selection)
-    adapter = read_adapter(payload / "adapter")
     names = [*selection.train, *selection.frozen]
+    adapter = read_adapter(payload / "adapter", names)
     now = adapter.check(label, adapter.layers_called(names), selection.train)
     kept = now.model_dump(include={"matched", "missed", "unrequested", "unmatched", "odd", "notes"})
     return _with_uncovered(recorded.model_copy(update=kept), selection)

@@ -9,13 +9,17 @@ import typer
 from flows.cli.evaluate import compare, decide, evaluate
 from flows.cli.export import export, verify
 from flows.cli.options import (
+    DataOption,
     DeclaredRelation,
     Json,
+    ModelOption,
     Overrides,
     Policy,
+    ProfileOrModel,
     Reason,
     RefreshOption,
     Source,
+    profile_of,
 )
 from flows.cli.rankings import rankings_app
 from flows.cli.servers import servers_app
@@ -49,7 +53,9 @@ Rehash = Annotated[bool, typer.Option("--rehash", help="Read every local file ag
 )
 def run_or_search(
     context: typer.Context,
-    profile: ProfileArgument,
+    profile: ProfileOrModel = None,
+    model: ModelOption = None,
+    data: DataOption = None,
     overrides: Overrides = None,
     refresh: RefreshOption = None,
     reason: Reason = None,
@@ -60,33 +66,51 @@ def run_or_search(
     from flows.actions.run import run_until
     from flows.plan.refresh import Refresh
 
+    given = profile_of(profile, model, data)
     until = "search" if context.command.name == "search" else "report"
     again = Refresh.asked(refresh, reason)
-    run_until(until, profile, overrides or [], again, rehash=rehash, as_json=as_json)
+    run_until(until, given, overrides or [], again, rehash=rehash, as_json=as_json)
 
 
 @app.command()
 def plan(
-    profile: ProfileArgument,
+    profile: ProfileOrModel = None,
+    model: ModelOption = None,
+    data: DataOption = None,
     overrides: Overrides = None,
     until: Annotated[
         str,
         typer.Option(help="report, search, evidence, control, tune, table2, fig1 to fig4, or a+b."),
     ] = "report",
     rehash: Rehash = False,
+    resolved: Annotated[
+        bool,
+        typer.Option("--resolved", help="Print every field of the profile and its source instead."),
+    ] = False,
+    save: Annotated[
+        Path | None, typer.Option(help="Write what was given to this .yaml file, a profile.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Say what a run would do, and why: HIT, MISS, RUNNING or UNKNOWN. Nothing runs."""
-    from flows.results.profile_plan import plan_profile, rows_of_datasets
+    from flows.results.profile_plan import plan_profile, rows_of_datasets, save_profile
+    from flows.views.profile import show_resolved
     from flows.views.run import show_plan
 
-    planned = plan_profile(profile, overrides or [], rehash=rehash, until=until)
+    given = profile_of(profile, model, data)
+    planned = plan_profile(given, overrides or [], rehash=rehash, until=until)
+    if save is not None:
+        save_profile(given, overrides or [], save)
+    if resolved:
+        return show_resolved(planned, given, overrides or [], as_json=as_json)
     show_plan(planned, rows_of_datasets(planned), as_json=as_json)
 
 
 @app.command()
 def control(
-    profile: ProfileArgument,
+    profile: ProfileOrModel = None,
+    model: ModelOption = None,
+    data: DataOption = None,
     overrides: Overrides = None,
     refresh: RefreshOption = None,
     reason: Reason = None,
@@ -99,8 +123,9 @@ def control(
     from flows.actions.control import run_control
     from flows.plan.refresh import Refresh
 
+    given = profile_of(profile, model, data)
     again = Refresh.asked(refresh, reason)
-    run_control(profile, overrides or [], again, min_auc=min_auc, as_json=as_json)
+    run_control(given, overrides or [], again, min_auc=min_auc, as_json=as_json)
 
 
 @app.command()
@@ -135,7 +160,9 @@ RankingReference = Annotated[
 
 @app.command()
 def finetune(
-    profile: ProfileArgument,
+    profile: ProfileOrModel = None,
+    model: ModelOption = None,
+    data: DataOption = None,
     ranking: RankingReference = None,
     relation: DeclaredRelation = None,
     policy: Policy = None,
@@ -160,11 +187,12 @@ def finetune(
     from flows.actions.finetune import arm_of, run_finetune
     from flows.plan.refresh import Refresh
 
+    given = profile_of(profile, model, data)
     again = Refresh.asked(refresh, reason)
     limits = {"keep": keep, "layers": layers, "parameters": parameters}
     arm = arm_of(policy=policy, source=source, method=method, limits=limits, fit=fit)
     run_finetune(
-        profile, overrides or [], arm, ranking=ranking, relation=relation, refresh=again, out=out,
+        given, overrides or [], arm, ranking=ranking, relation=relation, refresh=again, out=out,
         as_json=as_json,
     )  # fmt: skip
 
@@ -184,7 +212,9 @@ def merge(
 
 @app.command()
 def forecast(
-    profile: ProfileArgument,
+    profile: ProfileOrModel = None,
+    model: ModelOption = None,
+    data: DataOption = None,
     ranking: RankingReference = None,
     relation: DeclaredRelation = None,
     source: Source = None,
@@ -195,13 +225,16 @@ def forecast(
     """Say what each share of the layers costs: parameters, memory, time. Nothing is trained."""
     from flows.actions.finetune import arm_of, run_forecast
 
+    given = profile_of(profile, model, data)
     arm = arm_of(policy="ila", source=source, method=method, limits={}, fit=None)
-    run_forecast(profile, overrides or [], arm, ranking=ranking, relation=relation, as_json=as_json)
+    run_forecast(given, overrides or [], arm, ranking=ranking, relation=relation, as_json=as_json)
 
 
 @app.command()
 def tune(
-    profile: ProfileArgument,
+    profile: ProfileOrModel = None,
+    model: ModelOption = None,
+    data: DataOption = None,
     overrides: Overrides = None,
     jobs: Annotated[
         int, typer.Option(min=1, help="Trials that train at once, each in its own process.")
@@ -211,7 +244,8 @@ def tune(
     """Try the profile's grid of learning rates and lengths; choose on held-out loss."""
     from flows.actions.tune import run_tune
 
-    run_tune(profile, overrides or [], jobs=jobs, as_json=as_json)
+    given = profile_of(profile, model, data)
+    run_tune(given, overrides or [], jobs=jobs, as_json=as_json)
 
 
 @app.command()

@@ -1,9 +1,36 @@
 """Arguments and options that several commands share."""
 
-from typing import Annotated
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ila_core.errors import UserError
+
+if TYPE_CHECKING:
+    from ila_core.config.load import Given
+
+ProfileOrModel = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[PROFILE]",
+        help="A shipped profile's name, or a path to a .yaml file; or give --model and --data.",
+        show_default=False,
+    ),
+]
+ModelOption = Annotated[
+    str | None,
+    typer.Option("--model", metavar="MODEL", help="A hub id, a folder, or a name that ILA knows."),
+]
+DataOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--data",
+        metavar="DATA",
+        help="ID[:CONFIG[:SPLIT]] of the hub, a file, a folder, or a name; repeatable.",
+    ),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="A.B=C", help="Change one field of the profile; repeatable."),
@@ -52,3 +79,25 @@ Reason = Annotated[
     str | None,
     typer.Option(metavar="WHY", help="For --refresh: recorded with the replaced result."),
 ]
+
+
+def profile_of(profile: str | None, model: str | None, data: list[str] | None) -> Given:
+    """Return which profile the options mean.
+
+    Raises:
+        UserError: both ways at once, or neither.
+    """
+    if profile is not None:
+        if model or data:
+            raise UserError(
+                f"give the profile {profile}, or --model and --data, not both; --set model=... "
+                "changes a profile's model, and --set datasets=[...] its datasets"
+            )
+        return profile
+    if model is None or not data:
+        raise UserError(
+            "give a profile, such as `demo` or mine.yaml, or --model and at least one --data"
+        )
+    from ila_core.config.load import OneLine
+
+    return OneLine(model, tuple(data))

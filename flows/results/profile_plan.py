@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from flows.pipeline import Pipeline, ila_pipeline
 from ila_core.config import Profile, RuntimeConfig
-from ila_core.config.load import load_profile
+from ila_core.config.load import Given, load_profile, written
+from ila_core.errors import UserError
 from ila_core.resolve import Lock
 from ila_core.search.ranking_reference import ResolvedRanking
 from tasks.cache.lookup import open_lookup
@@ -18,11 +20,17 @@ from tasks.steps.data.prepare import statistics
 class ProfilePlan:
     """A profile, its pipeline and the state of every step."""
 
-    profile: Profile
+    given: Profile
+    """As it was written."""
     pipeline: Pipeline
     steps: list[Planned]
     ranking: ResolvedRanking | None = None
     """The ranking that fine-tuning reads; `None`: the profile's own search."""
+
+    @property
+    def profile(self) -> Profile:
+        """Complete, with every default filled in."""
+        return self.pipeline.profile
 
 
 def rows_of_datasets(planned: ProfilePlan) -> dict[str, dict[str, Any]]:
@@ -35,8 +43,30 @@ def rows_of_datasets(planned: ProfilePlan) -> dict[str, dict[str, Any]]:
     return {step.given["dataset"].name: statistics(step) for step in steps}
 
 
+def save_profile(given: Given, overrides: Sequence[str], path: Path) -> None:
+    """Write the fields that somebody has given to a file, which is a profile then.
+
+    Raises:
+        UserError: the file is there already, is no `.yaml`, or cannot be written.
+    """
+    import yaml
+
+    if path.suffix not in (".yaml", ".yml"):
+        raise UserError(f"--save {path}: a profile is a .yaml file")
+    tree, _ = written(given, overrides)
+    tree.pop("name", None)  # the file's from now on
+    text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=100)
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(f"# ila run {path}\n{text}")
+    except FileExistsError as error:
+        raise UserError(f"--save {path}: it is there already; give a new name") from error
+    except OSError as error:
+        raise UserError(f"--save {path}: {error.strerror}") from error
+
+
 def plan_profile(
-    given: str, overrides: Sequence[str], *, rehash: bool = False, online: bool = False,
+    given: Given, overrides: Sequence[str], *, rehash: bool = False, online: bool = False,
     until: str = "report",
 ) -> ProfilePlan:  # fmt: skip
     """Plan the profile called `given`; `online` resolves revisions on the hub."""

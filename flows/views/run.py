@@ -37,6 +37,7 @@ def show_plan(
         "profile": planned.profile.name,
         "base_model": planned.profile.model.name,
         "layers": len(layers),
+        "share_of_matrix_weights": planned.pipeline.base.share,
         "lora_parameters_all_layers": lora_parameters(layers, r),
         "datasets": rows,
         "steps": [
@@ -57,7 +58,8 @@ def show_plan(
             typer.echo(f"  {line}")
     counts = Counter(p.state for p in planned.steps)
     typer.echo(
-        f"{planned.profile.model.name}: {len(layers)} layers, "
+        f"{planned.profile.model.name}: {len(layers)} layers with "
+        f"{facts['share_of_matrix_weights']:.1%} of its matrix weights, "
         f"{facts['lora_parameters_all_layers']:,} trainable parameters with LoRA r {r} on all; "
         + ", ".join(f"{n} {state}" for state, n in counts.items())
     )

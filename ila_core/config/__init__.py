@@ -1,8 +1,8 @@
 """What a run is (`Profile`, frozen, hashed) and where it happens (`RuntimeConfig`, never hashed).
 
 Identity and runtime settings are two types on purpose: no key function accepts a `RuntimeConfig`,
-so a device or a path cannot change a key. Every field is required unless its default is a real
-default; a run profile is complete by itself and inherits from nothing.
+so a device or a path cannot change a key. A field's default stands beside the field, with its
+source; what the model or the data decide is filled in before any key is computed (`derived`).
 """
 
 from ila_core.config.base import (
@@ -35,7 +35,7 @@ from ila_core.config.finetune import (
     TuneConfig,
     TuneGrid,
 )
-from ila_core.config.inputs import DataConfig, DatasetConfig, ModelConfig
+from ila_core.config.inputs import DataConfig, DatasetConfig, ModelConfig, Preparation
 from ila_core.config.profile import Profile
 from ila_core.config.runtime import JudgeLimits, RuntimeConfig
 from ila_core.config.search import (
@@ -75,6 +75,7 @@ __all__ = [
     "ModelConfig",
     "OpenAiJudgeSettings",
     "OptimizerSettings",
+    "Preparation",
     "Profile",
     "QuestionsSettings",
     "RankingStopSettings",

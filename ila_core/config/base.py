@@ -1,14 +1,37 @@
 """What the parts of a profile have in common."""
 
 from collections.abc import Sequence
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+"""What every generator of random numbers takes; NumPy's takes 32 bits."""
+Seeds = Annotated[tuple[Seed, ...], Field(min_length=1)]
 Relation = Literal["instruct", "mirror", "quantised", "further_pretrained"]
 """How a model can stem from another so that a ranking of the one may serve the other."""
-Name = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]*$", max_length=80)
+
+
+def named(source: str | None = None) -> Any:
+    """A field that is a name, of letters, digits and `_.-`; where it comes from if left out."""
+    extra: dict[str, Any] | None = None if source is None else {"source": source}
+    return Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]*$", max_length=80, json_schema_extra=extra)
+
+
+def default(value: Any, source: str, **constraints: Any) -> Any:
+    """A field of a profile that may be left out.
+
+    Args:
+        value: what it is then; a function of the fields before it where they decide. `None`, or
+            `auto`, where the model or the data decide (`ila_core.config.derived`).
+        source: where the value comes from: `paper, section 4.1` or `ours: why`.
+        constraints: as of pydantic's `Field`.
+    """
+    given = {"default_factory": value} if callable(value) else {"default": value}
+    return Field(**given, **constraints, json_schema_extra={"source": source})
+
+
+Name = named()
 
 
 class Frozen(BaseModel):
@@ -18,6 +41,18 @@ class Frozen(BaseModel):
         frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, given: Any) -> Any:
+        """Refuse `true` and `yes` where pydantic would take them for 1."""
+        for name, value in given.items() if isinstance(given, dict) else ():
+            values = value if isinstance(value, list | tuple) else [value]
+            if name in cls.model_fields and any(isinstance(x, bool) for x in values):
+                taken = _types_in(cls.model_fields[name].annotation)
+                if {int, float} & taken and bool not in taken:
+                    raise ValueError(f"{name}: given {value!r}; allowed is a number")
+        return given
+
 
 class FrozenResult(BaseModel):
     """Base of what a computation gives: immutable, and a number in it may be infinite."""
@@ -26,36 +61,65 @@ class FrozenResult(BaseModel):
 
 
 class LoraSettings(Frozen):
-    r: int = Field(ge=1)
-    alpha: float = Field(gt=0)
-    dropout: float = Field(ge=0, lt=1)
+    """The adapter that stage 1 trains on every layer."""
+
+    r: int = default(32, "paper, Appendix B", ge=1)
+    """LoRA's rank."""
+    alpha: float = default(
+        lambda given: 2.0 * given.get("r", 1), "ours: the paper does not say; 2 r", gt=0
+    )
+    """LoRA's scale is alpha / r."""
+    dropout: float = default(
+        0.1, "paper, Appendix B; ours: 0 where experts are layers, as PEFT has it", ge=0, lt=1
+    )
+    """The share of a LoRA branch's inputs that is dropped in training."""
 
 
 class Schedule(Frozen):
     """Peak learning rate and length of one training, in epochs or in optimizer steps."""
 
-    lr: float = Field(gt=0)
-    epochs: float | None = Field(default=None, gt=0)
-    steps: int | None = Field(default=None, ge=1)
+    lr: float = default(
+        2e-4, "paper, Appendix B: Mistral-7B's, and Llama 2-7B's on Alpaca-GPT4", gt=0
+    )
+    """The peak learning rate."""
+    epochs: float | None = default(
+        None,
+        "paper, Appendix B: Llama 2-7B's, by the number of conversations",
+        gt=0,
+    )
+    """How often the training rows are seen."""
+    steps: int | None = default(None, "ours: in place of `epochs`", ge=1)
+    """Optimizer steps."""
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:
-        if (self.epochs is None) == (self.steps is None):
-            raise ValueError("give exactly one of `epochs` and `steps`")
+        if self.epochs is not None and self.steps is not None:
+            raise ValueError("give one of `epochs` and `steps`, not both")
         return self
 
 
 class OptimizerSettings(Frozen):
-    """AdamW as in Appendix B. `batch_size` counts conversations per optimizer step."""
+    """AdamW as in Appendix B."""
 
-    batch_size: int = Field(ge=1)
-    beta1: float = 0.9
-    beta2: float = 0.99
-    weight_decay: float = Field(ge=0)
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup_ratio: float = Field(ge=0, lt=1)
-    max_grad_norm: float = Field(ge=0)
-    """0 switches clipping off."""
+    batch_size: int = default(32, "paper, section 4.4 (Observation 3)", ge=1)
+    """Conversations per optimizer step."""
+    beta1: float = default(0.9, "paper, Appendix B", ge=0, lt=1)
+    """How slowly Adam's mean of the gradients moves."""
+    beta2: float = default(0.99, "paper, Appendix B", ge=0, lt=1)
+    """How slowly Adam's mean of their squares moves."""
+    weight_decay: float = default(0.1, "paper, Appendix B", ge=0)
+    """AdamW's weight decay."""
+    schedule: Literal["cosine", "linear", "constant"] = default("cosine", "paper, Appendix B")
+    """How the learning rate falls after its warm-up."""
+    warmup_ratio: float = default(0.01, "paper, Appendix B", ge=0, lt=1)
+    """Share of the steps in which the learning rate rises to its peak."""
+    max_grad_norm: float = default(1.0, "ours: the paper does not say", ge=0)
+    """The gradient is scaled to this norm where it is longer; 0 switches that off."""
+
+
+def _types_in(annotation: Any) -> set[Any]:
+    inner = get_args(annotation)
+    return set().union(*map(_types_in, inner)) if inner else {annotation}
 
 
 def refuse_repeats(field: str, given: Sequence[str | float]) -> None:

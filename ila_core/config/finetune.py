@@ -1,8 +1,10 @@
 """Methods, arms, and what they are compared by."""
 
-from typing import Annotated, ClassVar, Literal, Self
+import math
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from ila_core.config.base import (
     Frozen,
@@ -10,7 +12,9 @@ from ila_core.config.base import (
     Name,
     OptimizerSettings,
     Schedule,
+    Seed,
     Seeds,
+    default,
     must_be_in,
     refuse_repeats,
 )
@@ -18,40 +22,46 @@ from ila_core.config.base import (
 BASE = "base"
 """Stands where an arm's name does for the model before any fine-tuning."""
 METHODS_WITH_SETTINGS = ("lora", "qlora", "adalora", "full")
+_SHARED = {
+    "qlora": ("lr", "r", "alpha", "dropout"),
+    "adalora": ("lr", "r", "dropout"),
+}
+"""What a method that is not given it has of LoRA, its length besides."""
 
 
 class ArmConfig(Frozen):
     """One fine-tuning arm: a policy, how much it may train, and by which method."""
 
     name: str = Name
-    method: str | None = None
-    """An entry of `ila_core.train.methods.METHODS`; `null` is the run's own (`finetune.method`)."""
+    """What the arm is called."""
+    method: str | None = default(None, "`finetune.method`")
+    """An entry of `ila_core.train.methods.METHODS`."""
     policy: str
     """An entry of `ila_core.selection.select.POLICIES`."""
-    source: str | None = None
+    source: str | None = default(None, "ours: `finetune.dataset`, in the usual arm `ila`")
     """The dataset whose scores decide, for policies that read one dataset's."""
-    like: str | None = None
+    like: str | None = default(None, "ours: `ila`, in the usual arm `random`")
     """`freeze_random`: the arm that it is a control of; `per_cost`: whose parameters it has."""
-    match: Literal["parameters", "layers"] = "parameters"
+    match: Literal["parameters", "layers"] = default("parameters", "ours: a control at equal cost")
     """`freeze_random`: what it has in common with that arm."""
-    seed: int = 0
+    seed: Seed = default(0, "ours")
     """`freeze_random`: the draw."""
-    votes: int = Field(default=2, ge=1)
+    votes: int = default(2, "ours: of the paper's three datasets", ge=1)
     """`vote`: datasets that must agree."""
-    keep: float | None = Field(default=None, gt=0, le=1)
-    """Fraction of layers that train; without any limit it is `search.keep`."""
-    layers: int | None = Field(default=None, ge=1)
+    keep: float | None = default(None, "`search.keep` where no other limit is given", gt=0, le=1)
+    """Fraction of layers that train."""
+    layers: int | None = default(None, "ours: no limit", ge=1)
     """Number of layers that train."""
-    parameters: int | None = Field(default=None, ge=1)
+    parameters: int | None = default(None, "ours: no limit", ge=1)
     """Most parameters that train in the layers, under the arm's method. Embeddings and norms, which
     full fine-tuning trains as well, come on top."""
-    memory: int | None = Field(default=None, ge=1)
+    memory: int | None = default(None, "ours: no limit", ge=1)
     """Most bytes that the training may take (`ila_core.train.forecast`)."""
-    micro_batch: int = Field(default=8, ge=1)
+    micro_batch: int = default(8, "ours: that of `ILA_MICRO_BATCH`", ge=1)
     """`memory`: conversations per forward pass that it is counted for, `ILA_MICRO_BATCH`."""
-    seconds: float | None = Field(default=None, gt=0)
+    seconds: float | None = default(None, "ours: no limit", gt=0)
     """Most time that the training may take."""
-    flops_per_second: float | None = Field(default=None, gt=0)
+    flops_per_second: float | None = default(None, "ours: none", gt=0)
     """`seconds`: how fast the machine trains this model; `ila forecast` measures it."""
 
     @property
@@ -72,37 +82,58 @@ class ArmConfig(Frozen):
         return self
 
 
+def per_rank(shape: tuple[int, ...]) -> int:
+    """Count the parameters of LoRA at rank 1 on (out, in), or on (experts, out, in)."""
+    return math.prod(shape[:-2]) * sum(shape[-2:])
+
+
 class LoraMethod(LoraSettings, Schedule):
-    """LoRA and QLoRA."""
+    """LoRA and QLoRA. What QLoRA is not given, it has of LoRA, as the paper's tables do."""
 
     states: ClassVar[int] = 2
     """Floats held for each that trains, beside it and its gradient: AdamW's moments."""
 
-    def parameters(self, shape: tuple[int, int]) -> int:
-        """What training a layer of this shape trains: A is r x in, B is out x r."""
-        return self.r * sum(shape)
+    def parameters(self, shape: tuple[int, ...]) -> int:
+        """What training a layer of this shape trains: A is r x in, B is out x r, of each expert."""
+        return self.r * per_rank(shape)
+
+
+def _initial_rank(given: Mapping[str, Any]) -> int:
+    return math.ceil(1.5 * int(given.get("r", 1)))  # a rank that is refused is not among them
 
 
 class AdaLoraMethod(LoraMethod):
-    """AdaLoRA: `r` is the average rank that remains, the paper's t_r."""
+    """AdaLoRA: `r` is the average rank that remains, the paper's t_r.
+
+    What it is not given of LoRA's learning rate, length, rank and dropout, it has of LoRA.
+    """
 
     states: ClassVar[int] = 5
     """And the importance, its mean and its spread."""
-    initial_r: int = Field(ge=1)
+    initial_r: int = default(
+        _initial_rank,
+        "ours: 1.5 times what remains, as in AdaLoRA's own experiments",
+        ge=1,
+    )
     """Rank of every layer until ranks begin to fall."""
-    warmup: float = Field(ge=0, lt=1)
+    alpha: float = default(
+        lambda given: 2.0 * _initial_rank(given), "ours: twice the default initial_r", gt=0
+    )
+    """AdaLoRA's scale is alpha / r."""
+    warmup: float = default(0.1, "ours: the paper does not say", ge=0, lt=1)
     """Fraction of the steps before ranks begin to fall."""
-    final: float = Field(ge=0, lt=1)
+    final: float = default(0.3, "ours: the paper does not say", ge=0, lt=1)
     """Fraction of the steps, the last ones, with the ranks that remain."""
-    every: int = Field(ge=1)
+    every: int = default(10, "ours: the paper does not say", ge=1)
     """Steps from one allocation of ranks to the next."""
-    beta1: float = Field(gt=0, lt=1)
-    beta2: float = Field(gt=0, lt=1)
-    """How slowly the sensitivity of the singular values, and its uncertainty, are averaged."""
-    orthogonality: float = Field(gt=0)
+    beta1: float = default(0.85, "ours: AdaLoRA's default", gt=0, lt=1)
+    """How slowly the sensitivity of the singular values is averaged."""
+    beta2: float = default(0.85, "ours: AdaLoRA's default", gt=0, lt=1)
+    """How slowly the uncertainty of the sensitivity is averaged."""
+    orthogonality: float = default(0.5, "ours: PEFT's default", gt=0)
     """Weight of the penalty that keeps P and Q orthogonal."""
 
-    def parameters(self, shape: tuple[int, int]) -> int:
+    def parameters(self, shape: tuple[int, ...]) -> int:
         """At the start, with a singular value for each rank."""
         return self.initial_r * (sum(shape) + 1)
 
@@ -118,11 +149,13 @@ class AdaLoraMethod(LoraMethod):
 class FullMethod(Schedule):
     """The selected weights themselves, with the embeddings and norms."""
 
+    lr: float = default(1e-5, "paper, Appendix B: Llama 2-7B's on LIMA and No Robots", gt=0)
+    """The peak learning rate."""
     states: ClassVar[int] = 2
 
-    def parameters(self, shape: tuple[int, int]) -> int:
+    def parameters(self, shape: tuple[int, ...]) -> int:
         """Return the number of entries of the layer's weight."""
-        return shape[0] * shape[1]
+        return math.prod(shape)
 
 
 MethodSettings = LoraMethod | FullMethod
@@ -134,8 +167,11 @@ class TuneGrid(Frozen):
     """Every learning rate with every length."""
 
     lr: tuple[_Positive, ...] = Field(min_length=1)
-    epochs: tuple[_Positive, ...] = ()
-    steps: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    """Learning rates."""
+    epochs: tuple[_Positive, ...] = default((), "ours: give one of the two")
+    """Lengths in epochs."""
+    steps: tuple[Annotated[int, Field(ge=1)], ...] = default((), "ours: give one of the two")
+    """Lengths in optimizer steps."""
 
     def points(self) -> list[dict[str, float | int | None]]:
         """The fields of a `Schedule`, point by point."""
@@ -158,7 +194,11 @@ class TuneGrid(Frozen):
 class TuneConfig(Frozen):
     """What `ila tune` tries, by method. Settings belong to a method: its other arms follow."""
 
-    arms: tuple[str, ...] = Field(default=("all",), min_length=1)
+    arms: tuple[str, ...] = default(
+        ("all",),
+        "paper, Appendix B: baselines are searched, ILA takes their settings",
+        min_length=1,
+    )
     """Each is trained with every point of its method's grid."""
     lora: TuneGrid | None = None
     qlora: TuneGrid | None = None
@@ -172,47 +212,81 @@ class TuneConfig(Frozen):
 
 
 class FinetuneConfig(Frozen):
-    dataset: str
-    other_datasets: tuple[str, ...] = ()
+    """What is fine-tuned, and how."""
+
+    dataset: str = default("", "ours: the first one")
+    """The dataset that arms are trained and evaluated on."""
+    other_datasets: tuple[str, ...] = default((), "ours: none")
     """Datasets that the settings below are as good for: tables of the paper ask for several."""
-    method: str
+    method: str = default("lora", "paper, section 3")
     """An entry of `ila_core.train.methods.METHODS`: how arms that name none are trained."""
-    lora: LoraMethod | None = None
-    qlora: LoraMethod | None = None
-    adalora: AdaLoraMethod | None = None
-    full: FullMethod | None = None
-    optimizer: OptimizerSettings
-    seeds: Seeds
-    watch: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
+    lora: LoraMethod = LoraMethod()
+    qlora: LoraMethod = LoraMethod()
+    adalora: AdaLoraMethod = AdaLoraMethod()
+    full: FullMethod = FullMethod()
+    optimizer: OptimizerSettings = OptimizerSettings()
+    seeds: Seeds = default((0,), "ours: the paper does not say")
+    """Seeds of the trainings: adapter initialisation and data order."""
+    watch: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = default(
+        (0.25, 0.5, 0.75), "ours: an arm that overfits is judged at its best step too"
+    )
     """Fractions of the steps at which held-out loss is taken on the way."""
-    arms: tuple[ArmConfig, ...] = Field(min_length=1)
-    tune: TuneConfig | None = None
+    arms: tuple[ArmConfig, ...] = default(
+        (),
+        "paper, section 4.2 and Table 9; ours: random layers with as many parameters",
+    )
+    """What is trained and compared: by default all layers, those of the ranking, those outside of
+    the intersection where several datasets are searched, and random ones."""
+    tune: TuneConfig | None = default(None, "ours: nothing is searched")
+    """The grids of `ila tune`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_lora(cls, given: Any) -> Any:
+        """Give QLoRA and AdaLoRA what they are not given themselves of LoRA's settings."""
+        if not isinstance(given, dict) or not isinstance(given.get("lora"), dict):
+            return given
+        try:
+            LoraMethod.model_validate(given["lora"])
+        except ValidationError:
+            return given  # what is wrong there is said once
+        filled = dict(given)
+        for method, shared in _SHARED.items():
+            own = given.get(method, {})
+            if isinstance(own, dict):
+                length = () if {"epochs", "steps"} & {*own} else ("epochs", "steps")
+                fields = [f for f in (*shared, *length) if f in given["lora"]]
+                filled[method] = {f: given["lora"][f] for f in fields} | own
+        return filled
 
     def method_of(self, arm: ArmConfig) -> str:
         return arm.method or self.method
 
     def settings_of(self, arm: ArmConfig) -> MethodSettings:
-        """How the arm is trained; validation has proved it to be given."""
+        """How the arm is trained."""
         settings: MethodSettings = getattr(self, self.method_of(arm))
         return settings
 
     @model_validator(mode="after")
-    def _methods_are_given(self) -> Self:
-        known = METHODS_WITH_SETTINGS
-        given = [method for method in known if getattr(self, method) is not None]
-        for arm in self.arms:
-            method = self.method_of(arm)
-            if method not in known:
-                must_be_in("method", method, list(known))
-            if method not in given:
-                raise ValueError(
-                    f"arm {arm.name!r} is trained by {method}, whose settings "
-                    f"(finetune.{method}) are not given; given are {', '.join(given) or 'none'}"
-                )
-        for method in self.tune.grids if self.tune else ():
-            if method not in given:
-                raise ValueError(
-                    f"tune.{method} searches for the lr and length of {method}, whose other "
-                    f"settings (finetune.{method}) are not given"
-                )
+    def _methods_are_known(self) -> Self:
+        for method in (self.method, *(arm.method for arm in self.arms)):
+            if method is not None:
+                must_be_in("method", method, list(METHODS_WITH_SETTINGS))
         return self
+
+
+def usual_arms(dataset: str, searched: Sequence[str]) -> list[dict[str, Any]]:
+    """The arms of a profile that gives none.
+
+    Args:
+        dataset: that is trained on; its ranking is taken where it was searched.
+        searched: the datasets that have a ranking.
+    """
+    source = dataset if dataset in searched else searched[0]
+    several = [{"name": "intersection", "policy": "intersection"}] if len(searched) > 1 else []
+    return [
+        {"name": "all", "policy": "all"},
+        {"name": "ila", "policy": "ila", "source": source},
+        *several,
+        {"name": "random", "policy": "freeze_random", "like": "ila"},
+    ]

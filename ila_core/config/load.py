@@ -7,18 +7,21 @@
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from ila_core.config import ModelConfig, Profile
+from ila_core.config.yaml_text import read_yaml
 from ila_core.errors import UserError, unknown_name
 
 M = TypeVar("M", bound=BaseModel)
 
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_LONGEST_NAME = 80
 _VARIABLE = re.compile(r"\$\{(?P<name>[A-Z_]+)(?::-(?P<default>[^}]*))?\}")
 
 
@@ -28,34 +31,92 @@ def shipped(kind: str) -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
-def load_profile(given: str, overrides: Sequence[str] = ()) -> Profile:
-    """The run profile called `given`, or in the file `given` when that ends in `.yaml`.
+@dataclass(frozen=True)
+class OneLine:
+    """A profile that is given by its base model and its datasets alone."""
+
+    model: str
+    """A name that ILA knows, a hub id, a folder or a `.yaml` file."""
+    data: tuple[str, ...]
+    """The datasets, each as `DatasetConfig` takes it in short."""
+
+    def __str__(self) -> str:
+        return " ".join([f"--model {self.model}", *(f"--data {data}" for data in self.data)])
+
+
+Given = str | OneLine
+"""What says which profile is meant: its name, its file, or a model and datasets."""
+
+
+def load_profile(given: Given, overrides: Sequence[str] = ()) -> Profile:
+    """The run profile that is meant.
 
     Args:
-        given: `demo`, or `path/to/mine.yaml`. Its `model` is likewise a name or a path.
+        given: `demo`, `path/to/mine.yaml`, or a model and datasets.
         overrides: `a.b=c` each, `c` read as YAML; list items by number (`finetune.arms.0.seed=3`).
 
     Raises:
         UserError: an unknown name, an unreadable file, a field unknown or with a wrong value.
     """
-    path = _find("profile", "runs", given, Path.cwd())
-    tree = _read_mapping(path)
-    tree.setdefault("name", path.stem)
-    model = tree.get("model")
+    tree, path = written(given, overrides)
+    tree.setdefault("name", "given" if isinstance(given, OneLine) else path.stem)
+    if isinstance(tree.get("model"), str):
+        model = load_model_config(tree["model"], path.parent)
+        tree["model"] = model.model_dump(exclude_unset=True)
+    profile = _validate(Profile, tree, path)
+    if isinstance(given, OneLine):
+        names = "-".join([profile.model.name, *(d.name for d in profile.datasets)])
+        profile = profile.model_copy(update={"name": names[:_LONGEST_NAME].rstrip("-._")})
+    return profile
+
+
+def written(given: Given, overrides: Sequence[str] = ()) -> tuple[dict[str, Any], Path]:
+    """The fields of a profile that somebody has written, overrides among them; and in which file.
+
+    Raises:
+        UserError: as `load_profile`, for what can be seen without the meaning of the fields.
+    """
+    if isinstance(given, OneLine):
+        path = Path("command line")
+        tree: dict[str, Any] = {"model": given.model, "datasets": [*given.data]}
+    else:
+        path = _find("profile", "runs", given, Path.cwd())
+        tree = _read_mapping(path)
     chosen = [o for o in overrides if o.partition("=")[0].strip() == "model"]
     for override in chosen:
-        model = override.partition("=")[2].strip()
-    if isinstance(model, str):
-        tree["model"] = load_model_config(model, path.parent).model_dump()
-    for override in overrides:
-        if override not in chosen:
-            _apply(tree, override, path)
-    return _validate(Profile, tree, path)
+        tree["model"] = override.partition("=")[2].strip()
+    rest = [o for o in overrides if o not in chosen]
+    if isinstance(tree.get("model"), str) and any(o.strip().startswith("model.") for o in rest):
+        model = load_model_config(tree["model"], path.parent)
+        tree["model"] = model.model_dump(exclude_unset=True)
+    for override in rest:
+        _apply(tree, override, path)
+    return tree, path
 
 
 def load_model_config(given: str, beside: Path | None = None) -> ModelConfig:
-    """The model profile called `given`, or in the `.yaml` file `given` (relative to `beside`)."""
-    return load_named(ModelConfig, "model", given, beside)[0]
+    """The base model that is meant.
+
+    Args:
+        given: a name that ILA knows, a hub id, a folder, or a `.yaml` file (relative to here or to
+            `beside`).
+
+    Raises:
+        UserError: none of these, or a name and a model's folder at once.
+    """
+    known = shipped("models")
+    folder = Path(given).expanduser()
+    if given in known and (folder / "config.json").is_file():
+        raise UserError(
+            f"model {given!r} is a model that ILA knows and a folder here: write ./{given} for the "
+            f"folder, or {known[given]} for the other"
+        )
+    if given in known or given.endswith((".yaml", ".yml")):
+        return load_named(ModelConfig, "model", given, beside)[0]
+    if folder.is_dir() or given.startswith((".", "/", "~")) or _HUB_ID.fullmatch(given):
+        return _validate(ModelConfig, {"source": given}, Path("command line"))
+    known_ones = unknown_name("model", given, known)
+    raise UserError(f"{known_ones}; or give a hub id (org/name) or a folder")
 
 
 def load_named(model: type[M], what: str, given: str, beside: Path | None = None) -> tuple[M, Path]:
@@ -83,14 +144,14 @@ def _find(what: str, kind: str, given: str, beside: Path) -> Path:
 
 def _read_mapping(path: Path) -> dict[str, Any]:
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        tree = read_yaml(path.read_text(encoding="utf-8-sig"), str(path))
+    except UnicodeDecodeError as error:
         raise UserError(f"{path}: not readable as YAML: {error}") from error
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from error
     if not isinstance(tree, dict):
         raise UserError(f"{path}: this must be a mapping of fields and is a {type(tree).__name__}")
-    return {str(k): _expand(v) for k, v in tree.items()}
+    return {k: _expand(v) for k, v in tree.items()}
 
 
 def _expand(value: Any) -> Any:
@@ -119,10 +180,7 @@ def _apply(tree: dict[str, Any], override: str, path: Path) -> None:
     parts = dotted.strip().split(".")
     if not sign or not all(parts):
         raise UserError(f"override {override!r}: write field.subfield=value")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"override {override!r}: the value is not readable as YAML") from error
+    value = read_yaml(text, f"override {override!r}")
     node: Any = tree
     for depth, part in enumerate(parts[:-1]):
         if isinstance(node, dict) and part in _fields_at(Profile, parts[:depth]):
@@ -174,8 +232,14 @@ def _explain(model: type[BaseModel], detail: dict[str, Any]) -> str:
     if detail["type"] == "missing":
         return f"{dotted}: required, and not given"
     message = detail["msg"].removeprefix("Value error, ")
+    if detail["type"] == "string_pattern_mismatch":
+        message = "allowed are letters, digits, `_`, `.` and `-`, first a letter or a digit"
+    if detail["type"] == "string_type" and isinstance(detail["input"], int | float):
+        message = "this must be a text: put it in quotes"
     if detail["type"] == "value_error":
-        return f"{dotted}: {message}" if dotted else message
+        # A check of a whole block names the field itself.
+        of_block = message.partition(":")[0] in _fields_at(model, detail["loc"])
+        return f"{dotted}{'.' if of_block else ': '}{message}" if dotted else message
     return f"{dotted}: {message} (given {detail['input']!r})"
 
 

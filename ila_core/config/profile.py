@@ -1,12 +1,13 @@
 """One complete run."""
 
-from typing import Self
+from contextlib import suppress
+from typing import Any, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
-from ila_core.config.base import Frozen, Name, must_be_in, refuse_repeats
+from ila_core.config.base import Frozen, default, must_be_in, named, refuse_repeats
 from ila_core.config.evaluation import EvaluateConfig
-from ila_core.config.finetune import BASE, FinetuneConfig
+from ila_core.config.finetune import BASE, FinetuneConfig, usual_arms
 from ila_core.config.inputs import DataConfig, DatasetConfig, ModelConfig
 from ila_core.config.search import SearchConfig
 
@@ -14,16 +15,44 @@ from ila_core.config.search import SearchConfig
 class Profile(Frozen):
     """One complete run (`profiles/runs/*.yaml`)."""
 
-    name: str = Name
-    description: str
+    name: str = named("the file's name, or those of the model and the datasets")
+    """What the run is called."""
+    description: str = default("", "ours: none")
+    """One line for people."""
     model: ModelConfig
+    """The base model: a name that ILA knows, a hub id, a folder, a `.yaml` file, or its fields."""
     datasets: tuple[DatasetConfig, ...] = Field(min_length=1)
-    data: DataConfig
-    search: SearchConfig
-    finetune: FinetuneConfig
-    evaluate: EvaluateConfig
-    sources: dict[str, str] = {}  # noqa: RUF012  # pydantic copies it
-    """Dotted field to where its value comes from: `paper, Appendix B.1` or `ours: reason`."""
+    """The alignment datasets."""
+    data: DataConfig = DataConfig()
+    search: SearchConfig = SearchConfig()
+    finetune: FinetuneConfig = FinetuneConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    sources: dict[str, str] = default({}, "ours: none")
+    """Dotted field to where a written value comes from: `paper, Appendix B.1` or `ours: why`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _names_that_follow(cls, given: Any) -> Any:
+        """Fill in the names that the datasets and the arms decide."""
+        if not isinstance(given, dict):
+            return given
+        parts = {part: given.get(part) or {} for part in ("search", "finetune", "evaluate")}
+        try:
+            names = [DatasetConfig.model_validate(d).name for d in given["datasets"]]
+            search, finetune, evaluate = ({**part} for part in parts.values())
+        except (KeyError, TypeError, ValidationError):
+            return given  # what is wrong there, its own validation says
+        if not names:
+            return given
+        search["datasets"] = search.get("datasets") or names
+        finetune["dataset"] = finetune.get("dataset") or names[0]
+        finetune["arms"] = finetune.get("arms") or usual_arms(
+            finetune["dataset"], search["datasets"]
+        )
+        if not evaluate.get("against"):
+            with suppress(KeyError, TypeError):
+                evaluate["against"] = dict(finetune["arms"][0])["name"]
+        return {**given, "search": search, "finetune": finetune, "evaluate": evaluate}
 
     @field_validator("datasets")
     @classmethod
@@ -34,10 +63,13 @@ class Profile(Frozen):
     @model_validator(mode="after")
     def _names_exist(self) -> Self:
         datasets = [d.name for d in self.datasets]
+        for name in self.search.datasets:
+            must_be_in("search.datasets", name, datasets)
         for name in self.search.schedules:
-            must_be_in("search.schedules", name, datasets)
-        for name in (self.finetune.dataset, *self.finetune.other_datasets):
-            must_be_in("finetune.dataset", name, datasets)
+            must_be_in("search.schedules", name, list(self.search.datasets))
+        must_be_in("finetune.dataset", self.finetune.dataset, datasets)
+        for i, name in enumerate(self.finetune.other_datasets):
+            must_be_in(f"finetune.other_datasets.{i}", name, datasets)
         arms = [arm.name for arm in self.finetune.arms]
         refuse_repeats("finetune.arms", arms)
         refuse_repeats("search.seeds", self.search.seeds)
@@ -53,7 +85,7 @@ class Profile(Frozen):
                 raise ValueError(f"evaluate.answers: {name!r} is another model's name already")
         for i, arm in enumerate(self.finetune.arms):
             if arm.source is not None:
-                must_be_in(f"finetune.arms.{i}.source", arm.source, list(self.search.schedules))
+                must_be_in(f"finetune.arms.{i}.source", arm.source, list(self.search.datasets))
             if arm.like is not None:
                 must_be_in(f"finetune.arms.{i}.like", arm.like, arms[:i])
         search = self.search

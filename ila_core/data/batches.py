@@ -94,7 +94,7 @@ def planned_steps(schedule: Schedule, n_rows: int, batch_size: int) -> int:
     """Count the optimizer steps of the schedule. An epoch's last step runs into the next one."""
     if schedule.steps is not None:
         return schedule.steps
-    assert schedule.epochs is not None
+    assert schedule.epochs is not None, "a schedule that nobody has completed (flows.plan)"
     return max(1, math.ceil(schedule.epochs * n_rows / batch_size))
 
 

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 import numpy as np
 from tqdm import tqdm
 
-from ila_core.config import DataConfig
+from ila_core.config import Preparation
 from ila_core.data import Dataset
 from ila_core.data.chat_template import Renderer
 from ila_core.data.conversation import Conversation, content_hash
@@ -35,7 +35,7 @@ _SHOWN = 3
 def prepare(
     conversations: Dataset | Iterable[Conversation],
     renderer: Renderer,
-    data: DataConfig,
+    data: Preparation,
     *,
     dataset: str,
     progress: bool = False,
@@ -105,7 +105,7 @@ def prepare(
     return prepared
 
 
-def split_of(conversation: Conversation, data: DataConfig) -> Split:
+def split_of(conversation: Conversation, data: Preparation) -> Split:
     """The split of a prompt: its own draw, so no row's coming or going moves another.
 
     By the first user turn, not by the whole conversation: a question that stands in train with one
@@ -118,7 +118,7 @@ def split_of(conversation: Conversation, data: DataConfig) -> Split:
     return "gate" if u < data.held_out_fraction + data.gate_fraction else "train"
 
 
-def _refuse_empty(prepared: Prepared, data: DataConfig) -> None:
+def _refuse_empty(prepared: Prepared, data: Preparation) -> None:
     needed: dict[Split, str] = {"train": "", "held_out": "data.held_out_fraction"}
     if data.gate_fraction > 0:
         needed["gate"] = "data.gate_fraction"

@@ -63,7 +63,7 @@ class Judged:
         if settings.references is not None:
             found["references"] = lock.files(settings.references)
         if isinstance(judge, LocalJudgeSettings):
-            config = load_model_config(judge.model)
+            config = lock.completed(load_model_config(judge.model))
             files = lock.model(config)
             if isinstance(files, Unknown):
                 return files
@@ -179,7 +179,8 @@ def _local_judge(settings: LocalJudgeSettings, identity: str, device: str) -> Ju
     Args:
         identity: canonical JSON of its files and of the settings that change its grades.
     """
-    revision = json.loads(identity)["files"].get("revision")
-    config = load_model_config(settings.model).model_copy(update={"revision": revision})
+    known = json.loads(identity)
+    pinned = {"revision": known["files"].get("revision")} | {f: known[f] for f in _DECISIVE}
+    config = load_model_config(settings.model).model_copy(update=pinned)
     model = load_base(config, resolve_device(device))
     return LocalJudge(model, load_tokenizer(config), name=config.name, files=identity)

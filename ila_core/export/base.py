@@ -43,6 +43,12 @@ class Export:
     """Whether a selection that the consumer cannot express may be rounded, with its loss stated."""
 
     @property
+    def chosen(self) -> list[Layer]:
+        """The layers that are to train."""
+        train = set(self.selection.train)
+        return [layer for layer in self.ranking.layers if layer.name in train]
+
+    @property
     def other_ranks(self) -> dict[str, int]:
         """The layers whose rank is not `lora.r`."""
         given = self.ranks or {}

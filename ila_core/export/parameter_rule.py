@@ -36,14 +36,14 @@ def by_parameters(
         entries,
         selects,
         layers,
-        names=lambda layer: (f"{layer.name}.weight",),
+        names=lambda layer: (layer.parameter,),
         outside=outside(layers, parameters),
     )
 
 
 def outside(layers: Sequence[Layer], parameters: Sequence[str]) -> tuple[str, ...]:
     """Return the parameters that belong to no layer: embeddings and norms."""
-    owned = {f"{layer.name}.{part}" for layer in layers for part in ("weight", "bias")}
+    owned = {layer.parameter for layer in layers} | {f"{layer.name}.bias" for layer in layers}
     return tuple(name for name in parameters if name not in owned)
 
 

@@ -1,22 +1,24 @@
 """A trained PEFT adapter, read from its weights: the layers it adapts, with rank and size.
 
-read_adapter(Path("adapter")).check(layers, wanted)  # Contract
+read_adapter(Path("adapter"), [layer.name for layer in layers]).check(layers, wanted)  # Contract
 """
 
-import json
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ila_core.errors import UserError, listed
 from ila_core.export.base import Matches
-from ila_core.export.peft_rule import adapted
+from ila_core.export.peft_rule import adapted, rank_of
 from ila_core.export.verify import Contract, check_configuration
-from ila_core.models.layers import Layer
+from ila_core.keys import read_object
+from ila_core.models.layers import Layer, Shape
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_WRAPPED = re.compile(r"(\.base_layer)+$")
 _KEY = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_([ABE])(?:\.\w+)?(?:\.weight)?")
 
 
@@ -31,17 +33,29 @@ class Part:
     """Shape of B, (out, rank); `None` when B is missing."""
     learnt: bool
     """Whether B is not zero; B starts at zero, so that the layer equals the base model's."""
+    expert_rank: int | None = None
+    """Rank of each expert, whose matrices lie side by side in A and B; `None`: no experts."""
 
     @property
     def rank(self) -> int:
-        return self.inputs[0] if self.inputs else 0
+        return self.expert_rank or (self.inputs[0] if self.inputs else 0)
 
     @property
-    def shape(self) -> tuple[int, int] | None:
-        """Shape (out, in) of the layer; `None` when A or B is missing or their ranks differ."""
+    def shape(self) -> Shape | None:
+        """Shape (out, in) of the layer; `None` when A or B is missing or their ranks differ.
+
+        Of experts (experts, out, in), which a model may keep as (experts, in, out).
+        """
         if self.inputs is None or self.outputs is None or self.inputs[0] != self.outputs[1]:
             return None
-        return self.outputs[0], self.inputs[1]
+        shape = self.outputs[0], self.inputs[1]
+        return shape if self.expert_rank is None else (self.inputs[0] // self.rank, *shape)
+
+    def fits(self, layer: Shape | None) -> bool:
+        """Whether it is an adapter of a layer of this shape."""
+        if self.shape is None or layer is None:
+            return False
+        return self.shape == layer or (len(layer) == 3 and self.shape == (layer[0], *layer[:0:-1]))
 
 
 @dataclass(frozen=True)
@@ -86,7 +100,7 @@ class TrainedAdapter:
                 f"{target} adapts {listed(unknown)}, which the {len(layers)} layers of the ranking "
                 "do not have: give the ranking of the adapter's own base model"
             )
-        others = [p for p in self.parts.values() if p.shape not in (None, shapes[p.name])]
+        others = [p for p in self.parts.values() if p.shape and not p.fits(shapes[p.name])]
         if others:
             said = listed([f"{p.name} {p.shape}, ranked {shapes[p.name]}" for p in others])
             raise UserError(
@@ -128,8 +142,13 @@ class TrainedAdapter:
         return tuple(notes)
 
 
-def read_adapter(folder: Path) -> TrainedAdapter:
+def read_adapter(folder: Path, layers: Sequence[str]) -> TrainedAdapter:
     """Read the adapter in a folder.
+
+    Args:
+        folder: with its configuration and its weights.
+        layers: the model's layers in order, by which those that are tensors of experts are told
+            apart: the weights have the name of the module that holds several.
 
     Raises:
         UserError: when there is none, or its files cannot be read.
@@ -140,7 +159,7 @@ def read_adapter(folder: Path) -> TrainedAdapter:
     learnt: dict[str, bool] = {}
     others = []
     try:
-        config = json.loads((folder / CONFIG).read_bytes())
+        config = read_object(folder / CONFIG)
         with safe_open(str(folder / WEIGHTS), framework="pt") as file:
             matches = {key: _KEY.fullmatch(key) for key in file.keys()}  # noqa: SIM118
             singular = {m[1] for m in matches.values() if m and m[2] == "E"}
@@ -158,8 +177,36 @@ def read_adapter(folder: Path) -> TrainedAdapter:
         raise UserError(
             f"{folder} is no PEFT adapter that can be read ({CONFIG}, {WEIGHTS}): {error}"
         ) from error
-    return TrainedAdapter(
-        config,
-        {n: Part(n, of.get("A"), of.get("B"), learnt.get(n, False)) for n, of in parts.items()},
-        tuple(others),
-    )
+    experts = _experts(parts, config, layers)
+    found = [
+        Part(
+            experts.get(name, name),
+            of.get("A"),
+            of.get("B"),
+            learnt.get(name, False),
+            rank_of(config, experts[name]) if name in experts else None,
+        )
+        for name, of in parts.items()
+    ]
+    return TrainedAdapter(config, {part.name: part for part in found}, tuple(others))
+
+
+def _experts(
+    stored: Iterable[str], config: Mapping[str, Any], layers: Sequence[str]
+) -> dict[str, str]:
+    """The layer of each stored name that is one of PEFT's wrappers around a module of experts.
+
+    The wrapper of the module's first parameter is the innermost, `.base_layer` for each around it.
+    """
+    targets = config.get("target_parameters") or []
+    wrappers: dict[str, list[str]] = defaultdict(list)
+    for name in stored:
+        wrappers[_WRAPPED.sub("", name)].append(name)
+    found: dict[str, str] = {}
+    for module, names in wrappers.items():
+        own = [n for n in layers if n.rpartition(".")[0] == module]
+        adapted = [n for n in own if any(f".{n}".endswith(f".{target}") for target in targets)]
+        if len(adapted) == len(names):
+            innermost = sorted(names, key=len, reverse=True)
+            found |= dict(zip(innermost, adapted, strict=True))
+    return found

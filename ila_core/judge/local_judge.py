@@ -29,7 +29,7 @@ class LocalJudge:
         model: any causal language model of transformers.
         tokenizer: the model's.
         name: the model's name.
-        files: the digest of its files (`ila_core.models.loading.model_files_digest`).
+        files: the digest of its files (`ila_core.models.files.model_files_digest`).
     """
 
     local = True

@@ -1,6 +1,7 @@
 """The linear layers of a base model: found on the meta device, from its configuration alone.
 
-A layer is one `torch.nn.Linear` of the language model with a weight of its own, used in one place.
+A layer is one `torch.nn.Linear` of the language model with a weight of its own, used in one place,
+or one tensor of all experts of a block (`ila_core.models.experts`).
 
 >>> len(find_layers(load_model_config("llama2-7b")))
 225
@@ -8,25 +9,24 @@ A layer is one `torch.nn.Linear` of the language model with a weight of its own,
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from ila_core.config import Frozen, ModelConfig
-from ila_core.errors import UserError, first_line, listed, unknown_name
+from ila_core.errors import UserError, first_line, listed
 from ila_core.keys import digest_of
+from ila_core.models.architecture import architecture_config
+from ila_core.models.experts import adapted_layers, expert_tensors
 
 if TYPE_CHECKING:
     from torch import nn
 
-# Fields of published configurations that transformers reads but keeps under another name.
-_OLD_NAMES = ("rope_theta", "rope_scaling")
+Shape = tuple[int, int] | tuple[int, int, int]
 
 _BLOCK = re.compile(r"\.(\d+)\.")
 
-_MISSPELT = 0.8
-"""An undeclared field this much like a declared one is taken for it, misspelt."""
 UNCOVERED = 0.05
 """The largest share of a model's matrix weights that may lie outside of its layers unsaid."""
 _NAMED = 3
@@ -37,19 +37,30 @@ class Layer(Frozen):
     """One linear module of the base model. `named_modules()` order is layer order."""
 
     name: str
-    """Full name, e.g. `model.layers.3.mlp.up_proj` or `lm_head`."""
+    """Full name, e.g. `model.layers.3.mlp.up_proj` or `lm_head`; of a tensor of experts that of
+    the parameter, e.g. `model.layers.3.mlp.experts.down_proj`."""
     block: int | None
     """Transformer block index; `None` outside the blocks."""
     type: str
     """The end of the name that no other kind of layer of the model has: `q_proj`, `lm_head`, or
     `attn.c_proj` where there is an `mlp.c_proj` too."""
-    shape: tuple[int, int]
-    """(out_features, in_features) of the weight."""
+    shape: Shape
+    """(out_features, in_features) of the weight; a tensor of experts as it is kept."""
 
     @property
     def weights(self) -> int:
-        """Number of entries of the weight matrix."""
-        return self.shape[0] * self.shape[1]
+        """Number of entries of the weight."""
+        return math.prod(self.shape)
+
+    @property
+    def parameter(self) -> str:
+        """Full name of the weight as a parameter."""
+        return self.name if self.holds_experts else f"{self.name}.weight"
+
+    @property
+    def holds_experts(self) -> bool:
+        """Whether it is a tensor of experts, and no module."""
+        return len(self.shape) == 3
 
 
 class Examined(Frozen):
@@ -66,7 +77,7 @@ class Examined(Frozen):
 
 
 def find_layers(config: ModelConfig) -> list[Layer]:
-    """Find the layers of the model that `config.architecture` describes; no weights, no network.
+    """Find the layers of a model from its configuration alone; no weights are read.
 
     Raises:
         UserError: as `examine`.
@@ -75,7 +86,7 @@ def find_layers(config: ModelConfig) -> list[Layer]:
 
 
 def examine(config: ModelConfig) -> Examined:
-    """Find the layers of the model that `config.architecture` describes, and count their weights.
+    """Find the layers of a model from its configuration alone, and count their weights.
 
     Raises:
         UserError: an architecture that transformers does not accept, tied embeddings that the
@@ -96,9 +107,10 @@ def examine(config: ModelConfig) -> Examined:
     try:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(published, trust_remote_code=False)
-    except (ValueError, ImportError) as error:
+    except Exception as error:  # of any type, where two values do not go together
         raise UserError(
-            f"model {config.name}: {first_line(error)}; a causal language model is needed"
+            f"model {config.name}: transformers makes no causal language model of its architecture "
+            f"({type(error).__name__}: {first_line(error)})"
         ) from error
     every = layers_of(model)
     chosen = _without_excluded(every, config, model)
@@ -116,9 +128,8 @@ def examine(config: ModelConfig) -> Examined:
         raise UserError(
             f"model {config.name}: its {len(chosen)} linear layers hold {share:.1%} of its matrix "
             f"weights; outside of them, neither ranked nor trained by a selection, are {text}. "
-            f"Allowed is {UNCOVERED:.0%} outside (experts that are no torch.nn.Linear "
-            "are none); to rank the linear layers alone, write `allow_uncovered: true` in the "
-            "model profile"
+            f"Allowed is {UNCOVERED:.0%} outside; to rank the linear layers alone, write "
+            "`allow_uncovered: true` in the model profile"
         )
     _refuse_what_peft_does(model, chosen, config)
     return Examined(
@@ -127,7 +138,7 @@ def examine(config: ModelConfig) -> Examined:
 
 
 def layers_of(model: nn.Module, *, lm_head: bool = True) -> list[Layer]:
-    """Find the linear layers of a model in memory, 4-bit ones too, in `named_modules()` order.
+    """Find the layers of a model in memory, 4-bit ones too, in `named_modules()` order.
 
     Of a model that also sees or hears, those of its language model.
 
@@ -137,22 +148,23 @@ def layers_of(model: nn.Module, *, lm_head: bool = True) -> list[Layer]:
     _refuse_shared(model)
     head, language = _head(model), language_model(model)
     within = None if language is None else {*map(id, language.modules()), id(head)}
-    found = {
-        name: module
-        for name, module in model.named_modules()
-        if _is_layer(module)
-        and (within is None or id(module) in within)
-        and (lm_head or module is not head)
-    }
+    found: dict[str, Shape] = {}
+    for name, module in model.named_modules():
+        if within is not None and id(module) not in within:
+            continue
+        if _is_layer(module) and (lm_head or module is not head):
+            found[name] = module.out_features, module.in_features
+        for own, tensor in expert_tensors(module).items():
+            found[f"{name}.{own}"] = tensor.shape[0], tensor.shape[1], tensor.shape[2]
     types = _types(found)
     return [
         Layer(
             name=name,
             block=int(block[1]) if (block := _BLOCK.search(name)) else None,
             type=types[name],
-            shape=(module.out_features, module.in_features),
+            shape=shape,
         )
-        for name, module in found.items()
+        for name, shape in found.items()
     ]
 
 
@@ -170,48 +182,19 @@ def fingerprint(layers: Iterable[Layer]) -> str:
     return digest_of([[layer.name, layer.shape] for layer in layers])
 
 
-def architecture_config(config: ModelConfig) -> Any:
-    """Make a transformers configuration of `config.architecture`.
-
-    Raises:
-        UserError: an unknown `model_type`, a field that looks like a misspelt one, or a value of
-            the wrong type. Any other field that transformers does not declare is kept: published
-            configurations have such ones, and it is compared with the model's own when it loads.
-    """
-    from huggingface_hub.errors import StrictDataclassError
-    from transformers import CONFIG_MAPPING, AutoConfig
-
-    fields = dict(config.architecture)
-    model_type = fields.pop("model_type", None)
-    if model_type is None:
-        raise UserError(f"model {config.name}: architecture.model_type: required, and not given")
-    if model_type not in CONFIG_MAPPING:
-        # The list of several hundred known ones would bury the message.
-        raise UserError(
-            f"model {config.name}: architecture.model_type: given {model_type!r}, which the "
-            "installed transformers does not know; copy it from the model's config.json"
-        )
-    known = {*AutoConfig.for_model(model_type).to_dict(), *_OLD_NAMES}
-    for field in fields:
-        if field not in known and get_close_matches(field, known, n=1, cutoff=_MISSPELT):
-            raise unknown_name(f"field of model {config.name}: architecture", field, known)
-    try:
-        return AutoConfig.for_model(model_type, **fields)
-    except (StrictDataclassError, ValueError, TypeError, KeyError) as error:
-        raise UserError(
-            f"model {config.name}: architecture: {' '.join(str(error).split())}"
-        ) from error
-
-
 def _refuse_shared(model: nn.Module) -> None:
     # PEFT wraps a module under its first name only, where else it is used stays the base; and two
     # adapters on one weight train, but do not merge.
     from torch.nn import Linear
 
     first: dict[int, str] = {}
-    for name, module in model.named_modules(remove_duplicate=False):
+    for module_name, module in model.named_modules(remove_duplicate=False):
+        tensors = expert_tensors(module)
+        weights = {f"{module_name}.{own}": tensor for own, tensor in tensors.items()}
         if isinstance(module, Linear):
-            other = first.setdefault(id(module.weight), name)
+            weights[module_name] = module.weight
+        for name, weight in weights.items():
+            other = first.setdefault(id(weight), name)
             if other != name:
                 raise UserError(
                     f"{other} and {name} share one weight; a layer needs a weight of its own, or "
@@ -290,7 +273,7 @@ def _outside(model: Any, layers: list[Layer]) -> dict[str, int]:
     own = language_model(model)
     part = model if own is None else own
     prefix = next(name for name, module in model.named_modules() if module is part)
-    known = {id(model.get_submodule(layer.name).weight) for layer in layers}
+    known = {id(model.get_parameter(layer.parameter)) for layer in layers}
     known |= {id(m.weight) for m in model.modules() if isinstance(m, Embedding)}
     return {
         name: parameter.numel()
@@ -309,15 +292,17 @@ def _refuse_what_peft_does(model: Any, layers: list[Layer], config: ModelConfig)
 
     import torch
     from peft import LoraConfig, get_peft_model
-    from peft.tuners.lora import LoraLayer
 
     wanted = {layer.name for layer in layers}
+    experts = {layer.name for layer in layers if layer.holds_experts}
     try:
         with torch.device("meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a head that is untied later, of what is refused
-            adapted = get_peft_model(model, LoraConfig(r=1, target_modules=sorted(wanted)))
-        modules = adapted.get_base_model().named_modules()
-        missed = sorted(wanted - {n for n, m in modules if isinstance(m, LoraLayer)})
+            settings = LoraConfig(
+                r=1, target_modules=sorted(wanted - experts), target_parameters=sorted(experts)
+            )
+            adapted = get_peft_model(model, settings)
+        missed = sorted(wanted - adapted_layers(adapted.get_base_model()).keys())
         what = listed(missed, most=_NAMED)
     except ValueError as error:
         missed, what = ["all"], f"these layers together ({first_line(error)})"

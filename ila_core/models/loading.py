@@ -13,27 +13,20 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ila_core import hub
 from ila_core.config import ModelConfig
 from ila_core.data.template import Template
 from ila_core.errors import CheckError, UserError, first_line, listed
-from ila_core.keys import digest_of, file_digest
-from ila_core.models.layers import architecture_config
+from ila_core.models.architecture import (
+    architecture_config,
+    as_loaded,
+    published_config,
+    read_tokenizer,
+    saved_as,
+)
+from ila_core.models.files import CONFIG, TOKENIZER_FILES, WEIGHT_FILES, model_folder
 from ila_core.models.quantised import refuse_quantised
 
 log = logging.getLogger("ila")
-
-CONFIG = "config.json"
-TOKENIZER_FILES = (
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "vocab.json",
-    "merges.txt",
-)
-# Safetensors only: a pickle can run anything. Some hub models carry a second, consolidated copy.
-WEIGHT_FILES = ("model*.safetensors", "model.safetensors.index.json")
 
 # Compared with the hub's whether or not the profile gives them: they shape the layers, or change
 # what the model computes.
@@ -80,7 +73,7 @@ def load_tokenizer(config: ModelConfig) -> Any:
         UserError: files that are missing, a pad token that is unknown, or tokens that the model's
             embedding has no rows for.
     """
-    tokenizer = read_tokenizer(_folder(config, (CONFIG, *TOKENIZER_FILES)), config.name)
+    tokenizer = read_tokenizer(model_folder(config, (CONFIG, *TOKENIZER_FILES)), config.name)
     if config.pad_token is not None:
         if config.pad_token not in tokenizer.get_vocab():
             raise UserError(
@@ -90,24 +83,6 @@ def load_tokenizer(config: ModelConfig) -> Any:
         tokenizer.pad_token = config.pad_token
     _check_ids(config, tokenizer)
     return tokenizer
-
-
-def read_tokenizer(folder: Path, name: str) -> Any:
-    """Read a tokenizer from a folder.
-
-    Args:
-        folder: of the model.
-        name: what messages call the model.
-    """
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"model {name}: no tokenizer can be read from {folder} "
-            f"({first_line(error)}); tokenizer.json and tokenizer_config.json are needed"
-        ) from error
 
 
 def save_tokenizer(
@@ -145,11 +120,12 @@ def load_base(config: ModelConfig, device: str, *, four_bit: bool = False) -> An
             or a device or an environment that cannot hold weights in 4 bits.
     """
     import torch
-    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
-    check_architecture(config, _published(config))  # before gigabytes are downloaded
-    folder = _folder(config, (CONFIG, *WEIGHT_FILES))
+    published = published_config(config)
+    check_architecture(config, published)  # before gigabytes are downloaded
+    config = as_loaded(config, saved_as(published), bool(published.tie_word_embeddings))
+    folder = model_folder(config, (CONFIG, *WEIGHT_FILES))
     refuse_quantised(config.name, folder)
     quantised = _four_bit(getattr(torch, config.dtype), device) if four_bit else {}
     try:
@@ -162,7 +138,9 @@ def load_base(config: ModelConfig, device: str, *, four_bit: bool = False) -> An
             trust_remote_code=False,
             output_loading_info=True,
         )
-    except (OSError, RuntimeError, SafetensorError) as error:
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:  # of any type, where a file holds what it should not
         raise UserError(
             f"model {config.name}: its weights cannot be read from {folder} ({first_line(error)})"
         ) from error
@@ -263,6 +241,8 @@ def check_architecture(config: ModelConfig, published: Any) -> None:
     Raises:
         UserError: naming every field that differs.
     """
+    if not config.architecture:
+        return
     ours, theirs = architecture_config(config).to_dict(), published.to_dict()
     differing = [
         f"model {config.name}: architecture.{field}: given {ours.get(field)!r}, the model's "
@@ -272,52 +252,3 @@ def check_architecture(config: ModelConfig, published: Any) -> None:
     ]
     if differing:
         raise UserError("\n".join(differing))
-
-
-def model_files(folder: Path) -> list[Path]:
-    """The files that a local model is: configuration, weights and tokenizer, sorted by name.
-
-    Raises:
-        UserError: when the folder, its configuration or its weights are missing.
-    """
-    folder = folder.expanduser()
-    if not folder.is_dir():
-        raise UserError(f"model folder {folder} does not exist; set the model profile's `source:`")
-    patterns = (CONFIG, *WEIGHT_FILES, *TOKENIZER_FILES)
-    for needed in (CONFIG, WEIGHT_FILES[0]):
-        if not any(folder.glob(needed)):
-            raise UserError(f"model folder {folder} has no {needed}")
-    found = {path for pattern in patterns for path in folder.glob(pattern)}
-    return sorted(path for path in found if path.is_file())
-
-
-def model_files_digest(folder: Path) -> str:
-    """The identity of a local model: names and contents of `model_files`."""
-    return digest_of({path.name: file_digest(path) for path in model_files(folder)})
-
-
-def hub_model_revision(config: ModelConfig) -> str:
-    """The hub commit that a hub model is at now."""
-    return hub.current_commit(config.source, kind="model")
-
-
-def _folder(config: ModelConfig, patterns: tuple[str, ...]) -> Path:
-    if not config.local:
-        return hub.fetch(config.source, patterns, config.revision, kind="model")
-    folder = Path(config.source).expanduser()
-    model_files(folder)  # says what is missing
-    return folder
-
-
-def _published(config: ModelConfig) -> Any:
-    from huggingface_hub.errors import StrictDataclassError
-    from transformers import AutoConfig
-
-    folder = _folder(config, (CONFIG,))
-    try:
-        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, StrictDataclassError) as error:
-        raise UserError(
-            f"model {config.name}: {folder / CONFIG} is not a model configuration that the "
-            f"installed transformers knows ({first_line(error)})"
-        ) from error

@@ -2,7 +2,7 @@
 
 The gate multiplies A x (tokens x r), not B A x (tokens x d_out): the same function, but r instead
 of d_out numbers per token are kept (`ila_core.train.lora_function`; costs:
-benchmarks/results/gate_cost.json).
+benchmarks/results/gate_cost.json). On a tensor of experts it multiplies A itself.
 """
 
 import math
@@ -21,8 +21,9 @@ from ila_core.config import OptimizerSettings, Schedule, Stage2Settings
 from ila_core.config.base import FrozenResult
 from ila_core.data.batches import Row
 from ila_core.errors import CheckError, listed
+from ila_core.models.experts import adapts_experts
 from ila_core.train.loop import TrainRuntime, train
-from ila_core.train.lora_function import gated
+from ila_core.train.lora_function import gated, gated_experts
 from ila_core.train.methods.lora import load_adapter, lora_layers
 from ila_core.train.recompute import recomputing_activations, replaced_forward
 
@@ -77,11 +78,16 @@ class Gates:
             layer.register_parameter(_SCORE, score)
             self._scores[name] = score
         self._arithmetic = ExitStack()
+        experts = {n: layer for n, layer in self._layers.items() if adapts_experts(layer)}
         self._arithmetic.enter_context(
             replaced_forward(
                 (layer, partial(gated, layer, self._scores[name]))
                 for name, layer in self._layers.items()
+                if name not in experts
             )
+        )
+        self._arithmetic.enter_context(
+            gated_experts({layer: self._scores[name] for name, layer in experts.items()})
         )
         self._arithmetic.enter_context(recomputing_activations(self._model))
         return self

@@ -5,7 +5,9 @@ Every selection, export and publication derives from this one document and from 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Final, Literal
@@ -179,14 +181,21 @@ def order(scores: Mapping[str, float], layers: Sequence[Layer]) -> list[str]:
     return sorted((layer.name for layer in layers), key=lambda name: -scores[name])
 
 
-def kept_count(fraction: float, n_layers: int) -> int:
-    """Return the number of layers kept, floor(f*N + 0.5); K = N - kept is the number frozen."""
-    return int(fraction * n_layers + 0.5)
+def exact(fraction: float | Fraction) -> Fraction:
+    """The number that was written: 7/10 for 0.7, which as a float is a little less."""
+    return Fraction(str(fraction))
 
 
-def least(scores: Mapping[str, float], layers: Sequence[Layer], fraction: float) -> frozenset[str]:
+def kept_count(fraction: float | Fraction, n_layers: int) -> int:
+    """Return the number of layers kept, floor(f*N + 1/2); K = N - kept is the number frozen."""
+    return math.floor(exact(fraction) * n_layers + Fraction(1, 2))
+
+
+def least(
+    scores: Mapping[str, float], layers: Sequence[Layer], fraction: float | Fraction
+) -> frozenset[str]:
     """Return the names of the K = N - kept(1 - fraction) layers with the lowest scores."""
-    return frozenset(order(scores, layers)[kept_count(1 - fraction, len(layers)) :])
+    return frozenset(order(scores, layers)[kept_count(1 - exact(fraction), len(layers)) :])
 
 
 def digest_read(ranking: Ranking, datasets: Sequence[str]) -> str:

@@ -128,17 +128,22 @@ class Scorer(Protocol):
         """
 
 
-def base_weight(model: Any, name: str) -> Tensor:
-    """Return a base layer's weight (out_features, in_features), adapted or not, in float32.
+def base_weights(model: Any, layer: Layer) -> Tensor:
+    """Return a base layer's weight, adapted or not, in float32: (1, out_features, in_features).
 
-    A quantised weight is decompressed.
+    A tensor of experts is returned as it is kept, and a quantised weight decompressed.
     """
     from peft.utils.integrations import dequantize_module_weight
 
     base = getattr(model, "get_base_model", lambda: model)()
-    module = base.get_submodule(name)
+    if layer.holds_experts:
+        parent, _, own = layer.name.rpartition(".")
+        module = base.get_submodule(parent)
+        experts: Tensor = getattr(getattr(module, "get_base_layer", lambda: module)(), own)
+        return experts.detach().float()
+    module = base.get_submodule(layer.name)
     weight: Tensor = dequantize_module_weight(getattr(module, "base_layer", module))
-    return weight.detach().float()
+    return weight.detach().float()[None]
 
 
 def tokens_of(rows: Sequence[Row]) -> int:

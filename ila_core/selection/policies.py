@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from ila_core.config import AdaLoraMethod, ArmConfig, LoraMethod, MethodSettings
+from ila_core.config.finetune import per_rank
 from ila_core.errors import UserError
 from ila_core.models.layers import Layer
 from ila_core.search import agreement
@@ -258,7 +259,7 @@ def rank_by_score(request: Request) -> Choice:
         return {name: max(1, round(top * place)) for name, place in places.items()}
 
     def cost(of: Mapping[str, int]) -> int:
-        return sum(rank * sum(shapes[name]) for name, rank in of.items())
+        return sum(rank * per_rank(shapes[name]) for name, rank in of.items())
 
     low, high = 0.0, 4.0 * method.r
     for _ in range(40):  # far beyond the last digit that a rank could turn on

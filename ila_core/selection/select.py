@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ila_core.config import ArmConfig, MethodSettings
+from ila_core.config.finetune import per_rank
 from ila_core.errors import UserError, unknown_name
 from ila_core.models.layers import Layer
 from ila_core.search.ranking import Ranking, kept_count
@@ -53,7 +54,7 @@ def select(
         train=tuple(layer.name for layer in train),
         frozen=tuple(layer.name for layer in ranking.layers if layer.name not in chosen),
         trainable_parameters=(
-            sum(ranks[layer.name] * sum(layer.shape) for layer in train)
+            sum(ranks[layer.name] * per_rank(layer.shape) for layer in train)
             if ranks
             else sum(method.parameters(layer.shape) for layer in train)
         ),
@@ -126,7 +127,7 @@ def reason(
 
 def lora_parameters(layers: Iterable[Layer], r: int) -> int:
     """Count the trainable parameters of LoRA at rank r: A is (r, in), B is (out, r)."""
-    return sum(r * sum(layer.shape) for layer in layers)
+    return sum(r * per_rank(layer.shape) for layer in layers)
 
 
 def _check_limit(arm: ArmConfig) -> None:

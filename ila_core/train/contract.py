@@ -4,6 +4,7 @@ The field's commonest complaint is a selection that silently does nothing, so a 
 """
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
@@ -14,6 +15,7 @@ from transformers import TrainerCallback, TrainerState
 
 from ila_core.config.base import FrozenResult
 from ila_core.errors import CheckError, listed
+from ila_core.models.experts import adapted_layers, adapts_experts
 
 GRADIENT_STEPS = 3
 """Steps within which every selected layer must have had a gradient that is not zero."""
@@ -122,16 +124,26 @@ def tensor_digest(tensor: Tensor) -> str:
 
 
 def base_parameters(model: Any) -> Iterable[tuple[str, Tensor]]:
-    """Yield parameters by the base model's own names, without PEFT's `.base_layer`."""
+    """Yield parameters by the base model's own names, without PEFT's `.base_layer`.
+
+    What PEFT adds to a tensor of experts gets that tensor's name, and no module's.
+    """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    added = {
+        id(tensor): f"{name}.{own}"
+        for name, layer in adapted_layers(base).items()
+        if adapts_experts(layer)
+        for own, tensor in layer.named_parameters()
+        if not own.startswith("base_layer.")
+    }
     for name, tensor in base.named_parameters():
-        yield name.replace(".base_layer.", "."), tensor
+        yield added.get(id(tensor)) or re.sub(r"(\.base_layer)+\.", ".", name), tensor
 
 
 def owner_of(parameter: str, layers: Collection[str]) -> str | None:
-    """Return the requested layer that a parameter belongs to, its longest dotted prefix."""
+    """Return the requested layer that a parameter is or belongs to, its longest dotted prefix."""
     parts = parameter.split(".")
-    prefixes = (".".join(parts[:n]) for n in range(len(parts) - 1, 0, -1))
+    prefixes = (".".join(parts[:n]) for n in range(len(parts), 0, -1))
     return next((prefix for prefix in prefixes if prefix in layers), None)
 
 

@@ -20,8 +20,10 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from ila_core.config import FullMethod, MethodSettings, ModelConfig
-from ila_core.models.layers import Layer, architecture_config
+from ila_core.models.architecture import architecture_config
+from ila_core.models.layers import Layer
 from ila_core.models.loading import untie
+from ila_core.train.experts import refuse_experts
 from ila_core.train.methods import METHODS
 
 VERSION = 2
@@ -75,7 +77,12 @@ class Forecast:
         micro_batch: int,
         length: int,
     ) -> Forecast:
-        """Count a pass of as many conversations of `length` tokens; seconds are unknown yet."""
+        """Count a pass of as many conversations of `length` tokens; seconds are unknown yet.
+
+        Raises:
+            UserError: some of the layers are tensors of experts.
+        """
+        refuse_forecast(layers)
         rows = min(batch_size, micro_batch)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of PEFT, about a model that is never trained
@@ -140,6 +147,20 @@ class Forecast:
         """Return the seconds of the training when `names` train, at the speed given to `timed`."""
         assert self.flops_per_second is not None
         return self.tokens * self.flops(names) / self.flops_per_second
+
+
+def refuse_forecast(layers: Sequence[Layer]) -> None:
+    """Refuse models of experts: which rows go to which expert is no question of shapes.
+
+    Raises:
+        UserError: some of the layers are tensors of experts.
+    """
+    refuse_experts(
+        layers,
+        "memory and time are asked for",
+        "they are forecast for linear layers only",
+        "give a limit in layers or parameters (keep, layers, parameters)",
+    )
 
 
 def _counted(

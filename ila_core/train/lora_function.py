@@ -7,7 +7,7 @@ On one H100 at 7B shape a step of stage 1, with `recompute`, takes 0.79 of the t
 memory of PEFT's own modules (benchmarks/results/gpu_h100.json).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, cast
@@ -16,6 +16,7 @@ import torch
 from peft.tuners.adalora import SVDLinear
 from torch import Tensor, nn
 
+from ila_core.models.experts import adapts_experts
 from ila_core.train.methods.lora import lora_layers
 from ila_core.train.recompute import (
     packed_bits,
@@ -30,7 +31,7 @@ from ila_core.train.recompute import (
 def fused_lora(model: Any) -> Iterator[None]:
     """Let the LoRA and AdaLoRA layers of `model` compute by `adapted` within the block.
 
-    Other layers (gated, DoRA, several active adapters) keep their own forward.
+    Other layers (gated, experts, DoRA, several active adapters) keep their own forward.
     """
     layers = lora_layers(model).values() if hasattr(model, "get_base_model") else ()
     chosen = (x for x in layers if is_plain(x) or _has_values(x))
@@ -52,7 +53,7 @@ def _has_values(layer: Any) -> bool:
 
 
 def _is_alone(layer: Any) -> bool:
-    if "forward" in vars(layer) or layer.lora_variant or layer.merged:
+    if "forward" in vars(layer) or layer.lora_variant or layer.merged or adapts_experts(layer):
         return False
     return layer.active_adapters == ["default"] and "default" in layer.lora_A
 
@@ -93,6 +94,30 @@ def gated(layer: Any, score: Tensor, x: Tensor) -> Tensor:
     """
     a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
     return _lora(layer, torch.sigmoid(score) * layer.scaling["default"], a, b, x, 0.0)
+
+
+@contextmanager
+def gated_experts(gates: Mapping[Any, Tensor]) -> Iterator[None]:
+    """Let PEFT add `sigmoid(score) * beta * B A` to tensors of experts within the block (Eq. 5).
+
+    The gate multiplies one of the two low-rank factors, not the update, which is as large as the
+    experts themselves.
+
+    Args:
+        gates: the score (1,) of each wrapper of PEFT, whose forward makes tensor + beta * B A.
+    """
+    for layer, score in gates.items():
+        layer.get_delta_factors = partial(_gated_factors, layer, score)
+    try:
+        yield
+    finally:
+        for layer in gates:
+            del layer.get_delta_factors
+
+
+def _gated_factors(layer: Any, score: Tensor, adapter: str) -> tuple[Tensor, Tensor, float]:
+    left, right, beta = type(layer).get_delta_factors(layer, adapter)
+    return left, (torch.sigmoid(score) * right).to(right.dtype), beta
 
 
 def _lora(layer: Any, scale: Tensor, a: Tensor, b: Tensor, x: Tensor, dropout: float) -> Tensor:

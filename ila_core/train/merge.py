@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ila_core.models.experts import adapts_experts
 from ila_core.train.methods import METHODS
 from ila_core.train.methods.lora import lora_layers
 
@@ -40,25 +41,27 @@ def folded(model: Any) -> Iterator[None]:
     from ila_core.train.lora_function import is_plain
 
     embedding = model.get_input_embeddings().weight
-    layers = [
-        layer
-        for layer in (lora_layers(model).values() if hasattr(model, "get_base_model") else ())
-        if is_plain(layer)
-        and type(layer.base_layer) is torch.nn.Linear
-        and layer.base_layer.weight.dtype == torch.float32
-        and layer.base_layer.weight is not embedding
+    weights: list[tuple[Any, Any]] = []
+    for layer in lora_layers(model).values() if hasattr(model, "get_base_model") else ():
+        if adapts_experts(layer):
+            weights.append((layer, layer.get_param()))
+        elif is_plain(layer) and type(layer.base_layer) is torch.nn.Linear:
+            weights.append((layer, layer.base_layer.weight))
+    kept = [
+        (layer, weight, weight.data)
+        for layer, weight in weights
+        if weight.dtype == torch.float32 and weight is not embedding
     ]
-    kept = [layer.base_layer.weight.data for layer in layers]
     try:
-        for layer, weight in zip(layers, kept, strict=True):
-            layer.base_layer.weight.data = weight.clone()
+        for layer, weight, own in kept:
+            weight.data = own.clone()
             layer.merge()
         yield
     finally:
-        for layer, weight in zip(layers, kept, strict=True):
+        for layer, weight, own in kept:
             if layer.merged:
                 layer.unmerge()
-            layer.base_layer.weight.data = weight
+            weight.data = own
 
 
 def worst_difference(model: Any, before: Any) -> float:

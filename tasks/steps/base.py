@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ila_core.config import ModelConfig, RuntimeConfig
-from ila_core.errors import CheckError
+from ila_core.errors import CheckError, UserError
 from ila_core.models.layers import Layer, fingerprint
 from ila_core.models.loading import load_base, resolve_device
 from ila_core.resolve import Lock, Unknown
@@ -30,7 +30,13 @@ class Base:
 
     @classmethod
     def resolve(cls, config: ModelConfig, lock: Lock) -> Base:
+        config = lock.completed(config)
         return cls(config, lock.model(config), lock.layers(config), lock)
+
+    @property
+    def share(self) -> float:
+        """How much of the language model's matrix weights the layers hold."""
+        return self.lock.share(self.config)
 
     @property
     def address(self) -> str:
@@ -51,6 +57,19 @@ class Base:
         if "lm_head" in settings and self.config.exclude:
             settings["exclude"] = self.config.exclude
         return {"model": {"files": self.files, **settings}, **identity}
+
+    def check_rank(self, field: str, r: int) -> None:
+        """Refuse a rank of adapters that no layer can have.
+
+        Raises:
+            UserError: it is larger than each layer's smaller side.
+        """
+        most = max(min(layer.shape) for layer in self.layers)
+        if r > most:
+            raise UserError(
+                f"{field}: given {r:,}; no layer of model {self.config.name} has a rank above "
+                f"{most:,}. Allowed is 1 to {most:,}"
+            )
 
     def load(self, runtime: RuntimeConfig, *, four_bit: bool = False) -> PreTrainedModel:
         """Load the model to its device, from the files that identify it.

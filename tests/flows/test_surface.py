@@ -65,7 +65,7 @@ JSON = {
         *("profile", "ranking", "source", "method", "rows"),
         *("bytes_of_all_layers", "flops_per_second"),
     },
-    "merge smoke key:5f43a152d6a1 --out {out}/merged": {"folder", "method", "apart", "note"},
+    "merge smoke key:d670aad57bba --out {out}/merged": {"folder", "method", "apart", "note"},
     f"export {RANKING} --to peft --source terse --out {{out}}/peft": {
         *("to", "out", "files", "exact", "layers", "notes"),
     },
@@ -242,12 +242,12 @@ KEYS = {
     "stage2 terse seed 0": "81aa5da3f331",
     "ranking": "2d8465613509",
     "agreement": "fa90d98a4b02",
-    "score lora_norm terse seed 0": "9de55ddb7f97",
-    "mask terse seed 0": "cdc188099e0d",
-    "selection ila": "e66dc6206d30",
-    "finetune ila seed 0": "5f43a152d6a1",
-    "held_out_loss ila seed 0": "9306266d165d",
-    "report": "aad2f3b6dbaf",
+    "score lora_norm terse seed 0": "4801390a83eb",
+    "mask terse seed 0": "3d0729c2b7f9",
+    "selection ila": "6a36310303f8",
+    "finetune ila seed 0": "d670aad57bba",
+    "held_out_loss ila seed 0": "0bcee4254fe1",
+    "report": "5716c25dce0c",
 }
 """A key of each kind. They move with a `VERSION` and with a field of `smoke`, and with nothing
 else: what others have cached under them is lost to a change of any other kind."""

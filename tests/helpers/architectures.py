@@ -53,7 +53,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "qwen2_moe": {**_EXPERTS, **_HEAD},
     "qwen3_moe": {**_EXPERTS, **_HEAD},
     **dict.fromkeys(("deepseek_v2", "deepseek_v3"), _DEEPSEEK),
-    "qwen3_next": {**_LINEAR, **_HEAD, **_EXPERTS, "mlp_only_layers": [0, 1]},
+    "qwen3_next": {**_LINEAR, **_HEAD, **_EXPERTS},
     "qwen3_5_text": {**_LINEAR, **_HEAD},
     "lfm2": {"layer_types": ["conv", "full_attention"]},
     "mamba": {"state_size": 8},
@@ -87,7 +87,7 @@ _INSTEAD: dict[str, dict[str, Any]] = {
 }
 
 
-_GATED = [".*[.](gate_proj|up_proj|down_proj)"]
+_GATED = [".*[.](mlp|shared_expert|shared_experts)[.](gate_proj|up_proj|down_proj)"]
 _MIXER = [".*[.](dt_proj|out_proj)"]
 EXCLUDE = {
     "deepseek_v2": _GATED, "deepseek_v3": _GATED, "qwen3_next": _GATED,

@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM
 from ila_core.config import LoraSettings, ModelConfig
 from ila_core.config.load import load_model_config
 from ila_core.export.base import Export, Training
-from ila_core.models.layers import architecture_config, fingerprint, layers_of
+from ila_core.models.architecture import architecture_config
+from ila_core.models.layers import fingerprint, layers_of
 from ila_core.search.ranking import LayerScores, Ranking, order
 from ila_core.selection.select import lora_parameters
 from ila_core.selection.selection import Selection
@@ -33,6 +34,14 @@ BIASED = ModelConfig.model_validate(
         },
     }
 )  # fmt: skip
+EXPERTS = BIASED.model_copy(
+    update={
+        "name": "experts",
+        "source": "acme/experts",
+        "architecture": BIASED.architecture
+        | {"model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2},
+    }
+)
 ARCHITECTURES = ("llama2-7b", "mistral-7b", "llama3.1-8b", "biased")
 
 
@@ -77,7 +86,8 @@ class Case:
 
 @functools.cache
 def case(name: str) -> Case:
-    config = BIASED if name == "biased" else load_model_config(name)
+    own = {"biased": BIASED, "experts": EXPERTS}
+    config = own[name] if name in own else load_model_config(name)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(architecture_config(config))
     layers = layers_of(model)

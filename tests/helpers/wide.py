@@ -26,6 +26,7 @@ def wide_profile(folder: Path) -> Profile:
     dataset["source"] = str(folder / "rows.jsonl")
     (folder / "rows.jsonl").write_text("".join(rows[:150]))
     search, finetune, evaluate = tree["search"], tree["finetune"], tree["evaluate"]
+    search["datasets"] = [DATASET]
     search["schedules"] = {DATASET: {"lr": 2e-3, "epochs": 0.15, "steps": None}}
     search["stage1"]["stability"] |= {"window": 1, "patience": 1, "epsilon": 1e-9}
     search["stage1"]["ranking_stop"]["patience"] = 1

@@ -20,6 +20,7 @@ from ila_core.export.formats.spectrum import Spectrum
 from ila_core.export.formats.swift import Swift
 from ila_core.export.formats.trl import Trl
 from ila_core.export.formats.unsloth import Unsloth
+from ila_core.train.experts import check_experts
 
 EXPORTERS: dict[str, Exporter] = {
     "peft": Peft(),
@@ -34,6 +35,10 @@ EXPORTERS: dict[str, Exporter] = {
 }
 
 
+NAMES_PARAMETERS = ("peft", "json", "csv")
+"""The formats that can name a parameter of a module."""
+
+
 def export(to: str, wanted: Export) -> Exported:
     """Build the files for one trainer, and check them by that trainer's rule.
 
@@ -43,6 +48,7 @@ def export(to: str, wanted: Export) -> Exported:
     """
     if to not in EXPORTERS:
         raise unknown_name("consumer (--to)", to, EXPORTERS)
+    _refuse_experts(to, wanted)
     exported = EXPORTERS[to].export(wanted)
     layers = wanted.ranking.layers
     found = EXPORTERS[to].selected(next(iter(exported.files.values())), layers, ())
@@ -53,6 +59,22 @@ def export(to: str, wanted: Export) -> Exported:
             f"{listed(sorted(wrong))}. That is a bug of this export; nothing was written"
         )
     return exported
+
+
+def _refuse_experts(to: str, wanted: Export) -> None:
+    """Refuse tensors of experts where a trainer's list names modules, and dropout on them.
+
+    LoRA of linear layers alone leaves them as they are; full fine-tuning has to freeze them.
+    """
+    concerned = wanted.ranking.layers if wanted.method == "full" else wanted.chosen
+    names = [layer.name for layer in concerned if layer.holds_experts]
+    if names and to not in NAMES_PARAMETERS:
+        raise UserError(
+            f"{to} names modules, and {listed(names, most=2)} are parameters of modules (experts "
+            f"in one tensor): give --to {' or '.join(NAMES_PARAMETERS)}"
+        )
+    if wanted.method == "lora":
+        check_experts(wanted.chosen, "lora", wanted.lora, "lora")
 
 
 def recognise(path: Path) -> tuple[str, str]:

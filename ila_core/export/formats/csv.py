@@ -19,9 +19,9 @@ class Csv:
         rows = []
         for row in layer_rows(wanted):
             scores = {f"score {name}": score for name, score in row.pop("scores").items()}
-            height, width = row.pop("shape")
+            shape = "x".join(map(str, row.pop("shape")))
             why = row.pop("why")
-            rows.append(row | {"shape": f"{height}x{width}"} | scores | {"why": why})
+            rows.append(row | {"shape": shape} | scores | {"why": why})
         file = io.StringIO()
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()

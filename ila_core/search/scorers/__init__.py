@@ -7,6 +7,9 @@ against a dear one:
     SCORERS["integrated_gradients"].score(material)  # ScoreResult(scores, cost_tokens, remainder)
 """
 
+from collections.abc import Sequence
+
+from ila_core.models.layers import Layer
 from ila_core.search.scorers.fisher import Fisher
 from ila_core.search.scorers.gate_gradient import GateGradient
 from ila_core.search.scorers.integrated_gradients import IntegratedGradients
@@ -18,6 +21,7 @@ from ila_core.search.scorers.random import Random
 from ila_core.search.scorers.size import Size
 from ila_core.search.scorers.weight_snr import WeightSnr
 from ila_core.search.scoring import Scorer
+from ila_core.train.experts import refuse_experts
 
 ILA = "ila"
 """The scores that gate learning finds (Eq. 7)."""
@@ -40,3 +44,18 @@ SCORERS: dict[str, Scorer] = {
 
 SCORER_NAMES: tuple[str, ...] = (ILA, *SCORERS)
 """Every name that a ranking's `scorer` can have."""
+
+
+def check_scorer(scorer: str, layers: Sequence[Layer]) -> None:
+    """Check that a scorer can score these layers.
+
+    Raises:
+        UserError: some are tensors of experts, which are no modules with an input of their own.
+    """
+    if scorer == "lora_drop":
+        refuse_experts(
+            layers,
+            "scorer: given 'lora_drop'",
+            "it reads the input of every layer",
+            f"give one of {', '.join(name for name in SCORER_NAMES if name != scorer)}",
+        )

@@ -3,7 +3,9 @@
 It adapts the layers of the *lowest* condition number kappa, so the score is 1 / kappa.
 """
 
-from ila_core.search.scoring import Material, Needs, ScoreResult, base_weight
+from statistics import fmean
+
+from ila_core.search.scoring import Material, Needs, ScoreResult, base_weights
 
 
 class Kappa:
@@ -13,13 +15,17 @@ class Kappa:
     def score(self, material: Material) -> ScoreResult:
         """1 / kappa: smallest over largest singular value, in [0, 1]; 0 for a singular matrix.
 
-        PEFT leaves out matrices with a side above 16,384; here none is left out.
+        Of experts, the mean of theirs. PEFT leaves out matrices with a side above 16,384; here none
+        is left out.
         """
         import torch
 
         scores = {}
         for layer in material.layers:
-            values = torch.linalg.svdvals(base_weight(material.model, layer.name))
-            largest, smallest = float(values[0]), float(values[-1])
-            scores[layer.name] = smallest / largest if largest else 0.0
+            inverses = []
+            for weight in base_weights(material.model, layer):
+                values = torch.linalg.svdvals(weight)
+                largest, smallest = float(values[0]), float(values[-1])
+                inverses.append(smallest / largest if largest else 0.0)
+            scores[layer.name] = fmean(inverses)
         return ScoreResult(scores=scores, cost_tokens=0)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ila_core.models.experts import adapts_experts
 from ila_core.search.scoring import Material, Needs, ScoreResult
 
 
@@ -19,9 +20,12 @@ class LoraNorm:
 def update_norm(layer: Any) -> float:
     """||beta B A||_F without forming B A: ||B A||^2 = trace((B^T B)(A A^T)), r x r matrices.
 
-    In float64: the trace cancels where the columns of B nearly do.
+    In float64: the trace cancels where the columns of B nearly do. Of experts, over all of them.
     """
-    a = layer.lora_A["default"].weight.detach().double()
-    b = layer.lora_B["default"].weight.detach().double()
-    square = ((b.T @ b) * (a @ a.T)).sum().clamp(min=0)
+    if adapts_experts(layer):
+        b, a, _ = layer.get_delta_factors("default")  # (experts, ., r) and (experts, r, .)
+    else:
+        a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    a, b = a.detach().double(), b.detach().double()
+    square = ((b.mT @ b) * (a @ a.mT)).sum().clamp(min=0)
     return float(layer.scaling["default"] * square.sqrt())

@@ -12,9 +12,10 @@ the largest one punishes signal and makes the number depend on the weights' scal
 from __future__ import annotations
 
 import math
+from statistics import fmean
 from typing import TYPE_CHECKING
 
-from ila_core.search.scoring import Material, Needs, ScoreResult, base_weight
+from ila_core.search.scoring import Material, Needs, ScoreResult, base_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,9 +26,14 @@ class WeightSnr:
     version = 1
 
     def score(self, material: Material) -> ScoreResult:
-        """Signal-to-noise ratio of each base weight; high is important, as Spectrum takes it."""
-        names = [layer.name for layer in material.layers]
-        scores = {name: signal_to_noise(base_weight(material.model, name)) for name in names}
+        """Signal-to-noise ratio of each base weight; high is important, as Spectrum takes it.
+
+        Of experts, the mean of theirs.
+        """
+        scores = {
+            layer.name: fmean(map(signal_to_noise, base_weights(material.model, layer)))
+            for layer in material.layers
+        }
         return ScoreResult(scores=scores, cost_tokens=0)
 
 

@@ -16,6 +16,8 @@ class Method(Protocol):
     """Raised when the same settings would train something else: in the key of what it trains."""
     four_bit: bool
     """Whether it trains on a base whose linear weights are kept in 4 bits."""
+    experts: bool
+    """Whether it trains tensors of experts, or linear modules only."""
     folder: str
     """Where in a payload its result lies."""
 

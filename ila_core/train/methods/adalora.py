@@ -27,6 +27,7 @@ class AdaLora:
 
     version = 6
     four_bit = False
+    experts = False
     folder = "adapter"
 
     def check(self, settings: AdaLoraMethod, steps: int) -> None:

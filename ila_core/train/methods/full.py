@@ -6,6 +6,7 @@ from typing import Any
 
 from ila_core.config import FullMethod
 from ila_core.errors import CheckError, UserError, listed
+from ila_core.models.experts import all_expert_tensors
 from ila_core.train.methods.lora import linear_layers
 from ila_core.train.trainable import Trainable
 
@@ -13,13 +14,15 @@ WEIGHTS = "trained.safetensors"
 
 
 class Full:
-    """What an unselected linear layer has, weight and bias, is frozen, and nothing else.
+    """What an unselected linear layer has, weight and bias, is frozen, and nothing else but routers
+    and the biases of experts, which are in no layer.
 
     A weight that is an embedding as well (a tied `lm_head`) is an embedding, and trains.
     """
 
     version = 5
     four_bit = False
+    experts = True
     folder = "weights"
 
     def check(self, settings: FullMethod, steps: int) -> None:
@@ -41,7 +44,12 @@ class Full:
         assert ranks is None, "a policy that sets ranks refuses this method"
         selected: set[int] = set()
         expected = 0
-        for linear in linear_layers(model, layers):
+        experts = all_expert_tensors(model)
+        for name in layers:
+            if name in experts:
+                selected.add(id(experts[name]))
+                expected += experts[name].numel()
+        for linear in linear_layers(model, [name for name in layers if name not in experts]):
             selected.update(id(p) for p in linear.parameters())
             bias = linear.out_features if linear.bias is not None else 0
             expected += linear.in_features * linear.out_features + bias

@@ -4,14 +4,19 @@ PEFT ignores a name that matches nothing, so names are checked before and layers
 """
 
 import hashlib
+import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ila_core.config import LoraSettings
-from ila_core.errors import CheckError, UserError, unknown_name
+from ila_core.config.finetune import per_rank
+from ila_core.errors import CheckError, UserError, listed, unknown_name
+from ila_core.models.experts import adapted_layers, adapts_experts, all_expert_tensors
 from ila_core.train.trainable import Trainable
 
 
@@ -20,6 +25,7 @@ class Lora:
 
     version = 5
     four_bit = False
+    experts = True
     folder = "adapter"
 
     def check(self, settings: LoraSettings, steps: int) -> None:
@@ -35,10 +41,9 @@ class Lora:
         steps: int,
         ranks: Mapping[str, int] | None = None,
     ) -> Trainable:
-        linears = zip(layers, linear_layers(model, layers), strict=True)
         expected = sum(
-            (ranks[name] if ranks else settings.r) * (x.in_features + x.out_features)
-            for name, x in linears
+            (ranks[name] if ranks else settings.r) * per_rank(shape)
+            for name, shape in layer_shapes(model, layers).items()
         )
         return Trainable(self.attach(model, layers, settings, seed, ranks), expected)
 
@@ -53,17 +58,20 @@ class Lora:
         """The `PeftModel`; alpha / r is the same at every rank."""
         from peft import LoraConfig, get_peft_model
 
-        linear_layers(model, layers)
+        experts = [n for n, shape in layer_shapes(model, layers).items() if len(shape) == 3]
         config = LoraConfig(
             r=settings.r,
             lora_alpha=settings.alpha,
             lora_dropout=settings.dropout,
-            target_modules=list(layers),  # a list is matched by full name, never as an expression
+            # Lists are matched by full name, never as an expression.
+            target_modules=[name for name in layers if name not in experts],
+            target_parameters=experts or None,
             rank_pattern=dict(ranks or {}),
             alpha_pattern={n: settings.alpha * r / settings.r for n, r in (ranks or {}).items()},
             task_type="CAUSAL_LM",
         )
-        adapted = get_peft_model(model, config)
+        with _ranks_of_experts():
+            adapted = get_peft_model(model, config)
         for name, layer in lora_layers(adapted).items():
             initialise(layer.lora_A["default"].weight, f"{seed}/{name}")
         return adapted
@@ -80,10 +88,8 @@ class Lora:
 
 def lora_layers(model: Any) -> dict[str, Any]:
     """The adapted layers by the base model's own names, in layer order."""
-    from peft.tuners.lora import LoraLayer
-
-    modules = model.get_base_model().named_modules()
-    return {name: module for name, module in modules if isinstance(module, LoraLayer)}
+    found: dict[str, Any] = adapted_layers(model.get_base_model())
+    return found
 
 
 def save_adapter(model: Any, folder: Path, base_name: str | None = None) -> None:
@@ -100,7 +106,10 @@ def save_adapter(model: Any, folder: Path, base_name: str | None = None) -> None
     if loaded_from is not None and Path(loaded_from).exists():
         loaded_from = Path(loaded_from).resolve().name
     config.base_model_name_or_path = base_name or loaded_from
-    config.target_modules = sorted(lora_layers(model))  # PEFT keeps a set, in no stable order
+    # PEFT keeps sets, in no stable order.
+    experts = sorted(n for n, layer in lora_layers(model).items() if adapts_experts(layer))
+    config.target_modules = sorted(lora_layers(model).keys() - {*experts})
+    config.target_parameters = experts or None
     # An adapter on lm_head would otherwise bring the whole base lm_head along (86 KB for 6 KB).
     model.save_pretrained(str(folder), save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's blank model card holds a local path
@@ -114,6 +123,7 @@ def load_adapter(base: Any, folder: Path, trainable: bool = False) -> Any:
         CheckError: the adapter has layers that the base model lacks.
     """
     from peft import PeftModel
+    from peft.tuners.lora import LoraLayer
     from safetensors import safe_open
 
     weights = folder / "adapter_model.safetensors"
@@ -126,16 +136,38 @@ def load_adapter(base: Any, folder: Path, trainable: bool = False) -> Any:
             re.sub(r"^base_model\.model\.|\.lora_[ABE](\.weight)?$", "", k)
             for k in file.keys()  # noqa: SIM118
         }
-    missing = sorted(stored - {name for name, _ in base.named_modules()})
+    modules = {name for name, _ in base.named_modules()}
+    # Around experts PEFT nests wrappers, one for each tensor.
+    missing = sorted(n for n in stored if re.sub(r"(\.base_layer)+$", "", n) not in modules)
     if missing:
         raise CheckError(
             f"the base model has no layer {', '.join(missing)}: another model's adapter?"
         )
-    model = PeftModel.from_pretrained(base, str(folder), is_trainable=trainable)
-    if stored != set(lora_layers(model)):
-        odd = sorted(stored ^ set(lora_layers(model)))
+    config = json.loads((folder / "adapter_config.json").read_bytes())
+    parameters = [f".{name}" for name, _ in base.named_parameters()]
+    unknown = [
+        entry
+        for entry in config.get("target_parameters") or ()
+        if not any(name.endswith(f".{entry}") for name in parameters)
+    ]
+    if unknown:
+        raise CheckError(
+            f"the base model has no parameter {listed(unknown)}: another model's adapter?"
+        )
+    with _ranks_of_experts():
+        model = PeftModel.from_pretrained(base, str(folder), is_trainable=trainable)
+    arrived = {n for n, m in base.named_modules() if isinstance(m, LoraLayer)}
+    if odd := sorted(stored ^ arrived):
         raise CheckError(f"adapter weights and adapter_config.json differ in {', '.join(odd)}")
     return model
+
+
+@contextmanager
+def _ranks_of_experts() -> Iterator[None]:
+    """PEFT 0.21 heeds the rank of a parameter, and warns that it did not."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The following (rank|alpha)_pattern keys")
+        yield
 
 
 def initialise(weight: Any, seed: str, std: float | None = None) -> None:
@@ -159,6 +191,19 @@ def initialise(weight: Any, seed: str, std: float | None = None) -> None:
 
 def _number(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def layer_shapes(model: Any, layers: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """(out, in) of each linear layer, and the shape of each tensor of experts.
+
+    Raises:
+        UserError: a name that is neither.
+    """
+    experts = all_expert_tensors(model)
+    names = [name for name in layers if name not in experts]
+    linears = zip(names, linear_layers(model, names), strict=True)
+    found = {name: (linear.out_features, linear.in_features) for name, linear in linears}
+    return {name: found.get(name) or tuple(experts[name].shape) for name in layers}
 
 
 def linear_layers(model: Any, layers: Sequence[str]) -> list[Any]:

@@ -8,3 +8,4 @@ class QLora(Lora):
 
     version = 5
     four_bit = True
+    experts = False

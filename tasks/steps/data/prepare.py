@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ila_core.config import DataConfig, DatasetConfig
+from ila_core.config.derived import longest_row, preparation
 from ila_core.data import Dataset
 from ila_core.data.sources import licence
 from ila_core.errors import CheckError
@@ -22,18 +23,24 @@ VERSION = 2
 
 def prepare(base: Base, dataset: DatasetConfig, data: DataConfig, lock: Lock) -> Step:
     """Describe the preparation of `dataset` with this model's tokenizer and chat template."""
-    lock.check_length(base.config, data.max_length)
+    count, positions = lock.conversations(dataset), lock.positions(base.config)
+    settings = count if isinstance(count, Unknown) else preparation(data, count, positions)
+    lock.check_length(base.config, longest_row(data, positions))
     return Step(
         "prepare",
         label=f"prepare {dataset.name}",
         version=VERSION,
         identity=base.identify(
-            "template", "template_variables", "pad_token", content=lock.dataset(dataset), data=data
+            "template",
+            "template_variables",
+            "pad_token",
+            content=lock.dataset(dataset),
+            data=settings,
         ),
         given={
             "base": base,
             "dataset": dataset,
-            "data": data,
+            "data": settings,
             "lock": lock,
             "names": {"dataset": dataset.name, "licence": licence(dataset)},
         },

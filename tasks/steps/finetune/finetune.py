@@ -8,6 +8,7 @@ from ila_core.config import FinetuneConfig, MethodSettings
 from ila_core.data.batches import planned_steps
 from ila_core.data.prepared import Prepared
 from ila_core.models.loading import load_tokenizer, save_tokenizer
+from ila_core.train.experts import check_experts
 from ila_core.train.methods import METHODS
 from tasks.cache.payloads import write_result
 from tasks.cache.step import Context, Step
@@ -19,6 +20,9 @@ def finetune(base: Base, selection: Step, data: Step, settings: FinetuneConfig, 
     """Describe the fine-tuning of one arm with one seed."""
     arm = selection.given["arm"]
     method, how = settings.method_of(arm), settings.settings_of(arm)
+    for field in ("r", "initial_r"):
+        base.check_rank(f"finetune.{method}.{field}", getattr(how, field, 1))
+    check_experts(base.layers, method, how, f"finetune.{method}")
     if how.steps is not None:  # else only the prepared data tell
         METHODS[method].check(how, how.steps)
     return Step(

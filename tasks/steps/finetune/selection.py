@@ -13,6 +13,7 @@ from ila_core.config import (
 )
 from ila_core.data.batches import planned_steps
 from ila_core.data.prepared import longest
+from ila_core.models.layers import fingerprint
 from ila_core.search.ranking import digest_read
 from ila_core.search.ranking_reference import ResolvedRanking
 from ila_core.selection.policies import POLICIES
@@ -20,7 +21,7 @@ from ila_core.selection.select import reads_keep, required_datasets
 from ila_core.selection.select import select as apply_policy
 from ila_core.selection.selection import Selection
 from ila_core.train.forecast import VERSION as FORECAST_VERSION
-from ila_core.train.forecast import Forecast
+from ila_core.train.forecast import Forecast, refuse_forecast
 from tasks.cache.payloads import read_json, write_json
 from tasks.cache.step import Context, Step
 from tasks.steps.base import Base
@@ -66,6 +67,7 @@ def select(
     method, name = finetuning.settings_of(arm), finetuning.method_of(arm)
     fields = [*POLICIES[arm.policy].settings, *(["keep"] if reads_keep(arm) else [])]
     if arm.memory is not None or arm.seconds is not None:
+        refuse_forecast(base.layers)
         identity["forecast"] = {
             "version": FORECAST_VERSION,
             "method": name,
@@ -80,7 +82,7 @@ def select(
         version=VERSION,
         identity=base.identify(
             "lm_head",
-            architecture=base.config.architecture,
+            layer_shapes=fingerprint(base.layers),
             arm=arm.model_dump(exclude={"name", "like", "method"}),
             settings={field: getattr(search, field) for field in fields},
             counted_by=_counted_by(method),

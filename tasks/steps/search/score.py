@@ -6,7 +6,7 @@ from ila_core.config import SearchConfig
 from ila_core.data.prepared import Prepared
 from ila_core.errors import unknown_name
 from ila_core.models.loading import resolve_device
-from ila_core.search.scorers import ILA, SCORER_NAMES, SCORERS
+from ila_core.search.scorers import ILA, SCORER_NAMES, SCORERS, check_scorer
 from ila_core.search.scoring import Material
 from ila_core.train.methods.lora import load_adapter
 from tasks.cache.payloads import write_json
@@ -38,11 +38,11 @@ def score(
         raise unknown_name("scorer", scorer, SCORER_NAMES)
     if scorer == ILA:
         return stage2(base, adapter, data, dataset, search.stage2, seed, milestone)
+    check_scorer(scorer, base.layers)
     needs = SCORERS[scorer].needs
     identity: dict[str, object] = {
         "scorer": scorer,
         "scorer version": SCORERS[scorer].version,
-        "layers": base.config.architecture,
     }
     inputs = {}
     if scorer == "random" or needs == "rows":

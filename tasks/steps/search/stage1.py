@@ -13,7 +13,8 @@ from ila_core.config import (
 from ila_core.data.batches import planned_steps
 from ila_core.data.prepared import Prepared, Row, Split
 from ila_core.errors import CheckError, UserError, unknown_name
-from ila_core.search.scorers import ILA, SCORERS
+from ila_core.search.scorers import ILA, SCORERS, check_scorer
+from ila_core.train.experts import check_experts
 from tasks.cache.payloads import read_json, write_result
 from tasks.cache.step import Context, Step
 from tasks.steps.base import Base
@@ -26,12 +27,15 @@ def stage1(
 ) -> Step:
     """Describe stage 1 of one dataset and search seed."""
     settings = search.stage1
+    base.check_rank("search.stage1.lora.r", settings.lora.r)
+    check_experts(base.layers, "lora", settings.lora, "search.stage1.lora")
     identity: dict[str, object] = {"settings": settings, "schedule": schedule, "seed": seed}
     if settings.ranking_stop is not None:
         scorer = settings.ranking_stop.scorer
         able = [name for name, known in SCORERS.items() if known.needs in ("adapter", "rows")]
         if scorer not in able:
             raise unknown_name("search.stage1.ranking_stop.scorer", scorer, able)
+        check_scorer(scorer, base.layers)
         identity["scorer version"] = SCORERS[scorer].version
     return Step(
         "stage1",

@@ -17,6 +17,8 @@ from ila_core.models.layers import Layer, layers_of
 from ila_core.train.methods.lora import Lora, save_adapter
 from tests.helpers import tiny
 
+NAMES = tiny.layers(tiny.model())
+
 
 @pytest.fixture
 def layers() -> list[Layer]:
@@ -42,11 +44,11 @@ def edited(folder: Path, change: Any) -> TrainedAdapter:
     tensors = load_file(folder / WEIGHTS)
     change(tensors)
     save_file(tensors, folder / WEIGHTS, {"format": "pt"})
-    return read_adapter(folder)
+    return read_adapter(folder, NAMES)
 
 
 def test_what_we_trained_holds(folder: Path, layers: list[Layer], wanted: list[str]) -> None:
-    contract = read_adapter(folder).check("it", layers, wanted)
+    contract = read_adapter(folder, NAMES).check("it", layers, wanted)
     assert contract.breaches == []
     assert (contract.requested, contract.matched) == (len(wanted), len(wanted))
     by_shape = sum(4 * sum(layer.shape) for layer in layers if layer.name in wanted)
@@ -58,7 +60,7 @@ def test_missing_and_unrequested_layers_are_named(
     folder: Path, layers: list[Layer], wanted: list[str]
 ) -> None:
     other = layers[1].name
-    contract = read_adapter(folder).check("it", layers, [*wanted[1:], other])
+    contract = read_adapter(folder, NAMES).check("it", layers, [*wanted[1:], other])
     assert (contract.missed, contract.unrequested) == ((other,), (wanted[0],))
     assert f"requested, but nothing trains it: {other}" in contract.breaches
     assert f"trains without having been requested: {wanted[0]}" in contract.breaches
@@ -83,7 +85,7 @@ def test_weights_that_the_configuration_does_not_have_are_said(
 ) -> None:
     text = (folder / CONFIG).read_text()
     (folder / CONFIG).write_text(text.replace(wanted[0], "model.layer.0.self_attn.q_proj"))
-    contract = read_adapter(folder).check("it", layers, wanted)
+    contract = read_adapter(folder, NAMES).check("it", layers, wanted)
     assert contract.unmatched == ("model.layer.0.self_attn.q_proj",)
     assert any("they differ in" in note for note in contract.notes)
 
@@ -94,7 +96,7 @@ def test_two_names_for_one_layer_are_said(
     config = json.loads((folder / CONFIG).read_text())
     config["target_modules"].append(wanted[0].removeprefix("model."))
     (folder / CONFIG).write_text(json.dumps(config))
-    contract = read_adapter(folder).check("it", layers, wanted)
+    contract = read_adapter(folder, NAMES).check("it", layers, wanted)
     assert (contract.breaches, contract.notes) == (
         [],
         (f"adapter_config.json selects by more than one entry: {wanted[0]}",),
@@ -111,7 +113,7 @@ def test_tensors_in_full_are_said(folder: Path, layers: list[Layer], wanted: lis
 def test_another_models_adapter_is_refused(
     folder: Path, layers: list[Layer], wanted: list[str]
 ) -> None:
-    adapter = read_adapter(folder)
+    adapter = read_adapter(folder, NAMES)
     with pytest.raises(UserError, match=rf"adapts {wanted[0]}, .*which the .* layers .* not have"):
         adapter.check("it", layers[1:], wanted)
     wider = [layer.model_copy(update={"shape": (7, 9)}) for layer in layers]
@@ -123,4 +125,4 @@ def test_another_models_adapter_is_refused(
 def test_what_cannot_be_read_is_said(folder: Path, broken: str) -> None:
     (folder / broken).write_bytes(b"{")
     with pytest.raises(UserError, match=r"is no PEFT adapter that can be read"):
-        read_adapter(folder)
+        read_adapter(folder, NAMES)

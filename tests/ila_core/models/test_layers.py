@@ -9,6 +9,7 @@ import pytest
 from ila_core.config import ModelConfig
 from ila_core.errors import UserError
 from ila_core.models.layers import (
+    Examined,
     architecture_config,
     examine,
     find_layers,
@@ -140,17 +141,39 @@ def test_the_fingerprint_is_names_and_shapes() -> None:
     assert ours != fingerprint(find_layers(model(lm_head="exclude")))
 
 
-def test_experts_that_are_no_linear_modules_are_counted_and_refused() -> None:
-    with pytest.raises(UserError) as caught:
-        find_layers(model(MIXTRAL))
+def test_tensors_of_experts_are_layers() -> None:
+    found = examine(model(MIXTRAL))
     # Attention, per block: q and o of 32 x 32, k and v of 16 x 32; the head; experts; router.
     covered, experts, router = 2 * 3072 + 64 * 32, 2 * 4 * 3 * 48 * 32, 2 * 4 * 32
-    assert f"hold {covered / (covered + experts + router):.1%} of its matrix" in str(caught.value)
-    assert "model.layers.0.mlp.experts.gate_up_proj (12,288)" in str(caught.value)
+    assert found.share == pytest.approx((covered + experts) / (covered + experts + router))
+    gates = [f"model.layers.{block}.mlp.gate.weight (128)" for block in (0, 1)]
+    assert found.outside == ", ".join(gates)
+    assert [layer.type for layer in found.layers] == [
+        *["q_proj", "k_proj", "v_proj", "o_proj", "gate_up_proj", "down_proj"] * 2, "lm_head",
+    ]  # fmt: skip
+    assert found.layers[5].model_dump() == {
+        "name": "model.layers.0.mlp.experts.down_proj",
+        "block": 0,
+        "type": "down_proj",
+        "shape": (4, 32, 48),
+    }
+    assert found.layers[5].weights == 4 * 32 * 48 and found.layers[5].holds_experts
+    assert Examined.model_validate_json(found.model_dump_json()) == found
+    assert sum(layer.holds_experts for layer in found.layers) == 4
+
+
+def test_experts_can_be_excluded() -> None:
+    found = examine(model(MIXTRAL, exclude=[".*[.]experts[.].*"]))
+    assert len(found.layers) == 2 * 4 + 1 and found.share > 0.95
+
+
+def test_what_lies_outside_of_the_layers_is_counted_and_refused() -> None:
+    mamba = {"model_type": "mamba", "vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 1}
+    with pytest.raises(UserError) as caught:
+        find_layers(model(mamba, "untie"))
+    assert f"hold {10496 / 11776:.1%} of its matrix weights" in str(caught.value)
+    assert "are backbone.layers.0.mixer.A_log (1,024)" in str(caught.value)
     assert "allow_uncovered: true" in str(caught.value)
-    found = examine(model(MIXTRAL, allow_uncovered=True))
-    assert found.share == pytest.approx(covered / (covered + experts + router))
-    assert len(found.layers) == 2 * 4 + 1 and "mlp.experts.down_proj" in found.outside
 
 
 def test_what_the_profile_excludes_is_not_counted_as_uncovered() -> None:
@@ -190,7 +213,7 @@ def test_a_type_is_the_shortest_name_that_no_other_kind_has() -> None:
 
 def test_a_field_that_transformers_does_not_declare_is_no_error() -> None:
     qwen = LLAMA | {"model_type": "qwen3_moe", "head_dim": 16, "num_experts": 4}
-    assert find_layers(model(qwen, allow_uncovered=True))[0].shape == (64, 32)
+    assert find_layers(model(qwen))[0].shape == (64, 32)
 
 
 def test_layers_that_peft_does_not_adapt_are_refused() -> None:
@@ -207,9 +230,9 @@ def test_layers_that_peft_does_not_adapt_are_refused() -> None:
 
 def test_a_linear_module_that_gives_no_tensor_is_no_layer() -> None:
     phi = LLAMA | {"model_type": "phimoe", "num_local_experts": 4, "num_experts_per_tok": 2}
-    found = examine(model(phi, allow_uncovered=True))
+    found = examine(model(phi))
     assert {layer.type for layer in found.layers} == {
-        "q_proj", "k_proj", "v_proj", "o_proj", "lm_head",
+        "q_proj", "k_proj", "v_proj", "o_proj", "gate_up_proj", "down_proj", "lm_head",
     }  # fmt: skip
 
 
@@ -222,7 +245,7 @@ def test_a_linear_module_that_gives_no_tensor_is_no_layer() -> None:
         (LLAMA | {"hidden_size": "wide"}, "'hidden_size' expected int, got str"),
         (LLAMA | {"num_attention_heads": 5}, "not a multiple of the number of attention heads"),
         (GPT2, "blocks of model_type 'gpt2' have no linear layers .* Conv1D, which keeps a weight"),
-        (T5, "a causal language model is needed"),
+        (T5, "makes no causal language model of its architecture"),
     ],
 )
 def test_an_architecture_that_cannot_be_used_says_why(

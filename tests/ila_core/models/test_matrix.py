@@ -26,7 +26,8 @@ from ila_core.config import (
     Stage2Settings,
 )
 from ila_core.errors import CheckError, UserError
-from ila_core.models.layers import architecture_config, examine
+from ila_core.models.architecture import architecture_config
+from ila_core.models.layers import examine
 from tests.conftest import ROOT
 from tests.helpers.architectures import EXCLUDE, FIELDS, architecture
 
@@ -177,7 +178,8 @@ a selection of three quarters of its layers, LoRA on these, the ranking's card a
 *Share*: how much of the language model's matrix weights (all parameters of two or more dimensions,
 but embeddings and what `exclude:` names) the layers hold. Below 95 % the profile must say
 `allow_uncovered: true`; what is outside is then neither ranked nor trained by a selection. The
-shares are those of the tiny models: a real mixture of experts has far more outside.
+shares are those of the tiny models. Experts that are 3-D parameters are layers, one for each tensor
+and block; routers, and the biases of gpt-oss' experts, are outside.
 
 | Architecture | Result | Share | Why |
 |---|---|---|---|

@@ -63,12 +63,6 @@ def test_a_wrong_grid_is_named(override: str, message: str) -> None:
         load_profile("smoke", [f"finetune.tune.{override}"])
 
 
-def test_a_grid_needs_the_methods_other_settings() -> None:
-    given = ["finetune.tune.full={lr: [1.0e-3], steps: [6]}", "finetune.full=null"]
-    with pytest.raises(UserError, match=r"tune\.full searches .* \(finetune\.full\) are not given"):
-        load_profile("smoke", given)
-
-
 def test_the_papers_grids() -> None:
     lengths = {"no_robots": (2, 3, 4, 5), "lima": (5, 10, 15, 20)}
     lengths["alpaca_gpt4"] = (0.5, 1, 1.5, 2, 3)

@@ -23,10 +23,12 @@ from tests.helpers.wide import ALL_BENCHMARKS, DATASET, leaves, wide_profile
 
 LEAVES = list(dict.fromkeys(leaves()))
 BASE = ROOT / "ila_core" / "demo" / "base"
+ARCHITECTURE = json.loads((BASE / "config.json").read_bytes())
 
 REPORT_ALONE = {
     **dict.fromkeys(("name", "description", "model.notes", "sources"), "for people"),
     "model.allow_uncovered": "whether it is refused; the layers are the same",
+    "model.architecture": "compared with the model's own, whose files are hashed",
     "model.related": "which other models' rankings fit: hashed where one is given",
     **{
         f"datasets.{field}": "the rows are hashed, however they are read"
@@ -100,7 +102,9 @@ def before(leaf, tree):
     elif leaf in ("evaluate.mmlu.revision", "evaluate.hellaswag.revision"):
         evaluate[leaf.split(".")[1]] |= {"path": None, "revision": "a" * 40}
     elif leaf == "model.revision":
-        tree["model"] |= {"source": "some/model", "revision": "a" * 40}
+        stated = {"architecture": ARCHITECTURE, "dtype": "float32", "lm_head": "adapt"}
+        tree["model"] |= {"source": "some/model", "revision": "a" * 40, "template": "plain"}
+        tree["model"] |= stated
         evaluate["adapters"] = {}
     elif leaf == "finetune.tune.arms":
         tree["finetune"]["tune"]["lora"]["lr"] = [5e-4]  # not what the arms have anyway
@@ -112,12 +116,13 @@ def others(leaf, tree, folder):
     arms, evaluate = tree["finetune"]["arms"], tree["evaluate"]
     if leaf == "datasets.name":
         yield json.loads(json.dumps(tree).replace(f'"{DATASET}"', '"renamed"'))
-    elif leaf == "finetune.dataset":
+    elif leaf in ("finetune.dataset", "search.datasets"):
         rows = (folder / "rows.jsonl").read_text().splitlines(keepends=True)
         (folder / "fewer.jsonl").write_text("".join(rows[:-9]))
         fewer = tree["datasets"][0] | {"name": "other", "source": str(folder / "fewer.jsonl")}
         tree["datasets"] = [*tree["datasets"], fewer]
-        tree["finetune"]["dataset"] = "other"
+        part, _, field = leaf.partition(".")
+        tree[part][field] = "other" if part == "finetune" else [DATASET, "other"]
         yield tree
     elif leaf == "evaluate.judge.kind":
         evaluate["judge"] = {"kind": "local", "model": "demo"}
@@ -164,7 +169,8 @@ def places(config, leaf):
 def candidates(leaf, value, annotation, folder):
     """Other values that the field may take; what is not allowed validation says."""
     given = {
-        "model.architecture": {**value, "rms_norm_eps": 1e-5} if isinstance(value, dict) else None,
+        "model.architecture": ARCHITECTURE,
+        "model.template": "plain",
         "model.exclude": ["model.layers.0"],
         "model.related": {"mistral-7b": "instruct"},
         "model.template_variables": {"enable_thinking": False},

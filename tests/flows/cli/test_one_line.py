@@ -1,0 +1,69 @@
+"""A model and data on one line: what a plan says of them, in full and in short."""
+
+import csv
+import json
+
+import yaml
+
+from tests.conftest import ROOT
+
+
+def write_questions(path, n=80):
+    with path.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["question", "answer"])
+        rows.writerows([f"What is {i} and one?", f"It is {i + 1}."] for i in range(n))
+    return path
+
+
+def test_every_field_is_printed_with_its_source_and_is_a_profile_itself(ila, tmp_path):
+    data = write_questions(tmp_path / "mine.csv")
+    line = ("--model", "demo", "--data", str(data), "--set", "finetune.lora.r=8")
+    short, full = tmp_path / "short.yaml", tmp_path / "full.yaml"
+    text = ila("plan", *line, "--resolved", "--save", str(short))
+    assert "      epochs: 20.0  # paper, Appendix B: Llama 2-7B's, by the number of" in text
+    assert "    r: 8  # written\n" in text
+    assert "    r: 8  # follows from what is written\n" in text  # AdaLoRA's
+    assert "  dtype: float32  # the model's config.json" in text
+    assert yaml.safe_load(short.read_text()) == {
+        "model": "demo",
+        "datasets": [str(data)],
+        "finetune": {"lora": {"r": 8}},
+    }
+    full.write_text(text.replace("name: demo-mine", "name: short"))
+    planned = ila.json("plan", str(short))
+    assert ila.json("plan", str(full)) == planned
+    assert [s["step"] for s in planned["steps"]].count("selection intersection") == 0
+    sources = ila.json("plan", str(short), "--resolved")["sources"]
+    assert sources["finetune.lora.r"] == "written"
+
+
+def test_what_is_saved_replaces_nothing(ila, tmp_path):
+    (tmp_path / "mine.yaml").write_text("kept")
+    said = ila("plan", "smoke", "--save", str(tmp_path / "mine.yaml"), expect=2)
+    assert "is there already" in said
+    assert (tmp_path / "mine.yaml").read_text() == "kept"
+    assert "is a .yaml file" in ila("plan", "smoke", "--save", str(tmp_path / "mine.txt"), expect=2)
+
+
+def test_a_profile_or_a_model_with_data(ila, tmp_path):
+    both = ila("plan", "smoke", "--data", "lima", expect=2)
+    assert "give the profile smoke, or --model and --data, not both" in both
+    for incomplete in ([], ["--model", "demo"], ["--data", "lima"]):
+        assert "give a profile, such as" in ila("plan", *incomplete, expect=2)
+    unknown = ila("plan", "--model", "dem", "--data", "lima", expect=2)
+    assert "did you mean 'demo'" in unknown
+    assert "or give a hub id (org/name) or a folder" in unknown
+
+
+def test_a_paper_profile_is_what_appendix_b_has(ila):
+    """Its model is planned without a network; what its datasets decide stays open."""
+    found = ila.json("plan", "llama2-7b-lima", "--resolved")
+    profile, sources = found["profile"], found["sources"]
+    lora = profile["finetune"]["adalora"]
+    assert (lora["lr"], lora["epochs"], lora["dropout"], lora["r"]) == (1e-3, 20, 0.1, 32)
+    assert sources["finetune.lora.epochs"] == "written; paper, Appendix B.2"
+    assert sources["search.stage1.optimizer.beta2"] == "paper, Appendix B"
+    lines = (ROOT / "profiles" / "runs" / "llama2-7b-lima.yaml").read_text().splitlines()
+    assert len(lines) <= 40
+    assert json.dumps(profile)  # plain values alone
