@@ -194,6 +194,10 @@ class Lock:
         """The base model's linear layers: a question to its configuration, so never unknown."""
         return self._examined(config).layers
 
+    def has_experts(self, config: ModelConfig) -> bool:
+        """Whether the model has tensors of experts, excluded or not."""
+        return self._examined(config).has_experts
+
     def share(self, config: ModelConfig) -> float:
         """How much of the language model's matrix weights the layers hold."""
         return self._examined(config).share
