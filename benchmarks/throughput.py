@@ -35,8 +35,9 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from ila_core.config import Profile, Schedule
 from ila_core.config.load import load_model_config, load_profile
 from ila_core.data import Dataset
-from ila_core.data.batches import IGNORED, Row, plan_batches
+from ila_core.data.batches import Row, plan_batches
 from ila_core.data.chat_template import Renderer
+from ila_core.data.loss_mask import IGNORED
 from ila_core.data.tokenize import prepare
 from ila_core.models.loading import load_base, load_tokenizer
 from ila_core.train.loop import TrainRuntime, train

@@ -65,12 +65,14 @@ def failure_of(failures: Sequence[Exception], not_begun: int, finished: int) -> 
 
     Returns:
         That of the only step that failed, or the first where a server did not answer any: a later
-        try may find it mended. Otherwise a CheckError with the first line of each.
+        try may find it mended. Otherwise an error with the first line of each: a UserError where
+        all are of wrong input, else a CheckError.
     """
     if len(failures) == 1 or all(isinstance(failure, ConnectionError) for failure in failures):
         return failures[0]
     listed = "".join(f"\n- {first_line(failure)}" for failure in failures)
-    return CheckError(
+    wrong_input = all(isinstance(failure, UserError) for failure in failures)
+    return (UserError if wrong_input else CheckError)(
         f"{len(failures)} steps failed:{listed}\n{not_begun} that need them were not begun; "
         f"{finished} are finished and kept, and the same command computes what is missing"
     )

@@ -2,5 +2,5 @@
 
 import logging
 
-# On some CPUs it warns, at every start, that a faster kernel is not installed for weights in 4 bits.
+# On some CPUs it warns at every start that a faster kernel for weights in 4 bits is not installed.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)

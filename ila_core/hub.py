@@ -3,12 +3,15 @@
 >>> folder = fetch("GAIR/lima", ["train.jsonl"], revision=None, kind="dataset")
 """
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, cast
 
 from ila_core.errors import UserError, first_line
+
+log = logging.getLogger("ila")
 
 Kind = Literal["dataset", "model"]
 
@@ -34,13 +37,47 @@ def fetch(repo: str, patterns: Sequence[str], revision: str | None, *, kind: Kin
 
 
 def current_commit(repo: str, *, kind: Kind) -> str:
-    """The commit that `repo`'s default branch is at now."""
-    from huggingface_hub import HfApi
+    """The commit that `repo`'s default branch is at now; where the hub is away, its cache's."""
+    from huggingface_hub import HfApi, errors
 
     with explained(repo, None, kind):
-        sha = HfApi().repo_info(repo, repo_type=kind).sha
+        try:
+            sha = HfApi().repo_info(repo, repo_type=kind).sha
+        except errors.HfHubHTTPError:  # it answered
+            raise
+        except (_http_error(), ConnectionError) as error:
+            folder = cached(repo, None, kind=kind)
+            if folder is None:
+                raise
+            log.warning(
+                "the hub is not reached (%s): %s %s is taken at commit %s, which is in its cache",
+                *(first_line(error), kind, repo, folder.name),
+            )
+            return folder.name
     assert sha is not None, f"the hub gave no commit for {repo}"
     return sha
+
+
+def cached(repo: str, revision: str | None, *, kind: Kind) -> Path | None:
+    """The folder of a commit in the hub's local cache, named by the commit; its files may lack."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(
+            snapshot_download(
+                repo, repo_type=kind, revision=revision, allow_patterns=[], local_files_only=True
+            )
+        )
+    except LocalEntryNotFoundError:
+        return None
+
+
+def is_offline() -> bool:
+    """Whether `HF_HUB_OFFLINE` leaves nothing but the local cache."""
+    from huggingface_hub import constants
+
+    return constants.HF_HUB_OFFLINE
 
 
 @contextmanager
@@ -51,8 +88,6 @@ def explained(repo: str, revision: str | None, kind: Kind) -> Iterator[None]:
     """
     from huggingface_hub import errors
 
-    # Of whichever HTTP library this version of huggingface_hub uses: httpx and httpx2 are seen.
-    http_error = cast("type[Exception]", errors.HfHubHTTPError.__bases__[0])
     what, instead = f"{kind} {repo}", _INSTEAD[kind]
     try:
         yield
@@ -70,8 +105,15 @@ def explained(repo: str, revision: str | None, kind: Kind) -> Iterator[None]:
             f"{what} does not exist on the hub, or is private: check the name, set HF_TOKEN or run "
             f"`hf auth login`; or {instead}"
         ) from error
-    except (http_error, ConnectionError, errors.EntryNotFoundError) as error:
+    except (_http_error(), ConnectionError, errors.EntryNotFoundError) as error:
         raise UserError(
             f"{what} could not be had from the hub ({first_line(error)}): check the network, "
             f"HF_ENDPOINT and HF_HUB_OFFLINE; or {instead}"
         ) from error
+
+
+def _http_error() -> type[Exception]:
+    """Of whichever HTTP library this version of huggingface_hub uses: httpx and httpx2 are seen."""
+    from huggingface_hub import errors
+
+    return cast("type[Exception]", errors.HfHubHTTPError.__bases__[0])

@@ -19,7 +19,8 @@ from ila_core.config import DatasetConfig, ModelConfig
 from ila_core.data import Dataset
 from ila_core.data.sources import files_of, hub_revision, is_local, repo_of
 from ila_core.errors import UserError
-from ila_core.keys import digest_of, file_digest, key_of
+from ila_core.keys import digest_of, file_digest, key_of, read_object
+from ila_core.locks import exclusive
 from ila_core.models.architecture import ModelFacts, completed, facts
 from ila_core.models.files import (
     CONFIG,
@@ -34,7 +35,7 @@ from ila_core.models.quantised import refuse_quantised
 log = logging.getLogger("ila")
 
 # Raised when the same files would be read as something else: the old entries then miss.
-_DATASET, _MODEL, _LAYERS, _FILES = "dataset v3", "model v3", "layers v4", "files v3"
+_DATASET, _MODEL, _LAYERS, _FILES = "dataset v3", "model v3", "layers v5", "files v3"
 _FACTS, _ROWS = "facts v1", "rows v1"
 
 
@@ -50,7 +51,8 @@ class Lock:
 
     Args:
         home: `ILA_HOME`.
-        online: resolve and download what is missing (a run), or answer `Unknown` (a plan).
+        online: resolve and download what is missing (a run), or answer `Unknown` (a plan, unless
+            the hub's local cache, which is all there is offline, has it).
         rehash: read every local file again.
     """
 
@@ -86,7 +88,11 @@ class Lock:
         if isinstance(revision, Unknown):
             return revision
         name = f"{_DATASET} {repo_of(config)}@{revision} {key_of(read)}"
-        return self._remote(name, lambda: of(revision))
+        return self._remote(
+            name,
+            lambda: of(revision),
+            f"{name} has not been downloaded yet; the first run does, and locks it",
+        )
 
     def rows(self, key: str) -> dict[str, Any] | None:
         """The statistics of the rows that the step `key` prepares (`prepared.json`), if known."""
@@ -141,10 +147,9 @@ class Lock:
         """`{"files": digest}` of a local folder; `{"hub": id, "revision": commit}` otherwise."""
         if config.local:
             folder = Path(config.source).expanduser()
-            files = model_files(folder)
+            model_files(folder)  # says what is missing
             refuse_quantised(config.name, folder)
-            name = f"{_MODEL} {folder.absolute()}"
-            return {"files": self._local(name, files, lambda: model_files_digest(folder))}
+            return {"files": self._digest_of_model(folder)}
         revision = self._revision(
             f"model {config.source}", config.revision, lambda: hub_model_revision(config)
         )
@@ -190,21 +195,38 @@ class Lock:
             self._write(name, revision)
         return config.model_copy(update={"revision": revision})
 
+    def _digest_of_model(self, folder: Path) -> str:
+        name, files = f"{_MODEL} {folder.absolute()}", model_files(folder)
+        digest: str = self._local(name, files, lambda: model_files_digest(folder))
+        return digest
+
+    def folder_of(self, files: str) -> Path | None:
+        """The local folder of a model with this digest, where a run has seen one."""
+        for name, entry in self._read().items():
+            if name.startswith(f"{_MODEL} /") and entry["value"] == files:
+                folder = Path(name.removeprefix(f"{_MODEL} "))
+                try:
+                    if self._digest_of_model(folder) == files:
+                        return folder
+                except UserError:  # it is not there any more
+                    continue
+        return None
+
     def layers(self, config: ModelConfig) -> tuple[Layer, ...]:
         """The base model's linear layers: a question to its configuration, so never unknown."""
-        return self._examined(config).layers
+        return self.examined(config).layers
 
     def has_experts(self, config: ModelConfig) -> bool:
         """Whether the model has tensors of experts, excluded or not."""
-        return self._examined(config).has_experts
+        return self.examined(config).has_experts
 
     def share(self, config: ModelConfig) -> float:
         """How much of the language model's matrix weights the layers hold."""
-        return self._examined(config).share
+        return self.examined(config).share
 
     def positions(self, config: ModelConfig) -> int | None:
         """Most tokens of a row; `None` where the architecture has no limit."""
-        return self._examined(config).positions
+        return self.examined(config).positions
 
     def check_length(self, config: ModelConfig, max_length: int) -> None:
         """Check that the model has as many positions.
@@ -212,7 +234,7 @@ class Lock:
         Raises:
             UserError: it has fewer.
         """
-        most = self._examined(config).positions
+        most = self.examined(config).positions
         if most is not None and max_length > most:
             raise UserError(
                 f"data.max_length: given {max_length:,}, and model {config.name} has {most:,} "
@@ -220,7 +242,8 @@ class Lock:
                 f"read. Allowed is 8 to {most:,}"
             )
 
-    def _examined(self, config: ModelConfig) -> Examined:
+    def examined(self, config: ModelConfig) -> Examined:
+        """The base model's layers, and what of its weights they are."""
         settings = ("architecture", "lm_head", "exclude", "allow_uncovered")
         asked = {field: getattr(config, field) for field in settings}
         if not config.architecture:
@@ -254,48 +277,42 @@ class Lock:
         self._write(name, {"stats": stats, "value": value})
         return value
 
-    def _remote(self, name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any] | Unknown:
-        entry: dict[str, Any] | None = self._read().get(name)
+    def _remote(self, name: str, look_up: Callable[[], Any], unknown: str) -> Any | Unknown:
+        entry = self._read().get(name)
         if entry is not None:
             return entry
-        if not self._online:
-            return Unknown(f"{name} has not been downloaded yet; the first run does, and locks it")
-        found = compute()
+        if not self._online and not hub.is_offline():
+            return Unknown(unknown)
+        try:
+            found = look_up()
+        except UserError:
+            if self._online:
+                raise
+            return Unknown(unknown)
         self._write(name, found)
         return found
 
     def _revision(self, what: str, given: str | None, look_up: Callable[[], str]) -> str | Unknown:
         if given is not None:
             return given
-        name = _revision_of(what)
-        entry = self._read().get(name)
-        if entry is not None:
-            return str(entry)
-        if not self._online:
-            return Unknown(
-                f"the hub commit of {what} is not known: the profile leaves it null, and the "
-                "first online run looks it up and locks it"
-            )
-        revision = look_up()
-        self._write(name, revision)
-        return revision
+        return self._remote(
+            _revision_of(what),
+            look_up,
+            f"the hub commit of {what} is not known: the profile leaves it null, and the first "
+            "online run looks it up and locks it",
+        )
 
     def _read(self) -> dict[str, Any]:
         try:
-            loaded: dict[str, Any] = json.loads(self._path.read_bytes())
+            return read_object(self._path)
         except FileNotFoundError:
             return {}
-        except json.JSONDecodeError as error:
-            raise UserError(
-                f"{self._path}: damaged ({error}); delete it, it is made anew"
-            ) from error
-        return loaded
+        except UserError as error:
+            raise UserError(f"{error}; delete it, it is made anew") from error
 
     def _write(self, name: str, value: Any) -> None:
-        from filelock import FileLock
-
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(self._path.with_suffix(".lock")):
+        with exclusive(self._path.with_suffix(".lock"), "what names resolve to"):
             entries = self._read() | {name: value}
             temporary = self._path.with_suffix(f".{os.getpid()}.tmp")
             temporary.write_text(json.dumps(entries, indent=1, sort_keys=True))

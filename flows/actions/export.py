@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,18 +10,23 @@ from typing import NamedTuple
 
 from pydantic import ValidationError
 
-from ila_core.config import ArmConfig, FullMethod, LoraMethod, LoraSettings
+from ila_core.config import ArmConfig, FullMethod, LoraMethod, LoraSettings, RuntimeConfig
 from ila_core.config.load import load_model_config, shipped
 from ila_core.errors import UserError, listed, unknown_name
 from ila_core.export.base import Export, Training
 from ila_core.export.formats import export
+from ila_core.resolve import Lock
 from ila_core.search.ranking import Ranking
 from ila_core.search.ranking_fit import RELATIONS, differing
 from ila_core.selection.policies import POLICIES, Policy
 from ila_core.selection.select import select
-from ila_core.selection.selection import Selection
+from ila_core.selection.selection import UNCOVERED, Selection
 
 README = "README.txt"
+WITH_TOKENIZER = ("peft", "trl")
+"""Formats whose folder is one that a tokenizer is loaded from."""
+TRAINERS = ("peft", "axolotl", "spectrum", "llamafactory", "swift", "unsloth")
+"""Formats of trainers that make rows of conversations themselves."""
 LEAST = 0.25
 """Fraction of each dataset's layers that `intersection` intersects, unless `--least` is given."""
 
@@ -70,24 +76,43 @@ def run_export(
             f"policy {asked.policy!r} sets a learning rate per layer, which no trainer's list of "
             "layers can say: train it here (`ila run`), or export another policy"
         )
+    chosen = _base(ranking, base, relation)
     wanted = Export(
         ranking,
         selection,
         training,
         settings,
-        _base(ranking, base, relation),
+        chosen.address,
+        revision=chosen.revision,
         ranks=selection.lora_ranks,
         approximate=approximate,
     )
     exported = export(to, wanted)
     notes = [f"Ranking {found.said}, digest {found.digest[:12]}."]
-    if wanted.base != _own(ranking) and relation is not None:
+    if not chosen.own and relation is not None:
         notes.append(
-            f"It was made on {_own(ranking)}; {wanted.base} is declared {relation} of that."
+            f"It was made on {ranking.model.get('hub', ranking.base_model)}; {wanted.base} is "
+            f"declared {relation} of that."
         )
+    if wanted.revision is not None:
+        notes.append(f"The base is {wanted.base} at commit {wanted.revision}.")
+    if to in TRAINERS:
+        notes.append(
+            "The search learned the assistant's answers, each with its end token, and nothing else "
+            "of a conversation. This trainer renders and masks by its own settings: see to it that "
+            "they say the same. `--to trl` has a trainer that learns the very same tokens."
+        )
+    if said := selection.details.get(UNCOVERED):
+        notes.append(f"Mind that {said}.")
     notes += exported.notes
-    readme = "".join(f"{line}\n\n" for line in (f"{to}: {wanted.title}.", *notes))
-    written = _write(out, {**exported.files, README: readme})
+    with tempfile.TemporaryDirectory() as folder:
+        if to in WITH_TOKENIZER:
+            notes.append(_save_tokenizer(chosen, ranking, Path(folder)))
+        counted = f"--method {method} --r {settings.r}"
+        check = f"ila verify {out} --ranking {found.pinned} {asked.options} {counted}"
+        lines = (f"{to}: {wanted.title}.", *notes, f"Verify it, or what was trained: {check}")
+        readme = "".join(f"{line}\n\n" for line in lines)
+        written = _write(out, {**exported.files, README: readme}, Path(folder))
     if as_json:
         return print_json(
             {
@@ -105,8 +130,7 @@ def run_export(
         typer.echo(f"  {out / name}")
     for note in notes:
         typer.echo(f"* {note}")
-    counted = f"--method {method} --r {settings.r}"
-    typer.echo(f"verify it: ila verify {out} --ranking {found.pinned} {asked.options} {counted}")
+    typer.echo(f"verify it: {check}")
 
 
 def choose(ranking: Ranking, asked: Asked, lora: LoraSettings, method: Training) -> Selection:
@@ -207,23 +231,53 @@ def training_of(given: str) -> Training:
     raise unknown_name("method (--method)", given, ("lora", "full"))
 
 
-def _own(ranking: Ranking) -> str:
-    """Return the ranking's base model: its hub id, if it has one."""
-    return ranking.model.get("hub", ranking.base_model)
+@dataclass(frozen=True)
+class BaseOfExport:
+    """The base model that the files name."""
+
+    address: str
+    """Hub id or folder."""
+    revision: str | None
+    own: bool
+    """Whether it is the model that was searched."""
 
 
-def _base(ranking: Ranking, given: str | None, relation: str | None) -> str:
-    """Return the base model's name for the files.
+def _own(ranking: Ranking, given: str | None) -> BaseOfExport | None:
+    """Return the model that was searched, if `given` is that or is left out."""
+    hub = ranking.model.get("hub")
+    if hub is not None and given in (None, ranking.base_model, hub):
+        return BaseOfExport(hub, ranking.model.get("revision"), own=True)
+    digest = ranking.model.get("files", "")
+    if given is not None and (folder := Path(given).expanduser()).is_dir():
+        from ila_core.models.files import model_files_digest
+
+        same = model_files_digest(folder) == digest
+        return BaseOfExport(str(folder.absolute()), None, own=True) if same else None
+    if given in (None, ranking.base_model):
+        found = Lock(RuntimeConfig.from_env().home, online=False).folder_of(digest)
+        if found is not None:
+            return BaseOfExport(str(found), None, own=True)
+        raise UserError(
+            f"ranking {ranking.key} was made on a local folder, {ranking.base_model}, and no run "
+            "on this machine has seen that: give --base FOLDER, or the hub id of a model with "
+            f"--relation {', '.join(RELATIONS)}"
+        )
+    return None
+
+
+def _base(ranking: Ranking, given: str | None, relation: str | None) -> BaseOfExport:
+    """Return the base model for the files.
 
     Raises:
         UserError: when `given` is a known model with other layers than the ranking's, or not the
-            model that was searched and no `relation` is declared.
+            model that was searched and no `relation` is declared; or when nobody knows where that
+            model lies.
     """
     if relation is not None and relation not in RELATIONS:
         raise unknown_name("relation", relation, RELATIONS)
-    if given in (None, ranking.base_model, _own(ranking)):
-        return _own(ranking)
-    address = str(given)
+    if (own := _own(ranking, given)) is not None:
+        return own
+    address, revision = str(given), None
     configs = [load_model_config(name) for name in shipped("models")]
     known = next((c for c in configs if given in (c.name, c.source)), None)
     if known is not None:
@@ -234,17 +288,40 @@ def _base(ranking: Ranking, given: str | None, relation: str | None) -> str:
                 f"--base {given} has other layers than ranking {ranking.key} of "
                 f"{ranking.base_model}: {listed(names)}. Give a ranking of its own architecture"
             )
-        address = known.name if known.local else known.source
-    if relation is None and address != _own(ranking):
+        address, revision = known.source, known.revision
+    if Path(address).expanduser().is_dir():
+        address = str(Path(address).expanduser().absolute())
+    if relation is None:
         raise UserError(
-            f"--base {given} is not the model that the ranking was made on, {_own(ranking)}: say "
-            f"how it stems from that, --relation {', '.join(RELATIONS)}"
+            f"--base {given} is not the model that the ranking was made on, "
+            f"{ranking.model.get('hub', ranking.base_model)}: say how it stems from that, "
+            f"--relation {', '.join(RELATIONS)}"
         )
-    return address
+    return BaseOfExport(address, revision, own=False)
 
 
-def _write(out: Path, files: Mapping[str, str]) -> list[str]:
-    """Write all files or none; refuse a folder that is not empty."""
+def _save_tokenizer(base: BaseOfExport, ranking: Ranking, folder: Path) -> str:
+    """Write the base's tokenizer, with the search's chat template, and say so or why not."""
+    from ila_core import hub
+    from ila_core.models.architecture import read_tokenizer
+    from ila_core.models.files import TOKENIZER_FILES
+    from ila_core.models.loading import save_tokenizer
+
+    told = ranking.rendering
+    template, variables = (told.template, told.template_variables) if told else (None, {})
+    try:
+        files = Path(base.address)
+        if not files.is_dir():
+            wanted = ("config.json", *TOKENIZER_FILES)
+            files = hub.fetch(base.address, wanted, base.revision, kind="model")
+        save_tokenizer(read_tokenizer(files, base.address), template, variables, folder)
+    except UserError as error:
+        return f"The tokenizer does not lie here, because it could not be read: {error}."
+    return "The base's tokenizer lies here too, with the chat template of the search."
+
+
+def _write(out: Path, files: Mapping[str, str], more: Path) -> list[str]:
+    """Write all files, and those that lie in `more`, or none; refuse a folder that is not empty."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out {out} is there already, and not empty: give a new folder")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -254,7 +331,9 @@ def _write(out: Path, files: Mapping[str, str]) -> list[str]:
             path = arriving / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
+        shutil.copytree(more, arriving, dirs_exist_ok=True)
+        names = [p.relative_to(arriving).as_posix() for p in arriving.rglob("*") if p.is_file()]
         arriving.replace(out)
     finally:
         shutil.rmtree(arriving, ignore_errors=True)
-    return sorted(files)
+    return sorted(names)

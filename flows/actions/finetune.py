@@ -190,7 +190,7 @@ def with_arm(profile: Profile, arm: ArmConfig, *, searched: bool) -> Profile:
         searched: whether the scores come from the profile's own search, so that `arm.source` must
             be one of its datasets, and not from a ranking that was made elsewhere.
     """
-    tree = profile.model_dump(exclude_unset=True)
+    tree = profile.model_dump(exclude_unset=True)  # what is left open stays so
     tree["finetune"]["arms"] = [arm.model_dump() | ({} if searched else {"source": None})]
     tree["evaluate"]["against"] = arm.name
     try:

@@ -13,7 +13,7 @@ from ila_core.config import RuntimeConfig
 from ila_core.config.load import load_profile
 from ila_core.errors import UserError
 from ila_core.keys import canonical
-from ila_core.models.loading import load_tokenizer
+from ila_core.models.loading import load_tokenizer, save_tokenizer
 from ila_core.resolve import Lock, Unknown
 from ila_core.train.merge import merged, worst_difference
 from tasks.cache.payloads import fetch
@@ -45,7 +45,8 @@ def run_merge(given: str, reference: str, *, out: Path, as_json: bool) -> None:
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as folder:
         made = Path(folder) / "model"
         model.save_pretrained(made)
-        load_tokenizer(base.pinned).save_pretrained(made)
+        told = base.config.template, base.config.template_variables
+        save_tokenizer(load_tokenizer(base.pinned), *told, made)
         shutil.move(made, out)
     note = None
     if method == "qlora":

@@ -14,6 +14,7 @@ from flows.views.run import show_result
 from ila_core.config import RuntimeConfig
 from ila_core.config.load import Given
 from ila_core.errors import UserError
+from ila_core.locks import check_locks
 from tasks.cache.step_run import StepRun
 
 
@@ -90,8 +91,12 @@ def followed() -> Iterator[None]:
 @contextmanager
 def prefect_ready() -> Iterator[None]:
     """Set up Prefect for a flow inside the block, and do what `followed` does."""
+    home = RuntimeConfig.from_env().home
+    if "PREFECT_API_URL" not in os.environ:
+        home.mkdir(parents=True, exist_ok=True)
+        check_locks(home)  # without one its server would not start, and say nothing of why
     # The embedded Prefect keeps its database beside the embedded MLflow, where `ila ui` finds it.
-    os.environ.setdefault("PREFECT_HOME", str(RuntimeConfig.from_env().home / "prefect"))
+    os.environ.setdefault("PREFECT_HOME", str(home / "prefect"))
     # A person follows the steps; Prefect's own log, whole in its UI, would bury them.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     os.environ.setdefault("PREFECT_LOGGING_SERVER_LEVEL", "CRITICAL")

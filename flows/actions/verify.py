@@ -14,6 +14,7 @@ from ila_core.errors import CheckError, UserError
 from ila_core.export.formats import EXPORTERS, recognise
 from ila_core.export.trained_adapter import WEIGHTS, read_adapter
 from ila_core.export.verify import Contract, check_configuration
+from ila_core.selection.selection import UNCOVERED, Selection
 from tasks.cache.lookup import Lookup, open_lookup
 from tasks.cache.payloads import fetch, read_json
 from tasks.cache.step_run import StepRun, upstream_digest
@@ -71,10 +72,12 @@ def _of_path(path: Path, reference: str, asked: Asked, method: str, r: int) -> C
     train, ranks = selection.train, selection.lora_ranks
     if (path / WEIGHTS).exists():
         adapter = read_adapter(path, [layer.name for layer in ranking.layers])
-        return adapter.check(str(path), ranking.layers, train, ranks)
+        trained = adapter.check(str(path), ranking.layers, train, ranks)
+        return _with_uncovered(trained, selection)
     consumer, text = recognise(path)
     found = EXPORTERS[consumer].selected(text, ranking.layers, ())
     contract = check_configuration(f"{path} ({consumer})", found, ranking.layers, train, ranks)
+    contract = _with_uncovered(contract, selection)
     if (path / "adapter_model.bin").exists():
         only = f"only its configuration was read: save the weights as {WEIGHTS}"
         contract = contract.model_copy(update={"notes": (*contract.notes, only)})
@@ -122,12 +125,20 @@ def _of_step(label: str, run: StepRun, lookup: Lookup) -> Contract:
         frozen_identical=seen["frozen_identical"],
     )
     if not (payload / "adapter").is_dir():
-        return recorded.model_copy(update={"notes": ("what it trained is not read again",)})
+        unread = recorded.model_copy(update={"notes": ("what it trained is not read again",)})
+        return _with_uncovered(unread, selection)
     names = [*selection.train, *selection.frozen]
     adapter = read_adapter(payload / "adapter", names)
     now = adapter.check(label, adapter.layers_called(names), selection.train)
     kept = now.model_dump(include={"matched", "missed", "unrequested", "unmatched", "odd", "notes"})
-    return recorded.model_copy(update=kept)
+    return _with_uncovered(recorded.model_copy(update=kept), selection)
+
+
+def _with_uncovered(contract: Contract, selection: Selection) -> Contract:
+    """The contract with a note of what of the model no selection trains."""
+    said = selection.details.get(UNCOVERED)
+    notes = (*contract.notes, str(said)) if said else contract.notes
+    return contract.model_copy(update={"notes": notes})
 
 
 def _inputs(run: StepRun, lookup: Lookup) -> dict[str, StepRun]:

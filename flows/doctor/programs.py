@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import os
 import shutil
+import sqlite3
 import sys
 import time
 from importlib.metadata import PackageNotFoundError, version
@@ -12,6 +13,7 @@ from flows.doctor import servers
 from flows.results.check import Check
 from ila_core.config import RuntimeConfig
 from ila_core.errors import UserError
+from ila_core.locks import check_locks
 from ila_core.models.loading import resolve_device
 
 _PACKAGES = (
@@ -56,11 +58,14 @@ def _home(runtime: RuntimeConfig) -> Check:
         free_gib = shutil.disk_usage(runtime.home).free / 2**30
     except OSError as error:
         return Check("ILA_HOME", "failed", str(runtime.home), str(error))
-    writable = os.access(runtime.home, os.W_OK)
     found = f"{runtime.home}, {free_gib:.0f} GiB free"
-    return Check(
-        "ILA_HOME", "ok" if writable else "failed", found, "" if writable else "not writable"
-    )
+    if not os.access(runtime.home, os.W_OK):
+        return Check("ILA_HOME", "failed", found, "not writable")
+    try:
+        check_locks(runtime.home)
+    except (OSError, sqlite3.Error) as error:
+        return Check("ILA_HOME", "failed", found, str(error))
+    return Check("ILA_HOME", "ok", f"{found}, its locks work")
 
 
 def _checkpoints(runtime: RuntimeConfig) -> Check:

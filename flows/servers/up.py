@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import typer
-from filelock import FileLock
 
 from flows.servers.accounts import login
 from flows.servers.pool import count_gpus, deploy
@@ -18,6 +17,7 @@ from flows.servers.secrets import secret, write_variables
 from ila_core.config import RuntimeConfig
 from ila_core.config.load import shipped
 from ila_core.errors import UserError
+from ila_core.locks import exclusive
 from tasks.tracking.accounts import Accounts, Role
 
 
@@ -82,7 +82,7 @@ def _alone() -> Iterator[Path]:
     home = Path(given) if given else RuntimeConfig.from_env().home / "servers"
     folder = home.expanduser().absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / "lock"):
+    with exclusive(folder / "lock", "`ila servers`"):
         yield folder
 
 

@@ -1,11 +1,13 @@
 """What the parts of a profile have in common."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+"""What every generator of random numbers takes; NumPy's takes 32 bits."""
+Seeds = Annotated[tuple[Seed, ...], Field(min_length=1)]
 Relation = Literal["instruct", "mirror", "quantised", "further_pretrained"]
 """How a model can stem from another so that a ranking of the one may serve the other."""
 
@@ -38,6 +40,18 @@ class Frozen(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, given: Any) -> Any:
+        """Refuse `true` and `yes` where pydantic would take them for 1."""
+        for name, value in given.items() if isinstance(given, dict) else ():
+            values = value if isinstance(value, list | tuple) else [value]
+            if name in cls.model_fields and any(isinstance(x, bool) for x in values):
+                taken = _types_in(cls.model_fields[name].annotation)
+                if {int, float} & taken and bool not in taken:
+                    raise ValueError(f"{name}: given {value!r}; allowed is a number")
+        return given
 
 
 class FrozenResult(BaseModel):
@@ -101,6 +115,11 @@ class OptimizerSettings(Frozen):
     """Share of the steps in which the learning rate rises to its peak."""
     max_grad_norm: float = default(1.0, "ours: the paper does not say", ge=0)
     """The gradient is scaled to this norm where it is longer; 0 switches that off."""
+
+
+def _types_in(annotation: Any) -> set[Any]:
+    inner = get_args(annotation)
+    return set().union(*map(_types_in, inner)) if inner else {annotation}
 
 
 def refuse_repeats(field: str, given: Sequence[str | float]) -> None:

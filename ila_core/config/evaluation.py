@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from ila_core.config.base import Frozen, default, refuse_repeats
+from ila_core.config.base import Frozen, Seed, default, refuse_repeats
 
 PathText = Annotated[str, AfterValidator(lambda given: str(Path(given).expanduser()))]
 """The path of a local file or folder; `~` is the user's home."""
@@ -49,7 +49,7 @@ class GenerationSettings(Frozen):
     """Most tokens of one turn."""
     temperature: Literal["greedy", "by_category"] = default("by_category", "FastChat")
     """`by_category`: FastChat's table, from the whole vocabulary (no top-k, no top-p)."""
-    seed: int = default(0, "ours", ge=0)
+    seed: Seed = default(0, "ours")
     """The seed of sampled answers."""
 
 
@@ -95,7 +95,7 @@ class GeneralTextSettings(Frozen):
     """Texts to sample."""
     tokens: int = default(128, "ours", ge=2)
     """Most tokens of each text."""
-    seed: int = default(0, "ours", ge=0)
+    seed: Seed = default(0, "ours")
     """The seed of sampled texts."""
 
 
@@ -121,7 +121,7 @@ class EvaluateConfig(Frozen):
     """Paired bootstrap resamples over items."""
     confidence: float = default(0.95, "ours", gt=0, lt=1)
     """Of every interval."""
-    seed: int = default(0, "ours")
+    seed: Seed = default(0, "ours")
     """The seed of the resamples."""
     limit: int | None = default(None, "ours: none", ge=1)
     """Questions per task, for a look; never taken for a full evaluation."""

@@ -12,6 +12,7 @@ from ila_core.config.base import (
     Name,
     OptimizerSettings,
     Schedule,
+    Seed,
     Seeds,
     default,
     must_be_in,
@@ -43,7 +44,7 @@ class ArmConfig(Frozen):
     """`freeze_random`: the arm that it is a control of; `per_cost`: whose parameters it has."""
     match: Literal["parameters", "layers"] = default("parameters", "ours: a control at equal cost")
     """`freeze_random`: what it has in common with that arm."""
-    seed: int = default(0, "ours")
+    seed: Seed = default(0, "ours")
     """`freeze_random`: the draw."""
     votes: int = default(2, "ours: of the paper's three datasets", ge=1)
     """`vote`: datasets that must agree."""

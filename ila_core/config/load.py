@@ -12,10 +12,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from ila_core.config import ModelConfig, Profile
+from ila_core.config.yaml_text import read_yaml
 from ila_core.errors import UserError, unknown_name
 
 M = TypeVar("M", bound=BaseModel)
@@ -144,14 +144,14 @@ def _find(what: str, kind: str, given: str, beside: Path) -> Path:
 
 def _read_mapping(path: Path) -> dict[str, Any]:
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        tree = read_yaml(path.read_text(encoding="utf-8-sig"), str(path))
+    except UnicodeDecodeError as error:
         raise UserError(f"{path}: not readable as YAML: {error}") from error
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from error
     if not isinstance(tree, dict):
         raise UserError(f"{path}: this must be a mapping of fields and is a {type(tree).__name__}")
-    return {str(k): _expand(v) for k, v in tree.items()}
+    return {k: _expand(v) for k, v in tree.items()}
 
 
 def _expand(value: Any) -> Any:
@@ -180,10 +180,7 @@ def _apply(tree: dict[str, Any], override: str, path: Path) -> None:
     parts = dotted.strip().split(".")
     if not sign or not all(parts):
         raise UserError(f"override {override!r}: write field.subfield=value")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"override {override!r}: the value is not readable as YAML") from error
+    value = read_yaml(text, f"override {override!r}")
     node: Any = tree
     for depth, part in enumerate(parts[:-1]):
         if isinstance(node, dict) and part in _fields_at(Profile, parts[:depth]):
@@ -235,8 +232,14 @@ def _explain(model: type[BaseModel], detail: dict[str, Any]) -> str:
     if detail["type"] == "missing":
         return f"{dotted}: required, and not given"
     message = detail["msg"].removeprefix("Value error, ")
+    if detail["type"] == "string_pattern_mismatch":
+        message = "allowed are letters, digits, `_`, `.` and `-`, first a letter or a digit"
+    if detail["type"] == "string_type" and isinstance(detail["input"], int | float):
+        message = "this must be a text: put it in quotes"
     if detail["type"] == "value_error":
-        return f"{dotted}: {message}" if dotted else message
+        # A check of a whole block names the field itself.
+        of_block = message.partition(":")[0] in _fields_at(model, detail["loc"])
+        return f"{dotted}{'.' if of_block else ': '}{message}" if dotted else message
     return f"{dotted}: {message} (given {detail['input']!r})"
 
 

@@ -67,8 +67,9 @@ class Profile(Frozen):
             must_be_in("search.datasets", name, datasets)
         for name in self.search.schedules:
             must_be_in("search.schedules", name, list(self.search.datasets))
-        for name in (self.finetune.dataset, *self.finetune.other_datasets):
-            must_be_in("finetune.dataset", name, datasets)
+        must_be_in("finetune.dataset", self.finetune.dataset, datasets)
+        for i, name in enumerate(self.finetune.other_datasets):
+            must_be_in(f"finetune.other_datasets.{i}", name, datasets)
         arms = [arm.name for arm in self.finetune.arms]
         refuse_repeats("finetune.arms", arms)
         refuse_repeats("search.seeds", self.search.seeds)

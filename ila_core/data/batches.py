@@ -13,6 +13,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ila_core.config import Schedule
+from ila_core.data.loss_mask import IGNORED, learned_tokens
 from ila_core.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     Tokens = Sequence[int] | NDArray[np.int32]
-
-IGNORED = -100
-"""The label of a token that is read but not learned."""
 
 
 class Row(Protocol):
@@ -38,10 +36,8 @@ class Row(Protocol):
 
 
 def loss_tokens(row: Row) -> int:
-    """Count the targets of a row: the first token is never predicted."""
-    import numpy as np
-
-    return int(np.count_nonzero(np.asarray(row.labels)[1:] != IGNORED))
+    """Count the targets of a row."""
+    return learned_tokens(row.labels)
 
 
 def collate(packed: Sequence[Sequence[Row]]) -> dict[str, Tensor]:

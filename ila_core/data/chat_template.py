@@ -72,6 +72,11 @@ class Renderer:
         return rendered.text[: rendered.spans[-1][0]]
 
     @property
+    def stored_template(self) -> str:
+        """The template as a tokenizer keeps it, told all that this one is told."""
+        return self._template.stored
+
+    @property
     def end_of_answer(self) -> str:
         """What an answer ends with: the template's end token, or nothing."""
         rendered = self._template.rendered(EXCHANGE)

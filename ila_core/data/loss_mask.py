@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ila_core.data.batches import IGNORED
 from ila_core.data.template import Span
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+IGNORED = -100
+"""The label of a token that is read but not learned."""
 
 
 def labels(
@@ -38,3 +40,8 @@ def ends_after(row: NDArray[np.int32], length: int) -> tuple[int, int]:
     learned = np.append(row != IGNORED, False)
     last = np.flatnonzero(learned[:-1] & ~learned[1:])
     return len(last), int(np.count_nonzero(last >= length))
+
+
+def learned_tokens(row: Sequence[int] | NDArray[np.int32]) -> int:
+    """Count the targets among a row's labels: the first token is never predicted."""
+    return int(np.count_nonzero(np.asarray(row)[1:] != IGNORED))

@@ -8,14 +8,15 @@ import codecs
 import csv
 import gzip
 import io
-import json
 import logging
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from ila_core.errors import UserError, first_line
+from ila_core.keys import parsed_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,15 +124,12 @@ def _json(path: Path) -> Iterator[tuple[int, Any]]:
                 for number, line in enumerate(file, start=1):
                     if line.strip():
                         yield number, _parsed(line, f"{path}, row {number}")
-    except (EOFError, gzip.BadGzipFile, UnicodeDecodeError) as error:
+    except (EOFError, gzip.BadGzipFile, zlib.error, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read to its end ({first_line(error)})") from error
 
 
 def _array(path: Path, file: IO[bytes]) -> Iterator[tuple[int, Any]]:
-    rows = _parsed(file.read(), str(path))
-    if isinstance(rows, UserError):
-        raise rows
-    yield from enumerate(rows, start=1)
+    yield from enumerate(parsed_json(file.read(), path), start=1)
 
 
 def _opened(path: Path) -> IO[bytes]:
@@ -149,11 +147,18 @@ def _opened(path: Path) -> IO[bytes]:
 def _zstandard(path: Path) -> IO[bytes]:
     import zstandard
 
+    content, text = path.read_bytes(), io.BytesIO()
     try:
-        with zstandard.open(path, "rb") as file:
-            return io.BytesIO(file.read())
+        while content:  # frame by frame: `zstandard.open` takes a file that was cut off for whole
+            frame = zstandard.ZstdDecompressor().decompressobj()
+            text.write(frame.decompress(content))
+            if not frame.eof:
+                raise UserError(f"{path}: cannot be read to its end: it was cut off")
+            content = frame.unused_data
     except zstandard.ZstdError as error:
         raise UserError(f"{path}: not readable as zstandard ({error})") from error
+    text.seek(0)
+    return text
 
 
 def _first_byte(file: IO[bytes]) -> bytes:
@@ -163,16 +168,12 @@ def _first_byte(file: IO[bytes]) -> bytes:
     return start[:1]
 
 
-def _parsed(content: bytes, where: str) -> Any:
-    """What the JSON says, or a `UserError` in its place."""
+def _parsed(line: bytes, where: str) -> Any:
+    """What the line says, or a `UserError` in its place."""
     try:
-        return json.loads(content.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        return UserError(f"{where}: not UTF-8 ({error.reason} at byte {error.start})")
-    except RecursionError:
-        return UserError(f"{where}: nested too deeply to be read")
-    except ValueError as error:  # no JSON, or a number of more digits than Python reads
-        return UserError(f"{where}: not JSON ({first_line(error)})")
+        return parsed_json(line, where)
+    except UserError as error:
+        return error
 
 
 def _csv(path: Path, delimiter: str = ",") -> Iterator[tuple[int, Any]]:
@@ -187,7 +188,7 @@ def _csv(path: Path, delimiter: str = ",") -> Iterator[tuple[int, Any]]:
                     f"{path}, row {number}: {len(more or [])} values more than there are columns"
                 )
                 yield number, UserError(problem) if more else fields
-    except (csv.Error, EOFError, OSError, UnicodeDecodeError) as error:
+    except (csv.Error, EOFError, OSError, zlib.error, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not readable as CSV ({first_line(error)})") from error
 
 

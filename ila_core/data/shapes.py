@@ -14,9 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
-from ila_core.config import DatasetConfig
 from ila_core.data.conversation import Conversation, Message, Role
 from ila_core.data.rows import SourceRow, shown
 from ila_core.errors import UserError, listed
@@ -35,6 +34,22 @@ _ROLES: dict[str, Role] = {
 _TOOL_ROLES = ("tool", "function", "function_call", "observation", "ipython")
 _TOOL_FIELDS = ("tool_calls", "function_call")
 _LOSS_FLAGS = ("weight", "train", "loss_mask")
+
+
+class HowRead(Protocol):
+    """What a dataset says of its fields, where their names do not."""
+
+    @property
+    def columns(self) -> Mapping[Any, str]:
+        """Which field holds what: `user`, `assistant`, `system` or `messages` to its name."""
+
+    @property
+    def answer(self) -> str | None:
+        """`chosen`: rows are preference pairs, of which the chosen answer is learned."""
+
+    @property
+    def max_bad(self) -> float:
+        """The share of rows that may be unreadable."""
 
 
 class LeftOut(Exception):
@@ -64,7 +79,7 @@ class Reading:
         return "" if name is None else self.row.as_text(name, self.take(name))
 
 
-def parse(row: SourceRow, config: DatasetConfig) -> tuple[Conversation, list[str]]:
+def parse(row: SourceRow, config: HowRead) -> tuple[Conversation, list[str]]:
     """Return the row as a conversation, and the fields that were not read.
 
     Raises:
@@ -103,7 +118,7 @@ def why_unusable(conversation: Conversation) -> str | None:
     return None
 
 
-def _messages(reading: Reading, config: DatasetConfig) -> list[Message]:
+def _messages(reading: Reading, config: HowRead) -> list[Message]:
     columns = reading.columns
     preference = reading.named(["chosen"]) is not None
     if config.answer == "chosen" and not preference:

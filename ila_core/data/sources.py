@@ -11,10 +11,13 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from yaml import YAMLError
+
 from ila_core import hub
 from ila_core.config import DatasetConfig
-from ila_core.data.rows import readable
+from ila_core.data.rows import ending, readable
 from ila_core.errors import UserError, first_line, listed, unknown_name
+from ila_core.keys import read_object
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,6 +42,9 @@ DATASETS = {
     ),
 }
 
+_NO_DATASET = (ValueError, TypeError, AttributeError, LookupError, RuntimeError, YAMLError,
+               FileNotFoundError)  # fmt: skip
+"""What `datasets` raises where a folder, its README or a script is not what it reads."""
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _SHARD = re.compile(r"-of-(\d+)")
 
@@ -126,17 +132,44 @@ def _of_folder(config: DatasetConfig, folder: Path) -> list[Path]:
         return _shards_of(saved)
     if saved != folder:
         raise _no_split(config, [x.parent.name for x in sorted(folder.glob("*/state.json"))])
-    return [Path(file) for file in _data_files(config, str(folder), None)]
+    files = [Path(file) for file in _data_files(config, str(folder), None)]
+    _refuse_other_formats(config, folder, files)
+    return files
+
+
+def _refuse_other_formats(config: DatasetConfig, folder: Path, files: list[Path]) -> None:
+    """`datasets` takes the commonest format, in silence, unless a README says which files."""
+    if (folder / "README.md").is_file():
+        return
+    formats = {ending(file) for file in files}
+    others = [
+        str(file.relative_to(folder))
+        for file in sorted(folder.rglob("*"))
+        if readable(file)
+        and file.is_file()
+        and ending(file) not in formats
+        and not file.name.startswith((".", "dataset_info"))
+    ]
+    if others:
+        raise UserError(
+            f"dataset {config.name}: {folder} holds {listed([f.name for f in files], 3)} and, in "
+            f"another format, {listed(others, 3)}; give a pattern of the files that are meant, "
+            f"such as {folder}/*{files[0].suffix}"
+        )
 
 
 def _shards_of(saved: Path) -> list[Path]:
     """The Arrow files of a dataset that `save_to_disk` wrote."""
-    import json
-
-    state = json.loads((saved / "state.json").read_bytes())
+    state = read_object(saved / "state.json")
     if state.get("_indices_data_files") or state.get("_format_columns"):
         raise UserError(f"{saved}: a view of a dataset; save it after `flatten_indices()`")
-    return [saved / file["filename"] for file in state["_data_files"]]
+    try:
+        shards = [saved / file["filename"] for file in state["_data_files"]]
+    except (TypeError, LookupError):
+        shards = []
+    if not shards:
+        raise UserError(f"{saved / 'state.json'} names no data files, as `save_to_disk` does")
+    return shards
 
 
 def _of_hub(config: DatasetConfig, revision: str | None) -> list[Path]:
@@ -144,10 +177,13 @@ def _of_hub(config: DatasetConfig, revision: str | None) -> list[Path]:
     if config.source in DATASETS:
         pattern = DATASETS[config.source].files
         files = sorted(hub.fetch(repo, [pattern], revision, kind="dataset").glob(pattern))
+    elif hub.is_offline() and (folder := hub.cached(repo, revision, kind="dataset")) is not None:
+        files = [Path(file) for file in _data_files(config, str(folder), None)]
     else:
         prefix = f"hf://datasets/{repo}@{revision}/"
         names = [name.removeprefix(prefix) for name in _data_files(config, repo, revision)]
-        folder = hub.fetch(repo, names, revision, kind="dataset")
+        # Its README may say which files are of a split, which counts when offline.
+        folder = hub.fetch(repo, [*names, "README.md"], revision, kind="dataset")
         files = [file for name in names if (file := folder / name).is_file()]
     # An interrupted download leaves some shards, which the hub's cache hands out when offline.
     shards = {int(n) for path in files for n in _SHARD.findall(path.name)}
@@ -172,7 +208,7 @@ def _data_files(config: DatasetConfig, where: str, revision: str | None) -> list
             builder = load_dataset_builder(where, config.config, revision=revision, cache_dir=cache)
         except DatasetNotFoundError as error:
             raise UserError(f"dataset {config.name}: {first_line(error)}") from error
-        except (ValueError, FileNotFoundError) as error:
+        except _NO_DATASET as error:
             raise UserError(
                 f"dataset {config.name}: {where} is not read as a dataset ({first_line(error)})"
             ) from error

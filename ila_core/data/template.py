@@ -9,6 +9,7 @@ as the model will meet it:
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -72,6 +73,12 @@ class Template:
         """Whether a message's text must be a part in a list."""
         self.held, self.lacking = "", ""
         """What the marks of an answer hold too much in front of it, and lack behind it."""
+
+    @property
+    def stored(self) -> str:
+        """The source with the variables set in it."""
+        told = (f"{{% set {name} = {json.dumps(v)} %}}" for name, v in self.variables.items())
+        return "".join(told) + self.source
 
     def last_answer(self, messages: Sequence[Message]) -> Rendered:
         """Messages that end on an answer, which alone is learned."""

@@ -11,32 +11,23 @@ import hashlib
 import logging
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from itertools import islice
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable
 
 import numpy as np
 from tqdm import tqdm
 
 from ila_core.config import Preparation
 from ila_core.data import Dataset
-from ila_core.data.batches import loss_tokens
 from ila_core.data.chat_template import Renderer
 from ila_core.data.conversation import Conversation, content_hash
 from ila_core.data.counts import Counts, said_of
-from ila_core.data.loss_mask import ends_after, labels
+from ila_core.data.loss_mask import ends_after, learned_tokens
 from ila_core.data.prepared import SPLITS, Prepared, Row, Rows, Split
-from ila_core.data.template import Rendered
+from ila_core.data.token_rows import token_rows
 from ila_core.errors import UserError, first_line
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 log = logging.getLogger("ila")
 
-# Rows tokenized at once: enough for the tokenizer's threads, few enough that the character
-# offsets, which take far more memory than the tokens, stay small.
-_CHUNK = 512
 _SHOWN = 3
 """Rows that cannot be read, which are named; all are counted."""
 
@@ -61,18 +52,13 @@ def prepare(
     Raises:
         UserError: a slow tokenizer, or a split that is needed and came out empty.
     """
-    if not renderer.tokenizer.is_fast:
-        raise UserError(
-            "the base model's tokenizer is a slow one, which does not say where a token stands in "
-            "the text; a tokenizer.json is needed"
-        )
     splits: dict[Split, Rows] = {split: Rows() for split in SPLITS}
     count: Counter[str] = Counter()
     dropped: Counter[str] = Counter()
     seen: set[bytes] = set()
     home: dict[bytes, Split] = {}
     tokenized = tqdm(
-        _tokenized(conversations, renderer),
+        token_rows(conversations, renderer),
         desc=f"prepare {dataset}",
         unit="row",
         disable=not (progress and sys.stderr.isatty()),
@@ -85,9 +71,9 @@ def prepare(
         split = split_of(conversation, data)
         in_split = 0
         for whole in rows:
-            row = Row(whole.input_ids[: data.max_length], whole.labels[: data.max_length])
-            tokens = hashlib.sha256(whole.input_ids[: data.max_length].tobytes()).digest()
-            if not loss_tokens(row):
+            row = Row(*whole.cut(data.max_length))
+            tokens = hashlib.sha256(np.asarray(row.input_ids).tobytes()).digest()
+            if not learned_tokens(row.labels):
                 dropped["nothing left after truncation"] += 1
                 continue
             # Different conversations can become the same tokens: cut, or stripped by the template.
@@ -130,48 +116,6 @@ def split_of(conversation: Conversation, data: Preparation) -> Split:
     if u < data.held_out_fraction:
         return "held_out"
     return "gate" if u < data.held_out_fraction + data.gate_fraction else "train"
-
-
-class _Whole(NamedTuple):
-    """A row before it is cut."""
-
-    input_ids: NDArray[np.int32]
-    labels: NDArray[np.int32]
-
-
-def _tokenized(
-    conversations: Iterable[Conversation], renderer: Renderer
-) -> Iterator[tuple[Conversation, list[_Whole] | UserError]]:
-    """Yield each conversation with its rows, or with why the template does not render it."""
-    stream = iter(conversations)
-    while some := list(islice(stream, _CHUNK)):
-        rendered = [_rendered(renderer, conversation) for conversation in some]
-        texts = [r.text for rows in rendered if not isinstance(rows, UserError) for r in rows]
-        tokens = renderer.tokenizer(
-            texts or [""],
-            add_special_tokens=False,  # the template writes them
-            return_offsets_mapping=True,
-            return_attention_mask=False,
-            verbose=False,
-        )
-        columns = zip(tokens["input_ids"], tokens["offset_mapping"], strict=True)
-        for conversation, rows in zip(some, rendered, strict=True):
-            if isinstance(rows, UserError):
-                yield conversation, rows
-                continue
-            whole = []
-            for r in rows:
-                given, offsets = next(columns)
-                ids = np.array(given, dtype=np.int32)
-                whole.append(_Whole(ids, labels(ids, offsets, r.spans)))
-            yield conversation, whole
-
-
-def _rendered(renderer: Renderer, conversation: Conversation) -> tuple[Rendered, ...] | UserError:
-    try:
-        return renderer.render(conversation)
-    except UserError as error:  # of this conversation: the template itself has been tried
-        return error
 
 
 def _refuse_empty(prepared: Prepared, data: Preparation) -> None:

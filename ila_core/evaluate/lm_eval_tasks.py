@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from ila_core.data.rows import read_rows
 from ila_core.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
@@ -120,25 +121,19 @@ def read_hellaswag(path: Path) -> list[_Fields]:
             "Rowan/hellaswag from the hub (evaluate.hellaswag.path)"
         )
     rows: list[_Fields] = []
-    seen: dict[object, int] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{where}: {error}: is the file cut off?") from error
-        rows.append(_hellaswag_row(row, where))
-        if "ind" in row and seen.setdefault(row["ind"], number) != number:
-            raise UserError(f"{where}: ind {row['ind']} is that of line {seen[row['ind']]} too")
+    seen: dict[str, int] = {}
+    for row in read_rows(path):
+        rows.append(_hellaswag_row(row.fields, f"{path}, row {row.number}"))
+        ind = row.fields.get("ind")
+        if ind is not None and seen.setdefault(str(ind), row.number) != row.number:
+            raise row.wrong("ind", f"{ind} is that of row {seen[str(ind)]} too")
     if not rows:
         raise UserError(f"{path} is empty")
     return rows
 
 
-def _hellaswag_row(row: object, where: str) -> _Fields:
-    if not isinstance(row, dict) or not {"ctx", "ctx_a"} & row.keys():
+def _hellaswag_row(row: _Fields, where: str) -> _Fields:
+    if not {"ctx", "ctx_a"} & row.keys():
         raise UserError(f"{where}: neither `ctx` nor `ctx_a` and `ctx_b`")
     endings, label = row.get("endings"), str(row.get("label", ""))
     if not isinstance(endings, list) or len(endings) != 4:

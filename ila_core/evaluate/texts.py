@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ila_core.data.rows import SourceRow, read_rows
 from ila_core.errors import UserError
 from ila_core.inference.generate import until_end
 from ila_core.provenance import seeded
@@ -28,27 +28,23 @@ def load_texts(path: Path) -> list[str]:
             f"{path} is no file: give evaluate.general_text.path a .jsonl file with `text`, a .txt "
             "file, or null to sample texts from the base"
         )
-    try:
-        content = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8: {error}") from error
     if path.suffix == ".jsonl":
-        lines = enumerate(content.splitlines(), 1)
-        texts = [_text(path, number, line) for number, line in lines if line.strip()]
+        texts = [_text(row) for row in read_rows(path)]
     else:
+        try:
+            content = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path} is not UTF-8: {error}") from error
         texts = [part.strip() for part in content.split("\n\n") if part.strip()]
     if not texts:
         raise UserError(f"{path} holds no text")
     return texts
 
 
-def _text(path: Path, number: int, line: str) -> str:
-    try:
-        text = json.loads(line)["text"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise UserError(f"{path}, line {number}: no JSON object with `text` ({error})") from error
-    if not isinstance(text, str) or not text.strip():
-        raise UserError(f"{path}, line {number}: `text` is empty or no text")
+def _text(row: SourceRow) -> str:
+    text = row.text("text")
+    if not text.strip():
+        raise row.wrong("text", "empty")
     return text
 
 

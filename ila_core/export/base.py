@@ -34,7 +34,9 @@ class Export:
     method: Training
     lora: LoraSettings
     base: str
-    """Hub id or name of the base model."""
+    """Hub id or folder of the base model."""
+    revision: str | None = None
+    """Hub commit of the base model; `None` for a folder, and where it is not known."""
     ranks: Mapping[str, int] | None = None
     """LoRA rank per layer; `None`: `lora.r` everywhere."""
     approximate: bool = False

@@ -22,6 +22,7 @@ def lora_config(wanted: Export) -> dict[str, Any]:
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": wanted.base,
+        "revision": wanted.revision,
         "r": wanted.r,
         "lora_alpha": wanted.alpha,
         "lora_dropout": wanted.lora.dropout,

@@ -3,7 +3,6 @@
 read_adapter(Path("adapter"), [layer.name for layer in layers]).check(layers, wanted)  # Contract
 """
 
-import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +14,7 @@ from ila_core.errors import UserError, listed
 from ila_core.export.base import Matches
 from ila_core.export.peft_rule import adapted, rank_of
 from ila_core.export.verify import Contract, check_configuration
+from ila_core.keys import read_object
 from ila_core.models.layers import Layer, Shape
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -159,7 +159,7 @@ def read_adapter(folder: Path, layers: Sequence[str]) -> TrainedAdapter:
     learnt: dict[str, bool] = {}
     others = []
     try:
-        config = json.loads((folder / CONFIG).read_bytes())
+        config = read_object(folder / CONFIG)
         with safe_open(str(folder / WEIGHTS), framework="pt") as file:
             matches = {key: _KEY.fullmatch(key) for key in file.keys()}  # noqa: SIM118
             singular = {m[1] for m in matches.values() if m and m[2] == "E"}

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, Literal
 
 from ila_core.config import Frozen, ModelConfig
@@ -33,38 +34,45 @@ def facts(config: ModelConfig) -> ModelFacts:
     Raises:
         UserError: files that are missing or that transformers cannot read.
     """
-    published = architecture_config(config)
+    published = published_config(config)
+    folder = model_folder(config, (CONFIG, *TOKENIZER_FILES))
     return ModelFacts(
-        dtype="float32" if _saved_as(published) == "float32" else "bfloat16",
+        dtype=saved_as(published),
         tied=bool(published.tie_word_embeddings),
-        template=bool(read_tokenizer(config).chat_template),
+        template=bool(read_tokenizer(folder, config.name).chat_template),
     )
 
 
-def completed(config: ModelConfig, known: Callable[[], ModelFacts] | None = None) -> ModelConfig:
+def saved_as(published: Any) -> Literal["float32", "bfloat16"]:
+    """What weights of a model are loaded as; those without a type were saved as float32."""
+    dtype = published.dtype or published.get_text_config(decoder=True).dtype
+    return "float32" if dtype is None or "float32" in str(dtype) else "bfloat16"
+
+
+def completed(config: ModelConfig, known: Callable[[], ModelFacts]) -> ModelConfig:
     """Fill in what a profile leaves to the model's own files.
 
     Args:
         config: the model.
-        known: gives its facts, where something is left open; by default they are read.
+        known: gives its facts, where something is left open.
     """
     if config.architecture and config.template and "auto" not in (config.dtype, config.lm_head):
         return config
-    found = known() if known else facts(config)
-    update: dict[str, Any] = {}
+    found = known()
+    template = config.template or (None if found.template else template_text("plain"))
+    return as_loaded(config.model_copy(update={"template": template}), found.dtype, found.tied)
+
+
+def as_loaded(
+    config: ModelConfig, dtype: Literal["float32", "bfloat16"], tied: bool
+) -> ModelConfig:
+    """Fill in how the weights are loaded, by what they were saved as."""
+    update: dict[str, str] = {}
     if config.dtype == "auto":
-        update["dtype"] = found.dtype
+        update["dtype"] = dtype
     if config.lm_head == "auto":
-        update["lm_head"] = "untie" if found.tied else "adapt"
-    if config.template is None and not found.template:
-        update["template"] = template_text("plain")
+        update["lm_head"] = "untie" if tied else "adapt"
     return config.model_copy(update=update)
-
-
-def _saved_as(published: Any) -> str:
-    """The type of the weights; where the configuration has none, they are float32."""
-    dtype = published.dtype or published.get_text_config(decoder=True).dtype
-    return "float32" if dtype is None else str(dtype).removeprefix("torch.")
 
 
 def architecture_config(config: ModelConfig) -> Any:
@@ -75,7 +83,6 @@ def architecture_config(config: ModelConfig) -> Any:
             the wrong type. Any other field that transformers does not declare is kept: published
             configurations have such ones, and it is compared with the model's own when it loads.
     """
-    from huggingface_hub.errors import StrictDataclassError
     from transformers import CONFIG_MAPPING, AutoConfig
 
     if not config.architecture:
@@ -84,7 +91,7 @@ def architecture_config(config: ModelConfig) -> Any:
     model_type = fields.pop("model_type", None)
     if model_type is None:
         raise UserError(f"model {config.name}: architecture.model_type: required, and not given")
-    if model_type not in CONFIG_MAPPING:
+    if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
         # The list of several hundred known ones would bury the message.
         raise UserError(
             f"model {config.name}: architecture.model_type: given {model_type!r}, which the "
@@ -96,9 +103,10 @@ def architecture_config(config: ModelConfig) -> Any:
             raise unknown_name(f"field of model {config.name}: architecture", field, known)
     try:
         return AutoConfig.for_model(model_type, **fields)
-    except (StrictDataclassError, ValueError, TypeError, KeyError) as error:
+    except Exception as error:  # of any type, where two values do not go together
+        said = " ".join(str(error).split())
         raise UserError(
-            f"model {config.name}: architecture: {' '.join(str(error).split())}"
+            f"model {config.name}: architecture: {type(error).__name__}: {said}"
         ) from error
 
 
@@ -108,32 +116,34 @@ def published_config(config: ModelConfig) -> Any:
     Raises:
         UserError: when it is missing, or transformers does not know what it describes.
     """
-    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
     folder = model_folder(config, (CONFIG,))
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
+    except Exception as error:  # of any type, where it holds what it should not
         raise UserError(
             f"model {config.name}: {folder / CONFIG} is not a model configuration that the "
             f"installed transformers knows ({first_line(error)})"
         ) from error
 
 
-def read_tokenizer(config: ModelConfig) -> Any:
-    """Read the fast tokenizer as it is.
+def read_tokenizer(folder: Path, name: str) -> Any:
+    """Read a tokenizer as it is.
+
+    Args:
+        folder: of the model.
+        name: what messages call the model.
 
     Raises:
         UserError: files that are missing or that transformers cannot read.
     """
     from transformers import AutoTokenizer
 
-    folder = model_folder(config, (CONFIG, *TOKENIZER_FILES))
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # of any type, where a file holds what it should not
         raise UserError(
-            f"model {config.name}: no tokenizer can be read from {folder} "
+            f"model {name}: no tokenizer can be read from {folder} "
             f"({first_line(error)}); tokenizer.json and tokenizer_config.json are needed"
         ) from error

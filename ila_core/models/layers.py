@@ -110,9 +110,10 @@ def examine(config: ModelConfig) -> Examined:
     try:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(published, trust_remote_code=False)
-    except (ValueError, ImportError) as error:
+    except Exception as error:  # of any type, where two values do not go together
         raise UserError(
-            f"model {config.name}: {first_line(error)}; a causal language model is needed"
+            f"model {config.name}: transformers makes no causal language model of its architecture "
+            f"({type(error).__name__}: {first_line(error)})"
         ) from error
     every = layers_of(model)
     chosen = _without_excluded(every, config, model)

@@ -8,18 +8,22 @@ A `revision` of `null` reads the hub's newest; pass a config whose revision is t
 """
 
 import logging
+from collections.abc import Mapping
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from ila_core.config import ModelConfig
+from ila_core.data.template import Template
 from ila_core.errors import CheckError, UserError, first_line, listed
 from ila_core.models.architecture import (
     architecture_config,
-    completed,
+    as_loaded,
     published_config,
     read_tokenizer,
+    saved_as,
 )
-from ila_core.models.files import CONFIG, WEIGHT_FILES, model_folder
+from ila_core.models.files import CONFIG, TOKENIZER_FILES, WEIGHT_FILES, model_folder
 from ila_core.models.quantised import refuse_quantised
 
 log = logging.getLogger("ila")
@@ -69,7 +73,7 @@ def load_tokenizer(config: ModelConfig) -> Any:
         UserError: files that are missing, a pad token that is unknown, or tokens that the model's
             embedding has no rows for.
     """
-    tokenizer = read_tokenizer(config)
+    tokenizer = read_tokenizer(model_folder(config, (CONFIG, *TOKENIZER_FILES)), config.name)
     if config.pad_token is not None:
         if config.pad_token not in tokenizer.get_vocab():
             raise UserError(
@@ -79,6 +83,15 @@ def load_tokenizer(config: ModelConfig) -> Any:
         tokenizer.pad_token = config.pad_token
     _check_ids(config, tokenizer)
     return tokenizer
+
+
+def save_tokenizer(
+    tokenizer: Any, template: str | None, variables: Mapping[str, object], folder: Path
+) -> None:
+    """Write the tokenizer with the chat template that a model was trained with, if it has one."""
+    if template is not None or tokenizer.chat_template is not None:
+        tokenizer.chat_template = Template(tokenizer, template, variables).stored
+    tokenizer.save_pretrained(folder)
 
 
 def _check_ids(config: ModelConfig, tokenizer: Any) -> None:
@@ -107,11 +120,11 @@ def load_base(config: ModelConfig, device: str, *, four_bit: bool = False) -> An
             or a device or an environment that cannot hold weights in 4 bits.
     """
     import torch
-    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
-    config = completed(config)
-    check_architecture(config, published_config(config))  # before gigabytes are downloaded
+    published = published_config(config)
+    check_architecture(config, published)  # before gigabytes are downloaded
+    config = as_loaded(config, saved_as(published), bool(published.tie_word_embeddings))
     folder = model_folder(config, (CONFIG, *WEIGHT_FILES))
     refuse_quantised(config.name, folder)
     quantised = _four_bit(getattr(torch, config.dtype), device) if four_bit else {}
@@ -125,7 +138,9 @@ def load_base(config: ModelConfig, device: str, *, four_bit: bool = False) -> An
             trust_remote_code=False,
             output_loading_info=True,
         )
-    except (OSError, RuntimeError, SafetensorError) as error:
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:  # of any type, where a file holds what it should not
         raise UserError(
             f"model {config.name}: its weights cannot be read from {folder} ({first_line(error)})"
         ) from error

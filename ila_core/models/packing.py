@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from ila_core.data.batches import IGNORED
+from ila_core.data.loss_mask import IGNORED
 from ila_core.errors import first_line
 
 ALLOWED = 1e-4

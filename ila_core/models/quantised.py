@@ -1,10 +1,10 @@
 """Weights that are quantised already are refused: read as plain ones they are other numbers."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from ila_core.errors import UserError
+from ila_core.keys import parsed_json, read_object
 
 _NARROW = ("F8", "F4", "F6", "E8")
 """How the names of safetensors' 8-bit and narrower floating types begin."""
@@ -41,10 +41,9 @@ def _refusal(name: str, folder: Path, found: str) -> UserError:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        return read_object(path)
+    except (OSError, UserError):
         return {}  # loading says what is wrong with it
-    return found if isinstance(found, dict) else {}
 
 
 def _header(file: Path) -> dict[str, Any]:
@@ -54,7 +53,9 @@ def _header(file: Path) -> dict[str, Any]:
         if not 0 < length <= file.stat().st_size:
             return {}  # loading says that it is damaged
         try:
-            found = json.loads(opened.read(length))
-        except ValueError:
+            found = parsed_json(opened.read(length), file)
+        except UserError:
             return {}
-    return {k: v for k, v in found.items() if isinstance(v, dict)}
+    return (
+        {k: v for k, v in found.items() if isinstance(v, dict)} if isinstance(found, dict) else {}
+    )

@@ -24,7 +24,9 @@ def headline(data: ReportData) -> list[str]:
 
 
 def caveats(ranking: Ranking, keep: float) -> Iterator[str]:
-    """Yield the caveats of a ranking: whether stage 1 was stable, and how sure the cut is."""
+    """Yield the caveats of a ranking: what no layer holds, stage 1, and how sure the cut is."""
+    if ranking.coverage and (said := ranking.coverage.said):
+        yield f"{said[0].upper()}{said[1:]}."
     if names := ranking.unstable:
         yield f"Stage 1 was not stable when it ended on {_list(names)}: scores may still move."
     unsure = {d: unsure_layers(ranking, d, keep) for d in ranking.datasets}

@@ -15,7 +15,7 @@ from ila_core.errors import unknown_name
 from ila_core.models.layers import Layer
 from ila_core.search.mask_area import AreaBetween, Control, area_between
 from ila_core.search.masked_loss import MaskedLoss
-from ila_core.search.ranking import kept_count, order
+from ila_core.search.ranking import exact, kept_count, order
 
 FRACTIONS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.65, 0.8, 1.0)
 """Dense where selections are made: a quarter of the layers is what the paper freezes."""
@@ -196,7 +196,7 @@ def closed_sets(
     """
     n = len(layers)
     if by == "count":
-        return [tuple(names[: n - kept_count(1 - f, n)]) for f in fractions]
+        return [tuple(names[: n - kept_count(1 - exact(f), n)]) for f in fractions]
     weights = {layer.name: layer.weights for layer in layers}
     total = sum(weights.values())
     sets = []
@@ -215,7 +215,7 @@ def _distinct(fractions: Sequence[float], n_layers: int, by: By) -> list[float]:
     """Leave out fractions that a small model rounds to a count it already has."""
     if by == "share":
         return list(fractions)
-    return list({kept_count(1 - f, n_layers): f for f in reversed(fractions)}.values())[::-1]
+    return list({kept_count(1 - exact(f), n_layers): f for f in reversed(fractions)}.values())[::-1]
 
 
 def _evaluated(

@@ -5,7 +5,9 @@ Every selection, export and publication derives from this one document and from 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Final, Literal
@@ -16,7 +18,7 @@ from ila_core.config import Frozen
 from ila_core.config.base import Name
 from ila_core.errors import CheckError, UserError
 from ila_core.keys import digest_of
-from ila_core.models.layers import Layer, fingerprint
+from ila_core.models.layers import UNCOVERED, Layer, fingerprint
 
 SCHEMA: Final = 2
 """Raised when a document would be read otherwise than it was meant."""
@@ -29,6 +31,35 @@ MOST_BYTES = 16 * 2**20
 class LayerScores(Layer):
     scores: dict[str, dict[str, float]]
     """`scores[dataset][search seed]`; larger is more important."""
+
+
+class Coverage(Frozen):
+    """What of the base model the layers are (`ila_core.models.layers.Examined`)."""
+
+    share: float
+    """Of the language model's matrix weights."""
+    outside: str
+    """The largest parameters in no layer, as text."""
+
+    @property
+    def said(self) -> str | None:
+        """What lies outside, in a sentence; `None` where that is little."""
+        if 1 - self.share <= UNCOVERED:
+            return None
+        return (
+            f"the layers hold {self.share:.1%} of the model's matrix weights; neither ranked nor "
+            f"trained by a selection are {self.outside}"
+        )
+
+
+class Rendering(Frozen):
+    """How the search wrote conversations as rows."""
+
+    template: str | None
+    """The chat template; `None`: the tokenizer's own."""
+    template_variables: dict[str, str | bool | int]
+    max_length: int | None
+    """Tokens at which rows were cut; `None`: the scores come from the weights alone."""
 
 
 class Ranking(Frozen):
@@ -58,6 +89,9 @@ class Ranking(Frozen):
     layers: tuple[LayerScores, ...]
     versions: dict[str, str]
     """Libraries it was computed with."""
+    coverage: Coverage | None = None
+    rendering: Rendering | None = None
+    """Both `None` in a ranking that was made before they were recorded."""
 
     @model_validator(mode="after")
     def _every_layer_has_every_score(self) -> Ranking:
@@ -97,7 +131,9 @@ class Ranking(Frozen):
     @property
     def digest(self) -> str:
         """The digest of the content, however the file is laid out."""
-        return digest_of(self)
+        # A ranking without them keeps the digest that it was published with.
+        later = {name for name in ("coverage", "rendering") if getattr(self, name) is None}
+        return digest_of(self.model_dump(exclude=later))
 
     def check(self) -> None:
         """Refuse a document whose layers are not those that its fingerprint stands for.
@@ -145,14 +181,21 @@ def order(scores: Mapping[str, float], layers: Sequence[Layer]) -> list[str]:
     return sorted((layer.name for layer in layers), key=lambda name: -scores[name])
 
 
-def kept_count(fraction: float, n_layers: int) -> int:
-    """Return the number of layers kept, floor(f*N + 0.5); K = N - kept is the number frozen."""
-    return int(fraction * n_layers + 0.5)
+def exact(fraction: float | Fraction) -> Fraction:
+    """The number that was written: 7/10 for 0.7, which as a float is a little less."""
+    return Fraction(str(fraction))
 
 
-def least(scores: Mapping[str, float], layers: Sequence[Layer], fraction: float) -> frozenset[str]:
+def kept_count(fraction: float | Fraction, n_layers: int) -> int:
+    """Return the number of layers kept, floor(f*N + 1/2); K = N - kept is the number frozen."""
+    return math.floor(exact(fraction) * n_layers + Fraction(1, 2))
+
+
+def least(
+    scores: Mapping[str, float], layers: Sequence[Layer], fraction: float | Fraction
+) -> frozenset[str]:
     """Return the names of the K = N - kept(1 - fraction) layers with the lowest scores."""
-    return frozenset(order(scores, layers)[kept_count(1 - fraction, len(layers)) :])
+    return frozenset(order(scores, layers)[kept_count(1 - exact(fraction), len(layers)) :])
 
 
 def digest_read(ranking: Ranking, datasets: Sequence[str]) -> str:

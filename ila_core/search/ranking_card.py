@@ -87,7 +87,9 @@ def _limits(ranking: Ranking, found: tuple[Agreement, ...], *, adopted: bool) ->
     at_chance = [f"{x.a} and {x.b}" for x in pairs if not x.above_chance]
     of_type = [f"{x.a} and {x.b}" for x in pairs if x.above_chance and not x.above_type_chance]
     sizes = [f"{x.jaccard:.2f} on {x.a}" for x in found if x.kind == "size"]
+    uncovered = ranking.coverage.said if ranking.coverage else None
     said = {
+        f"Of the whole, {uncovered}": uncovered,
         "Adopted: it was made elsewhere, and nothing here proves how": adopted,
         f"Stage 1 was not stable when it ended on {listed(unstable)}: scores may still move": (
             unstable

@@ -16,7 +16,7 @@ from ila_core.errors import UserError
 from ila_core.models.layers import Layer
 from ila_core.provenance import seeded
 from ila_core.search.agreement import jaccard_of_kept
-from ila_core.search.ranking import kept_count, least
+from ila_core.search.ranking import exact, kept_count, least
 from ila_core.search.scorers import SCORERS
 from ila_core.search.scoring import Material
 
@@ -108,7 +108,7 @@ class RankingStop(TrainerCallback):  # type: ignore[misc]
             return None
         n = len(self._layers)
         a, b = (
-            least(column, self._layers, 1 - self._settings.keep)
+            least(column, self._layers, 1 - exact(self._settings.keep))
             for column in (self.probes[-1].scores, scores)
         )
         frozen = n - kept_count(self._settings.keep, n)

@@ -15,7 +15,7 @@ from ila_core.errors import UserError, unknown_name
 from ila_core.models.layers import Layer
 from ila_core.search.ranking import Ranking, kept_count
 from ila_core.selection.policies import POLICIES, Fractions, Request
-from ila_core.selection.selection import Selection
+from ila_core.selection.selection import UNCOVERED, Details, Selection
 from ila_core.train.forecast import Forecast
 
 
@@ -60,7 +60,7 @@ def select(
         ),
         lora_ranks=ranks,
         rates={x.name: choice.rates[x.name] for x in train} if choice.rates else None,
-        details=choice.details,
+        details={**choice.details, **_uncovered(ranking)},
     )
 
 
@@ -170,3 +170,8 @@ def budget_table(
             }
         )
     return rows
+
+
+def _uncovered(ranking: Ranking) -> Details:
+    said = ranking.coverage.said if ranking.coverage else None
+    return {UNCOVERED: said} if said else {}

@@ -3,6 +3,8 @@
 from ila_core.config import Frozen
 
 Details = dict[str, int | float | str]
+UNCOVERED = "uncovered"
+"""The detail that says what of the model no selection trains, where that is much."""
 
 
 class Selection(Frozen):

@@ -21,9 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from ila_core.errors import CheckError
+from ila_core.locks import exclusive
 
 log = logging.getLogger("ila")
 
@@ -49,20 +48,12 @@ class CheckpointFolder:
                 weights, the folder's name has to stand for.
 
         Raises:
-            CheckError: another process trains from here, or the checkpoint is another training's.
+            LockError: another process trains from here.
+            CheckError: the checkpoint is another training's.
         """
         self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock = FileLock(self.path / ".lock", timeout=0)
-        try:
-            lock.acquire()
-        except Timeout as error:
-            raise CheckError(
-                f"another process trains from the checkpoints in {self.path}; wait for it or end it"
-            ) from error
-        try:
+        with exclusive(self.path / ".lock", "checkpoints of one training", seconds=0):
             yield self._newest(identity)
-        finally:
-            lock.release()
 
     def found(self) -> list[Path]:
         """List the checkpoints, complete or not, oldest first."""

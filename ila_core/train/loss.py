@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from ila_core.data.batches import IGNORED
+from ila_core.data.loss_mask import IGNORED
 from ila_core.errors import CheckError
 from ila_core.models.layers import language_model
 from ila_core.models.packing import alone, leak

@@ -9,8 +9,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from ila_core.locks import is_lock_error, locked_database
 from tasks.cache.step_run import StepRun
 
+_BUSY_SECONDS = 5.0
+"""How long another process may write before its lock counts as one that never ends."""
 _VALID = ("tags", "ila.state", ("valid",))
 
 
@@ -19,6 +22,7 @@ class SqliteLookup:
 
     Raises:
         ConnectionError: the file is no SQLite database.
+        LockError: it cannot be locked.
     """
 
     def __init__(self, path: Path, experiment: str) -> None:
@@ -68,13 +72,19 @@ class SqliteLookup:
         joined = [part for row in of_rows[:-1] for part in row]
         values = [*joined, self._experiment, *of_rows[-1], status]
         try:
-            with closing(sqlite3.connect(f"{self._path.as_uri()}?mode=ro", uri=True)) as connection:
+            with closing(self._connect()) as connection:
                 return _read(connection, query, values) if _has_schema(connection) else []
         except sqlite3.DatabaseError as error:
+            if is_lock_error(error):
+                raise locked_database(self._path, error) from error
             raise ConnectionError(
                 f"{self._path} cannot be read as MLflow's database ({error}): correct "
                 "MLFLOW_TRACKING_URI or ILA_HOME, or move the file away, and a new one is made"
             ) from error
+
+    def _connect(self) -> sqlite3.Connection:
+        uri = f"{self._path.as_uri()}?mode=ro"
+        return sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS)
 
 
 def _is_one(table: str, values: Sequence[str]) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import gc
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ila_core.config import ModelConfig, RuntimeConfig
-from ila_core.errors import CheckError
+from ila_core.errors import CheckError, UserError
 from ila_core.models.layers import Layer, fingerprint
 from ila_core.models.loading import load_base, resolve_device
 from ila_core.resolve import Lock, Unknown
@@ -44,8 +45,10 @@ class Base:
 
     @property
     def address(self) -> str:
-        """Base model name in an adapter's configuration: the hub id, or the name if it is local."""
-        return self.config.name if self.config.local else self.config.source
+        """What an adapter's configuration calls the base: its hub id, or its folder."""
+        if self.config.local:
+            return str(Path(self.config.source).expanduser().absolute())
+        return self.config.source
 
     def identify(self, *model_fields: str, **identity: object) -> dict[str, object] | Unknown:
         """Return a step's identity: the model's files, these of its settings, and `identity`.
@@ -59,6 +62,19 @@ class Base:
         if "lm_head" in settings and self.config.exclude:
             settings["exclude"] = self.config.exclude
         return {"model": {"files": self.files, **settings}, **identity}
+
+    def check_rank(self, field: str, r: int) -> None:
+        """Refuse a rank of adapters that no layer can have.
+
+        Raises:
+            UserError: it is larger than each layer's smaller side.
+        """
+        most = max(min(layer.shape) for layer in self.layers)
+        if r > most:
+            raise UserError(
+                f"{field}: given {r:,}; no layer of model {self.config.name} has a rank above "
+                f"{most:,}. Allowed is 1 to {most:,}"
+            )
 
     def load(self, runtime: RuntimeConfig, *, four_bit: bool = False) -> PreTrainedModel:
         """Load the model to its device, from the files that identify it.

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
-
 from ila_core.errors import first_line
+from ila_core.locks import check_locks, exclusive, locked_database
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -59,20 +59,30 @@ def translate_mlflow_errors(uri: str) -> Iterator[None]:
     Raises:
         ConnectionError: when MLflow cannot be reached, or answers with an error.
         PermissionError: when it refuses this account, or the account lacks a permission.
+        LockError: when its SQLite file cannot be locked.
     """
     from mlflow.exceptions import MlflowException
     from requests import RequestException  # payloads are moved without MLflow's own errors
 
     try:
         yield
-    except (MlflowException, RequestException) as error:
+    except (MlflowException, RequestException, *_raised_by_sqlalchemy()) as error:
         said = first_line(error)
+        path = sqlite_path(uri)
+        if path is not None and "database is locked" in said:
+            raise locked_database(path, error) from error
         if refusal := _refusal(said):
             raise PermissionError(f"MLflow at {shown(uri)} {refusal}") from error
         raise ConnectionError(
             f"MLflow at {shown(uri)} cannot be used: {said[:300]}\n"
             "Start it, or correct MLFLOW_TRACKING_URI; unset, ILA keeps its own store in ILA_HOME."
         ) from error
+
+
+def _raised_by_sqlalchemy() -> tuple[type[Exception], ...]:
+    """SQLAlchemy's errors, which MLflow passes on while it makes its tables."""
+    loaded = sys.modules.get("sqlalchemy.exc")
+    return (loaded.SQLAlchemyError,) if loaded else ()
 
 
 def _refusal(said: str) -> str | None:
@@ -110,7 +120,8 @@ def _alone(uri: str) -> Iterator[None]:
         yield
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock"):
+    with exclusive(Path(f"{path}.lock"), "making MLflow's tables"):
+        check_locks(path.parent)
         yield
 
 

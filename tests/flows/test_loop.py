@@ -72,6 +72,12 @@ def test_several_failures_are_told_together(small):
     )
 
 
+def test_several_failures_of_wrong_input_are_wrong_input(small):
+    small.failing |= {"left": UserError("too few rows"), "alone": UserError("empty")}
+    with pytest.raises(UserError, match="2 steps failed:\n- left: too few rows\n- alone: empty"):
+        small.run()
+
+
 def test_a_bug_of_ours_goes_up_as_it_is(small):
     small.failing["right"] = KeyError("x")
     with pytest.raises(KeyError):

@@ -15,6 +15,7 @@ from ila_core.config import DatasetConfig
 from ila_core.data import Dataset
 from ila_core.data.sources import hub_revision
 from ila_core.errors import UserError
+from ila_core.resolve import Lock, Unknown
 
 LIMA = b'{"conversations": ["Hi", "Hello!"]}\n'
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -134,3 +135,48 @@ def test_an_error_of_this_machine_is_not_blamed_on_the_hub(
     monkeypatch.setattr("huggingface_hub.snapshot_download", full)
     with pytest.raises(OSError, match="No space left"):
         hub.fetch("acme/good", ["*"], None, kind="model")
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A hub's cache with one commit of `acme/data` and of LIMA, and no network."""
+    from huggingface_hub import constants
+
+    for repo, file in (("acme--data", "rows.jsonl"), ("GAIR--lima", "train.jsonl")):
+        folder = tmp_path / "hub" / f"datasets--{repo}"
+        for part, content in {
+            f"snapshots/{COMMIT}/{file}": LIMA,
+            "refs/main": COMMIT.encode(),
+        }.items():
+            (folder / part).parent.mkdir(parents=True)
+            (folder / part).write_bytes(content)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    return tmp_path
+
+
+@pytest.mark.parametrize("source", ["lima", "acme/data"])
+@pytest.mark.parametrize("online", [True, False], ids=["run", "plan"])
+def test_offline_the_cached_commit_is_taken_and_said(
+    source: str, online: bool, offline: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lock = Lock(offline / "home", online=online)
+    config = DatasetConfig(source=source)
+    found = lock.dataset(config)
+    assert lock.dataset_revision(config) == COMMIT
+    assert found == Dataset(config, COMMIT).read().digest()
+    assert f"is taken at commit {COMMIT}, which is in its cache" in caplog.text
+
+
+def test_offline_what_no_cache_has_is_unknown_to_a_plan_and_refused_by_a_run(offline: Path) -> None:
+    config = DatasetConfig(source="acme/other")
+    assert isinstance(Lock(offline / "plan", online=False).dataset(config), Unknown)
+    with pytest.raises(UserError, match="could not be had from the hub"):
+        Lock(offline / "run", online=True).dataset(config)
+
+
+@pytest.mark.parametrize("content", ["{oops", "[1]", "[" * 100_000, '{"a": ' + "9" * 5_000 + "}"])
+def test_a_damaged_file_of_what_names_resolve_to_is_named(content: str, tmp_path: Path) -> None:
+    (tmp_path / "lock.json").write_text(content)
+    with pytest.raises(UserError, match=r"lock\.json: .*; delete it, it is made anew"):
+        Lock(tmp_path, online=False).rows("key")

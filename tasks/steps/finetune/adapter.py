@@ -1,12 +1,12 @@
 """Copy an adapter that was trained elsewhere into the cache, under a hash of its content."""
 
-import json
 import shutil
 from pathlib import Path
 
 from ila_core.config import AdapterSettings
 from ila_core.errors import UserError, listed, unknown_name
 from ila_core.export.trained_adapter import CONFIG, WEIGHTS, read_adapter
+from ila_core.keys import read_object
 from tasks.cache.step import Context, Step
 from tasks.steps.base import Base
 
@@ -51,11 +51,8 @@ def adopt(base: Base, name: str, adapter: AdapterSettings) -> Step:
 
 def _read(config: Path) -> tuple[str | None, str | None]:
     """Return PEFT's type of the adapter, and the base model that its configuration names."""
-    try:
-        found = json.loads(config.read_bytes())
-        return found.get("peft_type"), found.get("base_model_name_or_path")
-    except (ValueError, AttributeError) as error:
-        raise UserError(f"{config} cannot be read ({error})") from error
+    found = read_object(config)
+    return found.get("peft_type"), found.get("base_model_name_or_path")
 
 
 def _names(base: Base) -> set[str]:

@@ -1,11 +1,14 @@
 """Fine-tune the selected layers with all others frozen, and check that they stayed frozen."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 from ila_core.config import FinetuneConfig, MethodSettings
 from ila_core.data.batches import planned_steps
 from ila_core.data.prepared import Prepared
+from ila_core.export.trained_adapter import CONFIG
+from ila_core.models.loading import load_tokenizer, save_tokenizer
 from ila_core.train.experts import check_experts
 from ila_core.train.methods import METHODS
 from tasks.cache.payloads import write_result
@@ -18,6 +21,8 @@ def finetune(base: Base, selection: Step, data: Step, settings: FinetuneConfig, 
     """Describe the fine-tuning of one arm with one seed."""
     arm = selection.given["arm"]
     method, how = settings.method_of(arm), settings.settings_of(arm)
+    for field in ("r", "initial_r"):
+        base.check_rank(f"finetune.{method}.{field}", getattr(how, field, 1))
     check_experts(base.layers, method, how, f"finetune.{method}")
     if how.steps is not None:  # else only the prepared data tell
         METHODS[method].check(how, how.steps)
@@ -74,4 +79,18 @@ def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) ->
         base_name=base.address,
         runtime=replace(context.training(step.label), count_allocations=True),
     )
+    if (out / "adapter").is_dir():
+        _complete(out / "adapter", base)
     write_result(out / "finetune.json", result, context)
+
+
+def _complete(adapter: Path, base: Base) -> None:
+    """Name the base's commit in a trained adapter, and lay tokenizer and chat template beside it.
+
+    PEFT reads the commit too, and from the folder alone the model can be asked as it was trained.
+    """
+    config = json.loads((adapter / CONFIG).read_bytes())
+    config["revision"] = base.pinned.revision
+    (adapter / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
+    told = base.config.template, base.config.template_variables
+    save_tokenizer(load_tokenizer(base.pinned), *told, adapter)

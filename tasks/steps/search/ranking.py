@@ -7,7 +7,7 @@ from ila_core.config import SearchConfig
 from ila_core.models.layers import fingerprint
 from ila_core.provenance import provenance
 from ila_core.search.certainty import unsure_layers
-from ila_core.search.ranking import LayerScores, Ranking
+from ila_core.search.ranking import Coverage, LayerScores, Ranking, Rendering
 from tasks.cache.payloads import read_json
 from tasks.cache.step import Context, Step, in_order
 from tasks.steps.base import Base
@@ -44,6 +44,7 @@ def gather(step: Step, inputs: dict[str, Path]) -> Ranking:
     stable: dict[str, dict[str, bool | None]] = {}
     digests: dict[str, str] = {}
     settings: dict[str, object] = {}
+    max_length: int | None = None
     for name, upstream in step.inputs.items():
         dataset, _, seed = name.rpartition("/")
         if not dataset:
@@ -55,7 +56,9 @@ def gather(step: Step, inputs: dict[str, Path]) -> Ranking:
         behind = {x.name: x for x in in_order(upstream)}
         if prepared := behind.pop("prepare", None):
             digests[dataset] = str(prepared.key)
+            max_length = prepared.given["data"].max_length
         settings[dataset] = {kind: x.fields for kind, x in behind.items()}
+    examined = base.lock.examined(base.config)
     ranking = Ranking(
         base_model=base.config.name,
         model=base.files,
@@ -78,6 +81,12 @@ def gather(step: Step, inputs: dict[str, Path]) -> Ranking:
         ),
         versions=provenance()["libraries"],
         unsure={},
+        coverage=Coverage(share=examined.share, outside=examined.outside),
+        rendering=Rendering(
+            template=base.config.template,
+            template_variables=base.config.template_variables,
+            max_length=max_length,
+        ),
     )
     unsure = {d: unsure_layers(ranking, d, search.keep) for d in ranking.datasets}
     return ranking.model_copy(update={"unsure": unsure})

@@ -27,6 +27,7 @@ def stage1(
 ) -> Step:
     """Describe stage 1 of one dataset and search seed."""
     settings = search.stage1
+    base.check_rank("search.stage1.lora.r", settings.lora.r)
     check_experts(base.layers, "lora", settings.lora, "search.stage1.lora")
     identity: dict[str, object] = {"settings": settings, "schedule": schedule, "seed": seed}
     if settings.ranking_stop is not None:

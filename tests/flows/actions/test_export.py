@@ -143,6 +143,47 @@ def test_a_declared_relation_is_written_beside_what_was_exported(exported):
     assert "org/chat is declared instruct of that" in (out / "README.txt").read_text()
 
 
+def test_what_was_exported_and_what_was_trained_name_the_base_and_carry_its_tokenizer(
+    finished, exported
+):
+    from transformers import AutoTokenizer
+
+    adapters = [p.parent / "adapter" for p in finished.home.rglob("finetune.json")]
+    assert adapters
+    template = AutoTokenizer.from_pretrained(BASE).chat_template
+    for folder in (exported("peft"), *adapters):
+        config = json.loads((folder / "adapter_config.json").read_text())
+        assert config["base_model_name_or_path"] == str(BASE) and config["revision"] is None
+        assert AutoTokenizer.from_pretrained(folder).chat_template == template
+
+
+def test_a_ranking_of_a_folder_that_no_run_here_has_seen_needs_that_folder(
+    finished, ranking, tmp_path
+):
+    ila = finished.copied(tmp_path / "home")
+    (ila.home / "lock.json").unlink()
+    (tmp_path / "their.json").write_text(ila("rankings", "show", ranking, "--json"))
+    asked = ["export", str(tmp_path / "their.json"), "--to", "peft", "--source", "terse"]
+    error = ila(*asked, "--out", str(tmp_path / "out"), expect=2)
+    assert "was made on a local folder, demo, and no run on this machine has seen that" in error
+    ila(*asked, "--out", str(tmp_path / "out"), "--base", str(BASE))
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(BASE)
+    assert "is declared" not in (tmp_path / "out" / "README.txt").read_text()
+
+
+def test_what_the_layers_do_not_hold_is_said_of_what_was_exported(finished, ranking, tmp_path):
+    document = json.loads(finished("rankings", "show", ranking, "--json"))
+    document["coverage"] = {"share": 0.31, "outside": "experts.up (12,288)"}
+    (tmp_path / "mixture.json").write_text(json.dumps(document))
+    file, out = str(tmp_path / "mixture.json"), str(tmp_path / "out")
+    finished("export", file, "--to", "csv", "--source", "terse", "--out", out)
+    said = "the layers hold 31.0% of the model's matrix weights; neither ranked nor trained"
+    assert said in (tmp_path / "out" / "README.txt").read_text()
+    asked = ["--ranking", file, "--policy", "ila", "--source", "terse"]
+    assert said in finished("verify", out, *asked)
+
+
 def test_an_approximation_is_said(finished, exported):
     out = exported("unsloth", "--approximate")
     assert "layers train that should be frozen" in (out / "README.txt").read_text()
@@ -233,10 +274,10 @@ def test_the_trl_script_trains_the_head_and_its_adapter_verifies(
     command = [sys.executable, "train.py", "--data", str(data), "--out", str(trained)]
     offline = os.environ | {"HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
-        [*command, "--model", str(BASE)],
-        cwd=out, env=offline, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        command, cwd=out, env=offline, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
+    assert (trained / "chat_template.jinja").is_file()
     asked = ["--ranking", ranking, "--policy", "ila", "--source", "terse"]
     [contract] = finished.json("verify", str(trained), *asked)
     assert contract["holds"]

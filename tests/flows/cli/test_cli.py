@@ -30,6 +30,13 @@ COMMANDS = [
     for line in block.splitlines()
     if re.match(r"(\.venv/bin/)?ila ", line)
 ]
+
+
+def stated(field):
+    """A plan whose profile states an architecture with this field."""
+    return ["plan", "smoke", "--set", f"model.architecture={{model_type: llama, {field}}}"]
+
+
 SCORERS = ", ".join(sorted(SCORER_NAMES))
 NEEDS_DATA = "stories3m-real"
 # Run by files of their own.
@@ -104,6 +111,13 @@ def test_readme_commands_run_on_smoke(finished, command, tmp_path, request):
         (["control", "smoke", "--set", "search.scorer=ilo"], "unknown scorer 'ilo'"),
         (["reproduce", "dem"], "unknown profile 'dem': did you mean 'demo'"),
         (["plan", "smoke", "--set", "finetune.lora.lr=.inf"], "finite number"),
+        (["plan", "smoke", "--set", "search.stage1.lora.r=100000"], "has a rank above "),
+        (["plan", "smoke", "--set", "finetune.lora.r=1000"], "finetune.lora.r: given 1,000"),
+        (stated("rope_theta: ten"), "of its architecture"),
+        (stated("num_attention_heads: 0"), "architecture: "),
+        (stated("hidden_act: relu9"), "KeyError: 'relu9'"),
+        (["plan", "smoke", "--set", "model.architecture.model_type=[a]"], "given ['a'], which"),
+        (stated("dtype: nope"), "architecture: "),
         (["plan", "smoke", "--set", "search.seeds=[1, 1]"], "1 given more than once"),
         (["plan", "smoke", "--set", "finetune.arms.1.name=base"], "the untrained model"),
         (["report", "smoke"], "no run of profile 'smoke' has finished yet"),

@@ -97,11 +97,34 @@ def test_overrides_reach_nested_fields_and_list_items():
         ("data.gate_fraction=0", "hold rows back"),
         ("finetune.arms.3.like=random", "'random' is not one of"),
         ("model=demmo", "unknown model 'demmo': did you mean 'demo'"),
+        ("finetune.lora.steps=true", r"finetune\.lora\.steps: given True; allowed is a number"),
+        ("search.seeds=[0, yes]", r"search\.seeds: given \[0, True\]; allowed is a number"),
+        ("search.seeds=[4294967296]", r"search\.seeds\.0: .*less than 4294967296"),
+        ("finetune.arms.0.seed=-1", r"finetune\.arms\.0\.seed: .*greater than or equal to 0"),
+        ("finetune.optimizer.beta1=2", r"finetune\.optimizer\.beta1: .*less than 1"),
+        ("finetune.method=Lora", r"finetune\.method: 'Lora' is not one of"),
+        ("finetune.other_datasets=[limo]", r"finetune\.other_datasets\.0: 'limo' is not one of"),
+        ("name=a b", r"name: allowed are letters, digits, .* \(given 'a b'\)"),
+        ("model.revision=12", r"model\.revision: this must be a text: put it in quotes"),
+        ("model.architecture.rope_theta=.nan", "given nan; allowed is a finite number"),
+        ("finetune.lora.steps=" + "9" * 5_000, "override 'finetune.*: not readable as YAML"),
+        ("finetune.lora.steps=0x" + "f" * 99, "a whole number beyond 64 bits"),
+        ("search.seeds=" + "[" * 9_000, "nested too deeply"),
+        ("search={a: 1, a: 2}", "line 1: 'a' is given in line 1 already"),
+        ('description="\\ud800"', "no text that a file or a tokenizer can hold"),
+        ('datasets.0.source="a\\0b"', "no text that a file or a tokenizer can hold"),
     ],
 )
 def test_bad_overrides_are_named(override, message):
     with pytest.raises(UserError, match=message):
         load_profile("smoke", [override])
+
+
+def test_what_only_looks_like_a_number_or_a_date_stays_a_text():
+    for given in ("2024-01-01", "0123456", "1:30", "1e5"):
+        assert load_profile("smoke", [f"model.revision={given}"]).model.revision == given
+    for given in ("12_8", "0x80", "128", "+128"):
+        assert load_profile("smoke", [f"data.max_length={given}"]).data.max_length == 128
 
 
 def test_unknown_profile_suggests():
@@ -120,7 +143,29 @@ def test_a_profile_may_be_a_file_and_its_model_too(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("a: [", "not readable as YAML"), ("- 1", "is a list"), ("model: demo", "required, and not")],
+    [
+        ("a: [", "not readable as YAML: line 1"),
+        ("- 1", "is a list"),
+        ("model: demo", "required, and not"),
+        ("name: a\nmodel: demo\nname: b\n", "line 3: 'name' is given in line 1 already"),
+        ("a:\n  - {b: 1}\n  - c: 1\n    c: 2\n", "line 4: 'c' is given in line 3 already"),
+        ("a: " + "[" * 5_000 + "]" * 5_000, "nested too deeply"),
+        ("a: &a [*a]", "nested too deeply, or within itself by an alias"),
+        (
+            "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n"
+            + "".join(
+                f"a{i + 1}: &a{i + 1} [" + ", ".join([f"*a{i}"] * 10) + "]\n" for i in range(30)
+            ),
+            "more than 100,000 values",
+        ),
+        ("a: 2024-13-45\nb: !!timestamp 2024-13-45", "line 2: could not determine a constructor"),
+        ("a: !!set {b}", "could not determine a constructor"),
+        ("a: !!python/object/apply:os.getcwd []", "could not determine a constructor"),
+        ("1: a", "the key 1 is no text; put it in quotes"),
+        ("a:\n  - {b: .inf}", r"a\.0\.b: given inf; allowed is a finite number"),
+        ("a: " + "9" * 5_000, "not readable as YAML: .*digits"),
+        ("\x00", "not readable as YAML"),
+    ],
 )
 def test_malformed_files_are_named(tmp_path, text, message):
     path = tmp_path / "bad.yaml"

@@ -6,27 +6,17 @@ The 72 templates that TRL ships stand for what people have.
 from __future__ import annotations
 
 import re
-from functools import cache
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import trl
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoTokenizer
 
-from ila_core.data.chat_template import Renderer
 from ila_core.data.conversation import Conversation, Message
 from ila_core.data.loss_mask import labels
 from ila_core.data.template import Rendered
 from ila_core.errors import UserError
-from tests.conftest import ROOT
-
-SHIPPED = {path.stem: path.read_text() for path in Path(trl.__file__).parent.rglob("*.jinja")}
-_LITERAL = r"<[a-z_]+[|]>|<[|][a-z_]+>|<[|\uff5c][^<>]{1,40}[|\uff5c]>|</?[a-z_]+>|\[/?[A-Z_]+\]"
-_TEXT = {f"<{'/' * close}{name}>" for name in ("think", "tools", "tool_call") for close in (0, 1)}
+from tests.helpers.templates import SHIPPED, renderer_of, tokenizer_of
 
 REFUSED = {
     **dict.fromkeys(
@@ -52,22 +42,6 @@ REWRITING = ("phi3", "phi3_training", "phi3_5", "phi3_5_training", "qwen3", "qwe
              "qwen3_5_nothink", "qwen3_6")  # fmt: skip
 """Those that write earlier turns anew."""
 SOUND = sorted(SHIPPED.keys() - REFUSED.keys())
-
-
-@cache
-def tokenizer_of(template: str) -> Any:
-    """The demo's, with the special tokens that a template writes out."""
-    tokenizer = AutoTokenizer.from_pretrained(ROOT / "ila_core" / "demo" / "base")
-    tokenizer.bos_token = "<s>"
-    literals = sorted(set(re.findall(_LITERAL, template)) - _TEXT)
-    tokenizer.add_special_tokens({"additional_special_tokens": literals})
-    return tokenizer
-
-
-@cache
-def renderer_of(name: str, **variables: Any) -> Renderer:
-    template = SHIPPED.get(name, name)
-    return Renderer(tokenizer_of(template), template, variables)
 
 
 def talk(*texts: str) -> Conversation:

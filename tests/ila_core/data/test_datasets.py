@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import zstandard
 
 from ila_core import hub
 from ila_core.config import DatasetConfig
@@ -103,6 +104,52 @@ def test_an_incomplete_download_is_refused(tmp_path: Path, monkeypatch: pytest.M
         dataset("no_robots").read()
 
 
+_LINES = b"".join(b'{"prompt": "%d", "response": "a"}\n' % (i * i) for i in range(9_999))
+
+
+def _with_a_hole(content: bytes) -> bytes:
+    return content[:100] + bytes(50) + content[150:]
+
+
+def test_frames_of_zstandard_are_read_one_after_another(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl.zst"
+    path.write_bytes(zstandard.compress(_LINES) + zstandard.compress(_LINES))
+    assert dataset(path).read().given == 2 * 9_999
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[]", "3", "[" * 100_000, "{}", '{"_data_files": 3}', '{"_data_files": [3]}',
+     '{"_data_files": []}', '{"_data_files": [{"filename": 3}]}'],
+)  # fmt: skip
+def test_a_damaged_folder_of_save_to_disk_is_named(content: str, tmp_path: Path) -> None:
+    import datasets
+
+    datasets.Dataset.from_list([EXCHANGE]).save_to_disk(tmp_path / "saved")
+    state = tmp_path / "saved" / "state.json"
+    state.write_text(content)
+    with pytest.raises(UserError, match=r"saved/state\.json(: | names no data files)"):
+        dataset(tmp_path / "saved").read()
+
+
+def test_a_folder_of_several_formats_is_refused_unless_it_says_which_files(tmp_path: Path) -> None:
+    folder = tmp_path / "mixed"
+    write(folder / "a.jsonl", [EXCHANGE])
+    write(folder / "b.parquet", [EXCHANGE, EXCHANGE])
+    (folder / "notes.txt").write_text("no rows")
+    with pytest.raises(UserError, match=r"holds b\.parquet and, in another format, a\.jsonl; give"):
+        dataset(folder).read()
+    assert dataset(folder / "*.jsonl").read().given == 1
+    (folder / "README.md").write_text(
+        "---\nconfigs:\n- {config_name: default, data_files: a.*}\n---\n"
+    )
+    assert dataset(folder).read().given == 1
+    for readme in ("configs: [3", "configs:\n- {config_name: a, data_files: 3}"):
+        (folder / "README.md").write_text(f"---\n{readme}\n---\n")
+        with pytest.raises(UserError, match="is not read as a dataset"):
+            dataset(folder).read()
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -118,7 +165,12 @@ def test_an_incomplete_download_is_refused(tmp_path: Path, monkeypatch: pytest.M
             "cannot be read to its end",
         ),
         ("rows.jsonl.gz", b"no gzip here", "cannot be read to its end"),
+        ("rows.jsonl.gz", _with_a_hole(gzip.compress(_LINES)), "cannot be read to its end"),
+        ("rows.csv.gz", _with_a_hole(gzip.compress(_LINES)), "not readable as CSV"),
         ("rows.jsonl.zst", b"no zstandard here", "not readable as zstandard"),
+        ("rows.jsonl.zst", zstandard.compress(_LINES)[:-9], "it was cut off"),
+        ("rows.jsonl.zst", zstandard.compress(_LINES)[:3], "it was cut off"),
+        ("rows.jsonl.zst", zstandard.compress(_LINES) + b"more", "not readable as zstandard"),
         ("rows.parquet", b"no parquet here", "not readable as parquet"),
         ("rows.csv", b'prompt,response\n"a', "not readable as CSV"),
         ("rows.csv", b"prompt,response\na,b,c\n", "row 1: 1 values more than there are columns"),

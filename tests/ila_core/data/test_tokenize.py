@@ -11,10 +11,10 @@ import pytest
 
 from ila_core.config import DataConfig, DatasetConfig
 from ila_core.data import Dataset
-from ila_core.data.batches import IGNORED
 from ila_core.data.chat_template import Renderer
 from ila_core.data.conversation import Conversation, Message
 from ila_core.data.counts import said_of
+from ila_core.data.loss_mask import IGNORED
 from ila_core.data.prepared import Prepared, Row, longest
 from ila_core.data.tokenize import prepare, split_of
 from ila_core.errors import CheckError, UserError

@@ -91,9 +91,11 @@ def test_the_shipped_text_is_what_the_generator_makes_and_pretraining_never_read
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.jsonl", '{"text": "a"}\n{"txt": 1}\n', "line 2: no JSON object with `text`"),
-        ("a.jsonl", '{"text": "a"}\n{"te', "line 2: no JSON object"),
-        ("a.jsonl", '{"text": " "}\n', "line 1: `text` is empty"),
+        ("a.jsonl", '{"text": "a"}\n{"txt": 1}\n', "row 2, field 'text': missing"),
+        ("a.jsonl", '{"text": "a"}\n{"te', "row 2: not JSON"),
+        ("a.jsonl", '{"text": " "}\n', "row 1, field 'text': empty"),
+        ("a.jsonl", '{"text": 1e999, "x": ' + "9" * 5_000 + "}", "row 1: not JSON .*digits"),
+        ("a.jsonl", "[" * 100_000, "cannot be read|nested too deeply"),
         ("a.txt", " \n\n ", "holds no text"),
     ],
 )

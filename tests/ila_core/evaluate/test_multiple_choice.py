@@ -149,10 +149,10 @@ def test_mmlu_files_that_will_not_do(folder, change, message):
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ([{**STORY, "label": 4}], "line 1: label '4'; allowed are 0 to 3"),
-        ([STORY, {**STORY, "endings": ["a"]}], "line 2: `endings` must be 4 texts"),
-        ([{"label": 1}], "line 1: neither `ctx` nor `ctx_a`"),
-        ([{**STORY, "ind": 4}, {**STORY, "ind": 4}], "line 2: ind 4 is that of line 1 too"),
+        ([{**STORY, "label": 4}], "row 1: label '4'; allowed are 0 to 3"),
+        ([STORY, {**STORY, "endings": ["a"]}], "row 2: `endings` must be 4 texts"),
+        ([{"label": 1}], "row 1: neither `ctx` nor `ctx_a`"),
+        ([{**STORY, "ind": 4}, {**STORY, "ind": 4}], "ind.: 4 is that of row 1 too"),
         ([], "is empty"),
     ],
 )
@@ -162,8 +162,11 @@ def test_hellaswag_files_that_will_not_do(tmp_path, lines, message):
     with pytest.raises(UserError, match=message):
         read_hellaswag(path)
     path.write_text(json.dumps(STORY) + "\n" + json.dumps(STORY)[:40])
-    with pytest.raises(UserError, match=r"line 2: .* is the file cut off"):
+    with pytest.raises(UserError, match="row 2: not JSON"):
         read_hellaswag(path)
+    story = {**STORY, "ctx_a": "One\u2028line."}
+    path.write_text(json.dumps(story, ensure_ascii=False) + "\n")
+    assert [row["ctx_a"] for row in read_hellaswag(path)] == [story["ctx_a"]]
     with pytest.raises(UserError, match="is no file"):
         read_hellaswag(tmp_path / "none")
 

@@ -341,12 +341,13 @@ def test_an_answer_with_other_turns_is_refused(tmp_path: Path) -> None:
 def test_a_trained_model_answers_real_questions(real_data: Path, tmp_path: Path) -> None:
     from ila_core.config import ModelConfig
     from ila_core.config.load import load_model_config
-    from ila_core.models.architecture import completed
+    from ila_core.models.architecture import completed, facts
     from ila_core.models.loading import load_base, load_tokenizer
 
     given = load_model_config("stories3m").model_dump()
     folder = str(real_data / "models" / "stories3M")
-    config = completed(ModelConfig.model_validate(given | {"source": folder}))
+    written = ModelConfig.model_validate(given | {"source": folder})
+    config = completed(written, lambda: facts(written))
     tokenizer = load_tokenizer(config)
     questions = load_questions(real_data / "fastchat" / "mt_bench" / "question.jsonl")[:2]
     found = answer_all(

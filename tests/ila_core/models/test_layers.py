@@ -245,7 +245,7 @@ def test_a_linear_module_that_gives_no_tensor_is_no_layer() -> None:
         (LLAMA | {"hidden_size": "wide"}, "'hidden_size' expected int, got str"),
         (LLAMA | {"num_attention_heads": 5}, "not a multiple of the number of attention heads"),
         (GPT2, "blocks of model_type 'gpt2' have no linear layers .* Conv1D, which keeps a weight"),
-        (T5, "a causal language model is needed"),
+        (T5, "makes no causal language model of its architecture"),
     ],
 )
 def test_an_architecture_that_cannot_be_used_says_why(

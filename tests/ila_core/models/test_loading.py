@@ -254,6 +254,22 @@ def _bad_config(folder: Path) -> None:
     (folder / "config.json").write_text("{")
 
 
+def _holding(name: str, content: str) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        (folder / name).write_text(content)
+
+    return damage
+
+
+def _with_an_index(content: str) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        _without_weights(folder)
+        (folder / "model.safetensors.index.json").write_text(content)
+        (folder / "model-00001-of-00001.safetensors").write_bytes(b"")
+
+    return damage
+
+
 def _unknown_config(folder: Path) -> None:
     fields = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(fields | {"model_type": "lllama"}))
@@ -268,6 +284,12 @@ def _unknown_config(folder: Path) -> None:
         (_with_a_tensor_more, r"has no place for: model\.layers\.1\.mlp\.up_proj\.bias; without"),
         (_bad_config, "is not a model configuration"),
         (_unknown_config, "is not a model configuration"),
+        (_holding("config.json", "[" * 100_000), "is not a model configuration"),
+        (_holding("config.json", "3"), "is not a model configuration"),
+        (_holding("config.json", '{"model_type": "llama", "quantization_config": []}'), "config"),
+        (_with_an_index("[]"), "weights cannot be read from"),
+        (_with_an_index("[" * 100_000), "weights cannot be read from"),
+        (_with_an_index('{"weight_map": {"a": 3}}'), "weights cannot be read from"),
     ],
 )
 def test_a_broken_folder_says_what_is_wrong(
@@ -284,9 +306,11 @@ def test_a_missing_folder_or_tokenizer_says_so(folder: Path, tmp_path: Path) -> 
         load_base(config_for(tmp_path / "nowhere"), "cpu")
     with pytest.raises(UserError, match=r"has no config\.json"):
         model_files(tmp_path)
-    (folder / "tokenizer.json").write_text("{")
-    with pytest.raises(UserError, match="no tokenizer can be read"):
-        load_tokenizer(config_for(folder))
+    for name in ("tokenizer_config.json", "tokenizer.json"):
+        for content in ("{", "3", "[]", "[" * 100_000):
+            (folder / name).write_text(content)
+            with pytest.raises(UserError, match="no tokenizer can be read"):
+                load_tokenizer(config_for(folder))
 
 
 def test_the_identity_of_a_folder_is_its_models_files(folder: Path) -> None:

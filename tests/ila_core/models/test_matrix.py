@@ -64,7 +64,7 @@ def config_of(model_type: str, folder: Path, **fields: Any) -> ModelConfig:
 
 
 def searched(config: ModelConfig, folder: Path) -> None:
-    """Two steps of stage 1, gates, and LoRA on the better three quarters of the layers."""
+    """From two steps of stage 1 to an adapter, exports, their verification and a report."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -72,6 +72,7 @@ def searched(config: ModelConfig, folder: Path) -> None:
     from ila_core.search.gates import learn_gates
     from ila_core.search.stage1 import learn_adapter
     from ila_core.train.selected import train_selected
+    from tests.helpers.after_search import check_exports, check_page, ranking_of, selection_of
 
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(architecture_config(config)).save_pretrained(folder)
@@ -82,12 +83,16 @@ def searched(config: ModelConfig, folder: Path) -> None:
     )
     gates = learn_gates(base, folder / "adapter", rows(), STAGE2, seed=0)
     assert set(gates.scores) == set(names) and len(first.losses) == 2
-    chosen = sorted(names, key=lambda name: -gates.scores[name])[: -(-len(names) * 3 // 4)]
+    ranking = ranking_of(examine(config), gates.scores)
+    selection = selection_of(ranking, LORA)
     result, verified, _ = train_selected(
-        base, chosen, rows(), method="lora", settings=LORA, schedule=SCHEDULE, optimizer=OPTIMIZER,
-        stability=None, seed=0, folder=folder / "tuned", base_name="tiny", runtime=None,
+        base, selection.train, rows(), method="lora", settings=LORA, schedule=SCHEDULE,
+        optimizer=OPTIMIZER, stability=None, seed=0, folder=folder / "tuned", base_name="tiny",
+        runtime=None,
     )  # fmt: skip
     assert len(result.losses) == 2 and verified.trainable_parameters > 0
+    check_exports(ranking, selection, LORA, folder / "tuned")
+    check_page(ranking, selection)
 
 
 def tried(model_type: str, folder: Path) -> str:
@@ -167,7 +172,8 @@ HEAD = """# Models
 
 Written by `python -m tests.ila_core.models.test_matrix`, and held by that test: for each
 architecture a tiny model with random weights goes through its layers, two steps of stage 1, gates,
-and LoRA on the better three quarters of its layers.
+a selection of three quarters of its layers, LoRA on these, the ranking's card and report, exports
+(PEFT, Axolotl, TRL; TRL in full too) and the verification of the adapter.
 
 *Share*: how much of the language model's matrix weights (all parameters of two or more dimensions,
 but embeddings and what `exclude:` names) the layers hold. Below 95 % the profile must say

@@ -16,6 +16,7 @@ from ila_core.report.comparison import compare_arms
 from ila_core.report.headline import headline
 from ila_core.report.page import build_page
 from ila_core.search.mask_curve import HALF, MaskCurves
+from ila_core.search.ranking import Coverage
 from tests.helpers.made_up import EVIDENCE, Outline, make_arms, make_data
 
 
@@ -111,6 +112,15 @@ def test_headline_says_when_ila_does_not_beat_random() -> None:
         ila = data.arms[1].model_copy(update={"controls": (worse,)})
         arms = (data.arms[0], ila, *data.arms[2:])
         assert said in " ".join(headline(data.model_copy(update={"arms": arms})))
+
+
+def test_the_headline_says_what_the_layers_do_not_hold() -> None:
+    data = make_data()
+    covered = Coverage(share=0.31, outside="experts.up (12,288)")
+    ranking = data.ranking.model_copy(update={"coverage": covered})
+    said = headline(data.model_copy(update={"ranking": ranking}))
+    assert any(x.startswith("The layers hold 31.0% of the model's matrix weights") for x in said)
+    assert "matrix weights" not in " ".join(headline(data))
 
 
 def test_headline_tells_random_layers_of_equal_parameters_from_as_many() -> None:

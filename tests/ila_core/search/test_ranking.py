@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,17 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from ila_core.errors import UserError
+from ila_core.keys import digest_of
 from ila_core.models.layers import Layer
-from ila_core.search.ranking import LayerScores, Ranking, kept_count, least, order
+from ila_core.search.ranking import (
+    Coverage,
+    LayerScores,
+    Ranking,
+    exact,
+    kept_count,
+    least,
+    order,
+)
 
 LAYERS = [
     Layer(name=f"model.layers.{i}.q_proj", block=i, type="q_proj", shape=(4, 4)) for i in range(4)
@@ -43,10 +53,22 @@ def make(scores: dict[str, dict[str, list[float]]]) -> Ranking:
 
 
 @pytest.mark.parametrize(
-    ("fraction", "n", "kept"), [(0.75, 225, 169), (0.75, 43, 32), (0.75, 281, 211), (1.0, 7, 7)]
-)
+    ("fraction", "n", "kept"),
+    [(0.75, 225, 169), (0.75, 43, 32), (0.75, 281, 211), (1.0, 7, 7), (0.7, 85, 60), (0.1, 225, 23),
+     (1e-5, 50_000, 1), (Fraction(3, 10), 5, 2)],
+)  # fmt: skip
 def test_kept_count_is_floor_of_a_half_more(fraction: float, n: int, kept: int) -> None:
     assert kept_count(fraction, n) == kept
+
+
+@given(st.integers(1, 999), st.integers(1, 300))
+def test_counts_are_those_of_the_decimal_that_was_written(thousandths: int, n: int) -> None:
+    fraction = thousandths / 1000
+    assert kept_count(fraction, n) == (2 * thousandths * n + 1000) // 2000
+    rest = kept_count(1 - exact(fraction), n)
+    assert rest == (2 * (1000 - thousandths) * n + 1000) // 2000
+    layers = [Layer(name=f"{i}", type="t", shape=(1, 1), block=None) for i in range(n)]
+    assert len(least({layer.name: 0.0 for layer in layers}, layers, fraction)) == n - rest
 
 
 def test_order_is_by_score_then_by_layer_order() -> None:
@@ -74,6 +96,13 @@ def test_saved_and_loaded_it_is_the_same_document(tmp_path: Path) -> None:
     ranking.save(tmp_path / "ranking.json")
     loaded = Ranking.load(tmp_path / "ranking.json")
     assert loaded == ranking
+
+
+def test_what_was_recorded_later_leaves_the_digest_of_older_rankings_alone() -> None:
+    older = make({"lima": {"0": [1, 2, 3, 4]}})
+    assert older.digest == digest_of(older.model_dump(exclude={"coverage", "rendering"}))
+    newer = older.model_copy(update={"coverage": Coverage(share=1, outside="")})
+    assert newer.digest == digest_of(newer.model_dump(exclude={"rendering"})) != older.digest
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from ila_core.config import ModelConfig
 from ila_core.errors import CheckError, UserError
 from ila_core.models.layers import fingerprint
-from ila_core.search.ranking import MOST_BYTES, Ranking
+from ila_core.search.ranking import MOST_BYTES, Coverage, Ranking
 from ila_core.search.ranking_card import make_card, markdown
 from ila_core.search.ranking_fit import fit
 from ila_core.search.ranking_reference import File, Key, Published, ResolvedRanking, parse
@@ -102,6 +102,17 @@ def test_a_card_without_its_search_claims_nothing() -> None:
     text = markdown(card)
     assert "Cost of the search: not known here" in text
     assert "made elsewhere, and nothing here proves how" in text
+
+
+def test_a_card_says_what_share_of_the_model_its_layers_hold_where_that_is_not_nearly_all() -> None:
+    def said(share: float) -> str:
+        covered = Coverage(share=share, outside="experts.up (12,288)")
+        found = ranking().model_copy(update={"coverage": covered})
+        return markdown(make_card(found, adopted=False, licences={}, controls={}, seconds=1))
+
+    assert "the layers hold 31.0% of the model's matrix weights" in said(0.31)
+    assert "experts.up (12,288)" in said(0.31)
+    assert "matrix weights" not in said(0.96)
 
 
 def test_the_largest_card_fits_into_mlflows_description() -> None:

@@ -17,6 +17,7 @@ import torch
 
 from ila_core.config import LoraSettings, Schedule, Stage1Settings, Stage2Settings
 from ila_core.errors import CheckError
+from ila_core.locks import LockError
 from ila_core.search.gates import learn_gates
 from ila_core.search.stage1 import learn_adapter
 from ila_core.train.checkpoints import CheckpointFolder
@@ -184,7 +185,10 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path):
 
 def test_two_at_once_never_share_checkpoints(tmp_path):
     folder = CheckpointFolder(tmp_path, 0.0)
-    with folder.held("a"), pytest.raises(CheckError, match="another process trains"):
+    with (
+        folder.held("a"),
+        pytest.raises(LockError, match=r"checkpoints of one training.* locked by process"),
+    ):
         some_steps(tmp_path)
 
 

@@ -63,7 +63,7 @@ def test_a_kept_model_is_not_used_with_files_that_changed(base, runtime, tmp_pat
         pass
 
 
-def test_an_adapter_names_its_base_by_hub_id_and_never_by_a_path(base):
-    assert base.address == "demo"
+def test_an_adapter_names_its_base_by_hub_id_or_by_its_folder_and_never_by_a_yaml(base):
+    assert base.address == str(Path(base.config.source).absolute()) != base.config.name
     hub = load_model_config("mistral-7b")
     assert Base(hub, {}, (), base.lock).address == hub.source == "mistralai/Mistral-7B-v0.1"

@@ -1,75 +1,75 @@
 """Train a selection with TRL's SFTTrainer: by adapter_config.json, or in full by frozen.json.
 
-The data is JSON Lines with `messages`.
+The data are files as ILA reads them; what is learned of them is what the search learned: the same
+tokens.
 
     python train.py --data conversations.jsonl --out trained
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-from pathlib import Path
 from typing import Any
 
-from datasets import load_dataset
+from datasets import Dataset
 from peft import LoraConfig
-from transformers import AutoModelForCausalLM
 from trl import SFTConfig, SFTTrainer
 
-HERE = Path(__file__).parent
+from ila_core.export.formats.scripts.common import (
+    HERE,
+    arguments,
+    expect,
+    load_model,
+    parse,
+    tokenizer_and_rows,
+    untie,
+)
 
 
 def main() -> None:
-    options = parse()
     adapter: LoraConfig | None = None
     frozen: list[str] = []
     if (HERE / "frozen.json").exists():
         given = json.loads((HERE / "frozen.json").read_bytes())
-        base, frozen = given["base"], given["frozen"]
+        base, revision, frozen = given["base"], given["revision"], given["frozen"]
     else:
         adapter = LoraConfig.from_pretrained(str(HERE))
-        base = adapter.base_model_name_or_path
-    model = AutoModelForCausalLM.from_pretrained(options.model or base)
-    expect(model, frozen if adapter is None else list(adapter.target_modules))
+        base, revision = adapter.base_model_name_or_path, adapter.revision
+    full = adapter is None
+    options = parse("Train the selection that lies beside this.", lr=2e-5 if full else 2e-4)
+    if options.model:
+        base, revision = options.model, None
+    tokenizer, rows = tokenizer_and_rows(options, base, revision)
+    model = load_model(options, base, revision, full=full)
+    names = frozen if adapter is None else sorted(adapter.target_modules)
+    expect(model, names)
+    untie(model, names)
     freeze(model, frozen)
     trainer = SFTTrainer(
         model=model,
-        args=SFTConfig(
-            output_dir=options.out,
-            learning_rate=options.lr,
-            num_train_epochs=options.epochs,
-            per_device_train_batch_size=options.batch_size,
-        ),
-        train_dataset=load_dataset("json", data_files=options.data, split="train"),
+        # The rows are cut already.
+        args=SFTConfig(**arguments(options), max_length=None),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
         peft_config=adapter,
     )
+    check_labels(trainer, rows)
     trainer.train()
     trainer.save_model(options.out)
-
-
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Train the selection that lies beside this.")
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--out", required=True)
-    parser.add_argument("--model", help="by default the base that the selection names")
-    parser.add_argument("--lr", type=float, default=2e-5)
-    parser.add_argument("--epochs", type=float, default=1)
-    parser.add_argument("--batch-size", type=int, default=8)
-    return parser.parse_args()
-
-
-def expect(model: Any, names: list[str]) -> None:
-    """Raise for a name that matches no module, which would otherwise be ignored."""
-    missing = sorted(set(names) - {name for name, _ in model.named_modules()})
-    if missing:
-        raise SystemExit(f"the base model has no layer {', '.join(missing)}")
 
 
 def freeze(model: Any, names: list[str]) -> None:
     """Freeze these layers' weights and biases, and nothing else."""
     for name in names:
         model.get_submodule(name).requires_grad_(False)
+
+
+def check_labels(trainer: SFTTrainer, rows: list[dict[str, list[int]]]) -> None:
+    """Raise where this TRL does not learn the labels that it was given."""
+    given = [row["labels"] for row in rows]
+    batch = trainer.data_collator([trainer.train_dataset[0]])["labels"][0]
+    if trainer.train_dataset["labels"][:] != given or batch.tolist() != given[0]:
+        raise SystemExit("this TRL makes labels of its own; 1.16 takes those that it is given")
 
 
 if __name__ == "__main__":
