@@ -18,10 +18,10 @@ from ila_core.config import ModelConfig, Profile
 from ila_core.config.resolved import models_in
 from ila_core.config.yaml_text import read_yaml
 from ila_core.errors import UserError, unknown_name
+from ila_core.hub import HUB_ID
 
 M = TypeVar("M", bound=BaseModel)
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _LONGEST_NAME = 80
 _VARIABLE = re.compile(r"\$\{(?P<name>[A-Z_]+)(?::-(?P<default>[^}]*))?\}")
 
@@ -114,7 +114,7 @@ def load_model_config(given: str, beside: Path | None = None) -> ModelConfig:
         )
     if given in known or given.endswith((".yaml", ".yml")):
         return load_named(ModelConfig, "model", given, beside)[0]
-    if folder.is_dir() or given.startswith((".", "/", "~")) or _HUB_ID.fullmatch(given):
+    if folder.is_dir() or given.startswith((".", "/", "~")) or HUB_ID.fullmatch(given):
         return _validate(ModelConfig, {"source": given}, Path("command line"))
     known_ones = unknown_name("model", given, known)
     raise UserError(f"{known_ones}; or give a hub id (org/name) or a folder")
