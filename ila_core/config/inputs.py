@@ -44,8 +44,8 @@ class ModelConfig(Frozen):
     """Layers that are left out: full names of modules, all below included, or regular expressions
     that match layers' full names whole. One that matches nothing is an error."""
     allow_uncovered: bool = default(False, "ours: refused")
-    """Go on where more than 5 % of the matrix weights lie outside of the layers, such as experts
-    that are no linear modules; the log then says what does."""
+    """Go on where more than 5 % of the matrix weights lie outside of the layers; the log then says
+    what does."""
     notes: str = default("", "ours: none")
     """For people."""
     related: dict[str, Relation] = default({}, "ours: none")
