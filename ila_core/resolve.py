@@ -17,9 +17,10 @@ from typing import Any
 from ila_core import hub
 from ila_core.config import DatasetConfig, ModelConfig
 from ila_core.data import Dataset
+from ila_core.data.json_files import read_object
 from ila_core.data.sources import files_of, hub_revision, is_local, repo_of
 from ila_core.errors import UserError
-from ila_core.keys import digest_of, file_digest, key_of, read_object
+from ila_core.keys import digest_of, file_digest, key_of
 from ila_core.locks import exclusive
 from ila_core.models.architecture import ModelFacts, completed, facts
 from ila_core.models.files import (

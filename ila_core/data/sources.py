@@ -15,9 +15,9 @@ from yaml import YAMLError
 
 from ila_core import hub
 from ila_core.config import DatasetConfig
+from ila_core.data.json_files import read_object
 from ila_core.data.rows import ending, readable
 from ila_core.errors import UserError, first_line, listed, unknown_name
-from ila_core.keys import read_object
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -176,6 +176,7 @@ TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 SLUG = str(ROOT / "ila_core/demo/base").replace("/", "-").replace("_", "-")
 ROWS = (
     *("__init__", "common", "errors", "conversation", "conversations", "rows", "shapes"),
+    "json_files",
     *("template", "template_probes", "chat_template", "loss_mask", "token_rows"),
 )
 EXPORTED = {
