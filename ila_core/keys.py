@@ -12,8 +12,6 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from ila_core.errors import UserError, first_line
-
 KEY_LENGTH = 12
 
 
@@ -40,34 +38,6 @@ def file_digest(path: Path) -> str:
     """SHA-256 of a file's bytes."""
     with path.open("rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
-
-
-def parsed_json(content: bytes | str, where: object) -> Any:
-    """What the JSON of somebody's file says.
-
-    Raises:
-        UserError: it is none, or more than Python reads; `where` says of what.
-    """
-    try:
-        return json.loads(content if isinstance(content, str) else content.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise UserError(f"{where}: not UTF-8 ({error.reason} at byte {error.start})") from error
-    except RecursionError as error:
-        raise UserError(f"{where}: nested too deeply to be read") from error
-    except ValueError as error:  # no JSON, or a number of more digits than Python reads
-        raise UserError(f"{where}: not JSON ({first_line(error)})") from error
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file.
-
-    Raises:
-        UserError: it holds something else.
-    """
-    found = parsed_json(path.read_bytes(), path)
-    if not isinstance(found, dict):
-        raise UserError(f"{path}: given {type(found).__name__}; allowed is a JSON object")
-    return found
 
 
 def _plain(value: Any) -> Any:

@@ -17,9 +17,10 @@ from typing import Any
 from ila_core import hub
 from ila_core.config import DatasetConfig, ModelConfig
 from ila_core.data import Dataset
+from ila_core.data.json_files import read_object
 from ila_core.data.sources import files_of, hub_revision, is_local, repo_of
 from ila_core.errors import UserError
-from ila_core.keys import digest_of, file_digest, key_of, read_object
+from ila_core.keys import digest_of, file_digest, key_of
 from ila_core.locks import exclusive
 from ila_core.models.architecture import ModelFacts, completed, facts
 from ila_core.models.files import (
@@ -35,7 +36,7 @@ from ila_core.models.quantised import refuse_quantised
 log = logging.getLogger("ila")
 
 # Raised when the same files would be read as something else: the old entries then miss.
-_DATASET, _MODEL, _LAYERS, _FILES = "dataset v3", "model v3", "layers v4", "files v3"
+_DATASET, _MODEL, _LAYERS, _FILES = "dataset v3", "model v3", "layers v5", "files v3"
 _FACTS, _ROWS = "facts v1", "rows v1"
 
 
@@ -74,7 +75,7 @@ class Lock:
         return found if isinstance(found, Unknown) else int(found["conversations"])
 
     def _content(self, config: DatasetConfig) -> dict[str, Any] | Unknown:
-        read = config.model_dump(exclude={"name", "revision", "licence", "stands_for"})
+        read = config.model_dump(exclude={"name", "revision", "licence", "stands_for", "held_out"})
 
         def of(revision: str | None) -> dict[str, Any]:
             rows = Dataset(config, revision).read()
@@ -215,6 +216,10 @@ class Lock:
     def layers(self, config: ModelConfig) -> tuple[Layer, ...]:
         """The base model's linear layers: a question to its configuration, so never unknown."""
         return self.examined(config).layers
+
+    def has_experts(self, config: ModelConfig) -> bool:
+        """Whether the model has tensors of experts, excluded or not."""
+        return self.examined(config).has_experts
 
     def share(self, config: ModelConfig) -> float:
         """How much of the language model's matrix weights the layers hold."""

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from ila_core.data.json_files import parsed_json
 from ila_core.errors import UserError, first_line
-from ila_core.keys import parsed_json
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ila_core.data.json_files import read_object
 from ila_core.errors import UserError, listed
 from ila_core.export.base import Matches
 from ila_core.export.peft_rule import adapted, rank_of
 from ila_core.export.verify import Contract, check_configuration
-from ila_core.keys import read_object
 from ila_core.models.layers import Layer, Shape
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from ila_core.data.json_files import parsed_json, read_object
 from ila_core.errors import UserError
-from ila_core.keys import parsed_json, read_object
 
 _NARROW = ("F8", "F4", "F6", "E8")
 """How the names of safetensors' 8-bit and narrower floating types begin."""

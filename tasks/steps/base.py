@@ -34,6 +34,11 @@ class Base:
         return cls(config, lock.model(config), lock.layers(config), lock)
 
     @property
+    def has_experts(self) -> bool:
+        """Whether the model has tensors of experts, excluded or not."""
+        return self.lock.has_experts(self.config)
+
+    @property
     def share(self) -> float:
         """How much of the language model's matrix weights the layers hold."""
         return self.lock.share(self.config)

@@ -18,6 +18,7 @@ from flows.cli import app
 from flows.results.profile_plan import plan_profile
 from ila_core.export.formats import EXPORTERS
 from ila_core.search.ranking import Ranking
+from tests.conftest import ROOT
 
 RANKING = "key:2d8465613509"
 """Of `smoke`, wherever it is computed."""
@@ -156,6 +157,7 @@ def commands(group, prefix=""):
 
 DOCUMENT = {
     *("schema_version", "base_model", "model", "architecture", "key", "scorer", "keep"),
+    *("coverage", "rendering"),
     *("score_keys", "stable", "unsure", "data_keys", "settings", "layers", "versions"),
 }
 
@@ -170,13 +172,23 @@ def test_fields_of_the_ranking(home):
     assert Ranking.load(stored) == Ranking.model_validate(document)
 
 
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+SLUG = str(ROOT / "ila_core/demo/base").replace("/", "-").replace("_", "-")
+ROWS = (
+    *("__init__", "common", "errors", "conversation", "conversations", "rows", "shapes"),
+    "json_files",
+    *("template", "template_probes", "chat_template", "loss_mask", "token_rows"),
+)
 EXPORTED = {
-    "peft": {"adapter_config.json"},
+    "peft": {"adapter_config.json", *TOKENIZER},
     "axolotl": {"axolotl.yaml"},
-    "spectrum": {"unfrozen_parameters.yaml", "model_snr_results/snr_results_demo.json"},
+    "spectrum": {"unfrozen_parameters.yaml", f"model_snr_results/snr_results_{SLUG}.json"},
     "llamafactory": {"llamafactory.yaml"},
     "swift": {"swift.sh"},
-    "trl": {"adapter_config.json", "train.py"},
+    "trl": {
+        *("adapter_config.json", "train.py", "rendering.json", *TOKENIZER),
+        *(f"ila_rows/{name}.py" for name in ROWS),
+    },
     "unsloth": {"unsloth.json"},
     "json": {"selection.json"},
     "csv": {"layers.csv"},

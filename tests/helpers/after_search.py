@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ila_core.config import ArmConfig, LoraMethod, LoraSettings
-from ila_core.export.base import Export
+from ila_core.export.base import Export, Training
 from ila_core.export.formats import EXPORTERS, export
 from ila_core.export.trained_adapter import read_adapter
 from ila_core.export.verify import check_configuration
@@ -45,12 +45,15 @@ def check_exports(
     ranking: Ranking, selection: Selection, lora: LoraSettings, adapter: Path
 ) -> None:
     """The selection goes out and is read back; the adapter that was trained holds it."""
-    for to, method in (("peft", "lora"), ("axolotl", "lora"), ("trl", "lora"), ("trl", "full")):
+    experts = any(layer.holds_experts for layer in ranking.layers)
+    formats: list[tuple[str, Training]] = [("peft", "lora"), ("trl", "lora"), ("trl", "full")]
+    for to, method in [*formats, *([] if experts else [("axolotl", "lora")])]:
         wanted = Export(ranking, selection, method, lora, base="acme/tiny")
         text = next(iter(export(to, wanted).files.values()))
         found = EXPORTERS[to].selected(text, ranking.layers, ())
         assert not check_configuration(to, found, ranking.layers, selection.train).breaches
-    trained = read_adapter(adapter).check("adapter", ranking.layers, selection.train)
+    names = [layer.name for layer in ranking.layers]
+    trained = read_adapter(adapter, names).check("adapter", ranking.layers, selection.train)
     assert not trained.breaches
 
 

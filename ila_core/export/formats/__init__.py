@@ -35,7 +35,7 @@ EXPORTERS: dict[str, Exporter] = {
 }
 
 
-NAMES_PARAMETERS = ("peft", "json", "csv")
+NAMES_PARAMETERS = ("peft", "trl", "json", "csv")
 """The formats that can name a parameter of a module."""
 
 

@@ -24,7 +24,7 @@ _OF_ROWS = (
     *(
         f"data/{name}.py"
         for name in (
-            *("conversation", "conversations", "rows", "shapes"),
+            *("conversation", "conversations", "json_files", "rows", "shapes"),
             *("template", "template_probes", "chat_template", "loss_mask", "token_rows"),
         )
     ),

@@ -4,9 +4,9 @@ import shutil
 from pathlib import Path
 
 from ila_core.config import AdapterSettings
+from ila_core.data.json_files import read_object
 from ila_core.errors import UserError, listed, unknown_name
 from ila_core.export.trained_adapter import CONFIG, WEIGHTS, read_adapter
-from ila_core.keys import read_object
 from tasks.cache.step import Context, Step
 from tasks.steps.base import Base
 

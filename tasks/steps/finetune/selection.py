@@ -70,7 +70,7 @@ def select(
     method, name = finetuning.settings_of(arm), finetuning.method_of(arm)
     fields = [*POLICIES[arm.policy].settings, *(["keep"] if reads_keep(arm) else [])]
     if arm.memory is not None or arm.seconds is not None:
-        refuse_forecast(base.layers)
+        refuse_forecast(base.has_experts, base.config.name)
         identity["forecast"] = {
             "version": FORECAST_VERSION,
             "method": name,

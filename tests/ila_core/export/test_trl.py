@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import json
 import os
@@ -15,14 +16,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ila_core.config import DataConfig, DatasetConfig
+from ila_core.config import DatasetConfig, LoraSettings, Preparation
 from ila_core.data import Dataset
 from ila_core.data.prepared import SPLITS
 from ila_core.data.tokenize import prepare
 from ila_core.errors import UserError
-from ila_core.export.base import Training
+from ila_core.export.base import Export, Training
 from ila_core.export.formats import export
 from ila_core.export.trained_adapter import read_adapter
+from ila_core.models.architecture import architecture_config
 from ila_core.search.ranking import Rendering
 from tests.conftest import ROOT
 from tests.helpers.chosen import case
@@ -61,9 +63,29 @@ def test_how_the_search_wrote_conversations_goes_with_it_or_is_said_to_be_unknow
     assert not any("give --template" in note for note in known.notes)
 
 
-def test_what_goes_with_the_script_needs_no_ila() -> None:
-    files = export("trl", case("biased").export("lora")).files
-    assert not [name for name, text in files.items() if "ila_core" in text]
+INSTALLED = {"torch", "transformers", "peft", "trl", "datasets", "numpy", "jinja2", "zstandard"}
+"""What TRL needs, or what a reader of one kind of file does."""
+
+
+def test_what_goes_with_the_script_imports_nothing_else() -> None:
+    real = case("biased")
+    headless = real.export("lora", real.selection(without="lm_head"))
+    for wanted in (real.export("lora"), headless):
+        files = export("trl", wanted).files
+        own = {name.removesuffix(".py").replace("/", ".") for name in files if "/" in name}
+        imported = [
+            name
+            for text in (text for name, text in files.items() if name.endswith(".py"))
+            for node in ast.walk(ast.parse(text))
+            if isinstance(node, ast.Import | ast.ImportFrom)
+            for name in ([a.name for a in node.names] if isinstance(node, ast.Import) else
+                         [f"{node.module}.{a.name}" for a in node.names]
+                         if node.module == "ila_rows" else [str(node.module)])
+        ]  # fmt: skip
+        assert {name for name in imported if name.startswith("ila_")} <= own
+        others = {name.partition(".")[0] for name in imported} - {*sys.stdlib_module_names}
+        assert others - {"ila_rows"} <= INSTALLED
+        assert not [name for name, text in files.items() if "ila_core" in text]
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +149,9 @@ def test_the_exported_trainer_masks_the_tokens_that_the_search_masks(
     path = tmp_path_factory.getbasetemp() / "property.jsonl"
     path.write_text("\n".join([*ALWAYS, *drawn]) + "\n", encoding="utf-8")
     ours = renderer_of(template)
-    data = DataConfig(max_length=max_length, held_out_fraction=0.3, gate_fraction=0.3)
+    data = Preparation(
+        max_length=max_length, held_out_fraction=0.3, gate_fraction=0.3, split_seed=0
+    )
     dataset = Dataset(DatasetConfig(source=str(path)), None)
     try:
         prepared = prepare(dataset, ours, data, dataset="d")
@@ -154,24 +178,31 @@ def test_a_template_is_kept_with_what_it_is_told() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["lora", "full"])
-def test_the_script_trains_the_selection_on_a_cpu(method: Training, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("method", "kind"), [("lora", "experts"), ("full", "demo")])
+def test_the_script_trains_the_selection_on_a_cpu(
+    method: Training, kind: str, tmp_path: Path
+) -> None:
     """With `SFTTrainer`; the plain trainer runs in `tests/flows/actions/test_export.py`."""
     import torch
     from safetensors.torch import load_file
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    base = tmp_path / "base"
-    model = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.bfloat16)
+    base, given = tmp_path / "base", case(kind)
+    tokenizer = AutoTokenizer.from_pretrained(BASE)
+    if kind == "demo":
+        model = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.bfloat16)
+    else:
+        architecture = architecture_config(given.config)
+        architecture.vocab_size = len(tokenizer)
+        model = AutoModelForCausalLM.from_config(architecture, dtype=torch.bfloat16)
     model.save_pretrained(base)
-    AutoTokenizer.from_pretrained(BASE).save_pretrained(base)
-    demo = case("demo")
-    selection = demo.selection(without="lm_head")
+    tokenizer.save_pretrained(base)
+    selection = given.selection(without="lm_head")
     template = "{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}"
     rendering = Rendering(template=template, template_variables={}, max_length=64)
-    ranking = demo.ranking.model_copy(update={"rendering": rendering})
-    moved = demo.config.model_copy(update={"source": str(base)})
-    exported = export("trl", type(demo)(moved, demo.parameters, ranking).export(method, selection))
+    ranking = given.ranking.model_copy(update={"rendering": rendering})
+    lora = LoraSettings(r=4, alpha=8, dropout=0)
+    exported = export("trl", Export(ranking, selection, method, lora, base=str(base)))
     write(exported.files, tmp_path / "exported")
     assert "SFTTrainer(" in exported.files["train.py"]
     data = tmp_path / "data.jsonl"
@@ -179,7 +210,7 @@ def test_the_script_trains_the_selection_on_a_cpu(method: Training, tmp_path: Pa
     ended = subprocess.run(
         [
             *(sys.executable, str(tmp_path / "exported" / "train.py"), "--data", str(data)),
-            *("--out", str(tmp_path / "out"), "--steps", "2", "--batch-size", "2"),
+            *("--out", str(tmp_path / "out"), "--steps", "2", "--batch-size", "4"),
         ],
         cwd=tmp_path,
         env=os.environ | {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""},
@@ -188,18 +219,17 @@ def test_the_script_trains_the_selection_on_a_cpu(method: Training, tmp_path: Pa
     )
     assert ended.returncode == 0, ended.stderr[-3000:]
     assert "7 rows of 7; left out: none" in ended.stdout
-    saved = AutoTokenizer.from_pretrained(tmp_path / "out")
-    assert saved.chat_template == template
+    assert AutoTokenizer.from_pretrained(tmp_path / "out").chat_template == template
     if method == "lora":
-        adapter = read_adapter(tmp_path / "out")
+        adapter = read_adapter(tmp_path / "out", [layer.name for layer in ranking.layers])
         assert adapter.config["base_model_name_or_path"] == str(base)
         assert not adapter.check("out", ranking.layers, selection.train).breaches
         return
     trained = load_file(tmp_path / "out" / "model.safetensors")
     start = dict(model.named_parameters())
-    for name in selection.frozen:
-        if name != "lm_head":
-            assert torch.equal(trained[f"{name}.weight"], start[f"{name}.weight"].float())
+    for name in {*selection.frozen} - {"lm_head"}:
+        assert torch.equal(trained[f"{name}.weight"], start[f"{name}.weight"].float())
+    assert torch.equal(trained["lm_head.weight"], start["lm_head.weight"].float())
     for name in selection.train:
         weight = trained[f"{name}.weight"]
         assert weight.dtype == torch.float32

@@ -140,8 +140,14 @@ def untie(model: Any, names: list[str]) -> None:
     model.all_tied_weights_keys = model.get_expanded_tied_weights_keys(all_submodels=True)
 
 
+def layers_of(adapter: Any) -> list[str]:
+    """The names of the modules, and of the tensors of experts, that PEFT's configuration adapts."""
+    return sorted([*adapter.target_modules, *(adapter.target_parameters or [])])
+
+
 def expect(model: Any, names: list[str]) -> None:
-    """Raise for a name that matches no module, which would otherwise be ignored."""
-    missing = sorted(set(names) - {name for name, _ in model.named_modules()})
+    """Raise for a name of no module and no parameter, which would otherwise be ignored."""
+    known = (*model.named_modules(), *model.named_parameters())
+    missing = sorted(set(names) - {name for name, _ in known})
     if missing:
         raise SystemExit(f"the base model has no layer {', '.join(missing)}")

@@ -15,6 +15,7 @@ from ila_core.export.formats.scripts.common import (
     HERE,
     arguments,
     expect,
+    layers_of,
     load_model,
     parse,
     tokenizer_and_rows,
@@ -29,7 +30,7 @@ def main() -> None:
     revision = None if options.model else config.revision
     tokenizer, rows = tokenizer_and_rows(options, base, revision)
     model = load_model(options, base, revision, full=False)
-    names = sorted(config.target_modules)
+    names = layers_of(config)
     expect(model, names)
     untie(model, names)
     model = get_peft_model(model, config)

@@ -19,6 +19,7 @@ from ila_core.export.formats.scripts.common import (
     HERE,
     arguments,
     expect,
+    layers_of,
     load_model,
     parse,
     tokenizer_and_rows,
@@ -41,7 +42,7 @@ def main() -> None:
         base, revision = options.model, None
     tokenizer, rows = tokenizer_and_rows(options, base, revision)
     model = load_model(options, base, revision, full=full)
-    names = frozen if adapter is None else sorted(adapter.target_modules)
+    names = frozen if adapter is None else layers_of(adapter)
     expect(model, names)
     untie(model, names)
     freeze(model, frozen)
@@ -59,9 +60,11 @@ def main() -> None:
 
 
 def freeze(model: Any, names: list[str]) -> None:
-    """Freeze these layers' weights and biases, and nothing else."""
+    """Freeze these layers' weights and biases, and tensors of experts, and nothing else."""
+    parameters = dict(model.named_parameters())
     for name in names:
-        model.get_submodule(name).requires_grad_(False)
+        layer = parameters[name] if name in parameters else model.get_submodule(name)
+        layer.requires_grad_(False)
 
 
 def check_labels(trainer: SFTTrainer, rows: list[dict[str, list[int]]]) -> None:
