@@ -16,7 +16,7 @@ def explain(error: Exception) -> tuple[int, str] | None:
     """Return the exit code and message of an expected error; `None` means a bug of ours."""
     if isinstance(error, UserError):
         return 2, str(error)
-    home, led_here = RuntimeConfig.from_env().home, list(_chain(error))
+    home, led_here = RuntimeConfig.from_env().home, list(chain(error))
     # Prefect raises a plain RuntimeError where it finds no server, or where its own does not start.
     of_prefect = _is_prefects(error) or (
         type(error) is RuntimeError
@@ -64,7 +64,7 @@ def _is_full(home: Path) -> bool:
     return home.exists() and shutil.disk_usage(home).free < 2**20
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
+def chain(error: BaseException | None) -> Iterator[BaseException]:
     """The error and what led to it."""
     while error is not None:
         yield error

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+from flows.exit_codes import chain
 from flows.plan.refresh import NOTHING, Refresh
 from flows.results.profile_plan import ProfilePlan, plan_profile
 from flows.views.judge_forecast import announce
@@ -81,7 +82,10 @@ def followed() -> Iterator[None]:
     log.addHandler(to_stderr)
     try:
         yield
-    except KeyboardInterrupt:
+    except BaseException as error:
+        # What a server that the same Ctrl-C has ended cannot be told is no news.
+        if not any(isinstance(cause, KeyboardInterrupt) for cause in chain(error)):
+            raise
         print("ila: interrupted; the same command goes on where it stopped", file=sys.stderr)
         sys.exit(130)
     finally:
@@ -100,6 +104,7 @@ def prefect_ready() -> Iterator[None]:
     # A person follows the steps; Prefect's own log, whole in its UI, would bury them.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     os.environ.setdefault("PREFECT_LOGGING_SERVER_LEVEL", "CRITICAL")
+    os.environ.setdefault("PREFECT_INTERNAL_LOGGING_LEVEL", "CRITICAL")  # whole dictionaries
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     # The default is 20 s, which its server has exceeded beside other tests on two cores.
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "300")

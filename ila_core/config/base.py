@@ -1,5 +1,7 @@
 """What the parts of a profile have in common."""
 
+import re
+import unicodedata
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -12,10 +14,21 @@ Relation = Literal["instruct", "mirror", "quantised", "further_pretrained"]
 """How a model can stem from another so that a ranking of the one may serve the other."""
 
 
+LONGEST_NAME = 80
+
+
+def plain_name(text: str, fallback: str) -> str:
+    """What a name may have of a file's or a folder's: letters lose their accents."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    return re.sub(r"[^\w.-]+", "-", plain).strip("-._")[:LONGEST_NAME].rstrip("-._") or fallback
+
+
 def named(source: str | None = None) -> Any:
     """A field that is a name, of letters, digits and `_.-`; where it comes from if left out."""
     extra: dict[str, Any] | None = None if source is None else {"source": source}
-    return Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]*$", max_length=80, json_schema_extra=extra)
+    return Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]*$", max_length=LONGEST_NAME, json_schema_extra=extra
+    )
 
 
 def default(value: Any, source: str, **constraints: Any) -> Any:

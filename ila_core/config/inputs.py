@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from ila_core.config.base import Frozen, Relation, default, named
+from ila_core.config.base import Frozen, Relation, default, named, plain_name
 
 PLAIN = Path(__file__).parents[1] / "data" / "plain.jinja"
 """The chat template of a base model that has none. Our wording; the paper does not give its own."""
@@ -184,7 +184,7 @@ def named_by_source(fields: Any, fallback: str) -> Any:
     if not isinstance(fields, dict) or "name" in fields or "source" not in fields:
         return fields
     last = _ENDING.sub("", str(fields["source"]).rstrip("/").rpartition("/")[2])
-    return {**fields, "name": re.sub(r"[^\w.-]+", "-", last).strip("-._") or fallback}
+    return {**fields, "name": plain_name(last, fallback)}
 
 
 def template_text(given: str) -> str:

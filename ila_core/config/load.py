@@ -15,6 +15,7 @@ from typing import Any, TypeVar, get_origin
 from pydantic import BaseModel, ValidationError
 
 from ila_core.config import ModelConfig, Profile
+from ila_core.config.base import plain_name
 from ila_core.config.resolved import models_in
 from ila_core.config.yaml_text import read_yaml
 from ila_core.errors import UserError, unknown_name
@@ -22,7 +23,6 @@ from ila_core.hub import HUB_ID
 
 M = TypeVar("M", bound=BaseModel)
 
-_LONGEST_NAME = 80
 _VARIABLE = re.compile(r"\$\{(?P<name>[A-Z_]+)(?::-(?P<default>[^}]*))?\}")
 
 
@@ -60,14 +60,16 @@ def load_profile(given: Given, overrides: Sequence[str] = ()) -> Profile:
         UserError: an unknown name, an unreadable file, a field unknown or with a wrong value.
     """
     tree, path = written(given, overrides)
-    tree.setdefault("name", "given" if isinstance(given, OneLine) else path.stem)
+    tree.setdefault(
+        "name", "given" if isinstance(given, OneLine) else plain_name(path.stem, "profile")
+    )
     if isinstance(tree.get("model"), str):
         model = load_model_config(tree["model"], path.parent)
         tree["model"] = model.model_dump(exclude_unset=True)
     profile = _validate(Profile, tree, path)
     if isinstance(given, OneLine):
         names = "-".join([profile.model.name, *(d.name for d in profile.datasets)])
-        profile = profile.model_copy(update={"name": names[:_LONGEST_NAME].rstrip("-._")})
+        profile = profile.model_copy(update={"name": plain_name(names, "given")})
     return profile
 
 
@@ -124,7 +126,7 @@ def load_named(model: type[M], what: str, given: str, beside: Path | None = None
     """The shipped `what` called `given`, or that in a `.yaml` file; and where it was found."""
     path = _find(what, f"{what}s", given, beside or Path.cwd())
     tree = _read_mapping(path)
-    tree.setdefault("name", path.stem)
+    tree.setdefault("name", plain_name(path.stem, what))
     return _validate(model, tree, path), path
 
 

@@ -375,6 +375,8 @@ class _Journal(TrainerCallback):  # type: ignore[misc]
         if self._stability is not None:
             self.stable = is_stable(self.losses, self._stability, self._planned)
             control.should_training_stop |= self.stable or step >= self._most
+        if control.should_training_stop and step < self._most:
+            self._bar.set_postfix_str(f"ends here: {'loss' if self.stable else 'ranking'} stable")
         if self._checkpoints is not None and step < self._planned:
             due = time.monotonic() - self._saved >= self._checkpoints.seconds
             # Never where training stops: it would go on from there.

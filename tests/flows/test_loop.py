@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from flows.actions.run import followed
 from ila_core.errors import CheckError, UserError
 from tests.conftest import ROOT, STEPS
 from tests.helpers.small import labels_in_order
@@ -95,6 +96,19 @@ def test_ctrl_c_ends_it_at_once_and_leaves_nothing_running(small):
     assert small.computed == ["first"]
     statuses = dict(small.tell("SELECT status, count(*) FROM runs GROUP BY status"))
     assert statuses == {"FINISHED": 1, "FAILED": 1}
+
+
+def test_what_a_server_cannot_be_told_any_more_hides_no_ctrl_c(capsys):
+    with pytest.raises(SystemExit) as caught, followed():
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            raise ConnectionError("its server ended by the same Ctrl-C")  # noqa: B904
+    assert caught.value.code == 130
+    said = capsys.readouterr().err
+    assert said == "ila: interrupted; the same command goes on where it stopped\n"
+    with pytest.raises(ConnectionError, match="away"), followed():
+        raise ConnectionError("away")
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,6 @@ ELSEWHERE = {
     "reproduce",
     "tune",
     "finetune",
-    "merge",
     "evaluate",
     "compare",
     "decide",
@@ -74,6 +73,10 @@ def test_readme_commands_run_on_smoke(finished, command, tmp_path, request):
     mine = tmp_path / "mine.json"
     mine.write_text(finished("rankings", "show", ranking, "--json"))
     swap = {"demo": "smoke", "key:0123456789ab": ranking, "mine.json": str(mine)}
+    swap["key:fedcba987654"] = (
+        f"key:{finished.json('run', 'smoke')['steps']['finetune ila seed 0']}"
+    )
+    swap["merged"] = str(tmp_path / "merged")
     swap["report.html"] = str(tmp_path / "report.html")
     swap["exported"] = swap["my/adapter"] = str(tmp_path / "exported")
     swap["lima"] = "terse"

@@ -142,6 +142,26 @@ def test_a_profile_may_be_a_file_and_its_model_too(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("Mein Lauf.yaml", "Mein-Lauf"),
+        ("gr\u00f6\u00dfe.yaml", "groe"),
+        ("7B+lora.yaml", "7B-lora"),
+        ("_x.yaml", "x"),
+        ("model.v1.2.yaml", "model.v1.2"),
+        ("\u6a21\u578b.yaml", "profile"),
+        ("x" * 90 + ".yaml", "x" * 80),
+    ],
+)
+def test_a_profile_is_called_as_its_file_as_far_as_a_name_may(tmp_path, file, name):
+    folder = tmp_path / "Daten & Zeug (neu) 100%"
+    folder.mkdir()
+    path = folder / file
+    path.write_text(RUNS["smoke"].read_text())
+    assert load_profile(str(path)).name == name
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("a: [", "not readable as YAML: line 1"),

@@ -211,6 +211,7 @@ def test_a_name_is_the_sources_last_part() -> None:
         "org/My.Data": "My.Data",
         "data/my rows.jsonl.gz": "my-rows",
         "./some/": "some",
+        "Gr\u00f6\u00dfe #1.csv": "Groe-1",
     }.items():
         assert DatasetConfig.model_validate(source).name == name
     assert DatasetConfig(name="mine", source="lima").name == "mine"

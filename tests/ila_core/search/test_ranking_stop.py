@@ -1,6 +1,7 @@
 """Probes on the way through stage 1: they change no step, and end it when the ranking rests."""
 
 import shutil
+import sys
 
 import pytest
 
@@ -52,7 +53,7 @@ def run(folder, stop_settings=None, checkpoints=None):
         seed=0,
         adapter_folder=folder / "adapter",
         ranking_stop=stop,
-        runtime=TrainRuntime(checkpoints=checkpoints),
+        runtime=TrainRuntime(checkpoints=checkpoints, progress=True),
     )
 
 
@@ -69,9 +70,12 @@ def test_probes_that_never_agree_change_nothing(tmp_path):
     assert (probed.stable, probed.stable_by) == (False, None)
 
 
-def test_a_ranking_at_rest_ends_stage_1(tmp_path):
+def test_a_ranking_at_rest_ends_stage_1(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     whole = run(tmp_path / "whole")
+    assert "ends here" not in capsys.readouterr().err
     stopped = run(tmp_path / "stopped", settings())
+    assert "ends here: ranking stable" in capsys.readouterr().err.splitlines()[-1]
     assert stopped.steps == 8  # the fourth probe is the third that agrees with the one before
     assert (stopped.stable, stopped.stable_by, stopped.stable_at) == (True, "ranking", 8)
     assert stopped.losses == whole.losses[:8]
