@@ -199,6 +199,17 @@ def test_trains_the_selected_experts_and_nothing_else(method, names, tmp_path):
     assert not torch.equal(logits(loaded), start)
 
 
+@pytest.mark.parametrize("method", METHOD)
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_trains_in_bfloat16(kind, method, tmp_path):
+    base = base_of(kind).to(torch.bfloat16)
+    names = experts_of(base)[1:3]
+    result, verified, _ = tuned(base, method, names, tmp_path / "out")
+    assert verified.gradient_seen == 2 and result.losses[-1] < result.losses[0]
+    loaded = METHODS[method].load(base_of(kind).to(torch.bfloat16), tmp_path / "out")
+    assert logits(loaded).isfinite().all()
+
+
 def test_a_rank_of_its_own_is_heeded_and_kept(tmp_path):
     base, ranks = base_of(), {UP: 3, DOWN: 1, ATTENTION: 2}
     _, verified, _ = tuned(base, "lora", list(ranks), tmp_path / "out", ranks=ranks)
