@@ -8,6 +8,9 @@ from pathlib import Path
 from ila_core.config import RuntimeConfig
 from ila_core.errors import CheckError, UserError, first_line
 
+_WRONG_PATHS = (FileNotFoundError, NotADirectoryError, IsADirectoryError, FileExistsError)
+"""Of a path that somebody gave; of one in ILA_HOME the world is to blame."""
+
 
 def explain(error: Exception) -> tuple[int, str] | None:
     """Return the exit code and message of an expected error; `None` means a bug of ours."""
@@ -26,7 +29,9 @@ def explain(error: Exception) -> tuple[int, str] | None:
             "and run the same command again; finished steps are kept."
         )
     if isinstance(error, OSError) and error.filename:
-        return 1, f"{error.filename}: {error.strerror}"
+        ours = Path(str(error.filename)).absolute().is_relative_to(home)
+        wrong_input = isinstance(error, _WRONG_PATHS) and not ours
+        return 2 if wrong_input else 1, f"{error.filename}: {error.strerror}"
     if isinstance(error, OSError | CheckError):
         return 1, str(error)
     if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here

@@ -118,7 +118,11 @@ def ila_pipeline(profile: Profile, lock: Lock, given: ResolvedRanking | None = N
     search = profile.search
 
     # 1. Conversations become token rows in disjoint splits: train, gate, held-out.
-    data = {d.name: prepare(base, d, profile.data, lock) for d in profile.datasets}
+    trained_on = profile.finetune.mixed
+    data = {d.name: prepare(base, [d], profile.data, lock) for d in profile.datasets}
+    if len(trained_on) > 1:
+        mixed = [profile.dataset(name) for name in trained_on]
+        data[profile.finetune.dataset] = prepare(base, mixed, profile.data, lock)
 
     # 2. LoRA on every layer until the loss is stable, then one score per layer: that of a gate
     #    learned on the frozen update (Eq. 5-7), or another scorer's.

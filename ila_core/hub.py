@@ -4,6 +4,7 @@
 """
 
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,8 @@ from ila_core.errors import UserError, first_line
 
 log = logging.getLogger("ila")
 
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+"""`org/name`."""
 Kind = Literal["dataset", "model"]
 
 _INSTEAD = {

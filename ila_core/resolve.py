@@ -36,7 +36,7 @@ from ila_core.models.quantised import refuse_quantised
 log = logging.getLogger("ila")
 
 # Raised when the same files would be read as something else: the old entries then miss.
-_DATASET, _MODEL, _LAYERS, _FILES = "dataset v3", "model v3", "layers v4", "files v3"
+_DATASET, _MODEL, _LAYERS, _FILES = "dataset v3", "model v3", "layers v5", "files v3"
 _FACTS, _ROWS = "facts v1", "rows v1"
 
 
@@ -75,7 +75,7 @@ class Lock:
         return found if isinstance(found, Unknown) else int(found["conversations"])
 
     def _content(self, config: DatasetConfig) -> dict[str, Any] | Unknown:
-        read = config.model_dump(exclude={"name", "revision", "licence", "stands_for"})
+        read = config.model_dump(exclude={"name", "revision", "licence", "stands_for", "held_out"})
 
         def of(revision: str | None) -> dict[str, Any]:
             rows = Dataset(config, revision).read()
@@ -216,6 +216,10 @@ class Lock:
     def layers(self, config: ModelConfig) -> tuple[Layer, ...]:
         """The base model's linear layers: a question to its configuration, so never unknown."""
         return self.examined(config).layers
+
+    def has_experts(self, config: ModelConfig) -> bool:
+        """Whether the model has tensors of experts, excluded or not."""
+        return self.examined(config).has_experts
 
     def share(self, config: ModelConfig) -> float:
         """How much of the language model's matrix weights the layers hold."""

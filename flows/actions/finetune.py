@@ -21,7 +21,7 @@ from ila_core.errors import UserError, unknown_name
 from ila_core.search.ranking import Ranking, order
 from ila_core.search.ranking_fit import RELATIONS
 from ila_core.search.ranking_reference import ResolvedRanking
-from ila_core.selection.select import budget_table, reads_keep, required_datasets
+from ila_core.selection.select import budget_table, lora_parameters, reads_keep, required_datasets
 from ila_core.train.forecast import Forecast
 from tasks.cache.lookup import open_lookup
 from tasks.cache.payloads import MEASUREMENTS, fetch, read_json
@@ -134,6 +134,10 @@ def run_finetune(
         if s.given["benchmark"].name == "held_out_loss"
     ]
     selection = load(fetch(runs[str(arms.selections[ARM].key)]))
+    expected: dict[str, int] = {}
+    if not planned.pipeline.base.has_experts:
+        forecast = _forecast(planned, runs, arm, results[0]["runtime"]["micro_batch"])
+        expected = forecast.parts(selection.train)
     show_finetune(
         profile,
         selection,
@@ -141,7 +145,7 @@ def run_finetune(
         planned.pipeline.given,
         results,
         evaluations,
-        _forecast(planned, runs, arm, results[0]["runtime"]["micro_batch"]).parts(selection.train),
+        expected,
         as_json=as_json,
     )
 
@@ -250,7 +254,7 @@ def measured_speed(planned: ProfilePlan, runs: Mapping[str, StepRun]) -> float |
             tokens = prepared["tokens"]["train"]["all"] / prepared["rows"]["train"]
             tokens *= result["steps"] * search.stage1.optimizer.batch_size
             layers = pipeline.base.layers
-            lora = 6 * sum(search.stage1.lora.r * sum(x.shape) for x in layers)
+            lora = 6 * lora_parameters(layers, search.stage1.lora.r)
             return float(tokens * (4 * sum(x.weights for x in layers) + lora) / spent["seconds"])
     return None
 

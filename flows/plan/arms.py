@@ -52,6 +52,17 @@ class Arms(NamedTuple):
         )
 
     @property
+    def alike(self) -> dict[str, str]:
+        """Arms that train what an earlier one does, in the same steps, and that one."""
+        first: dict[tuple[str | None, ...], str] = {}
+        keys = {arm: tuple(step.key for step in of.values()) for arm, of in self.tuned.items()}
+        known = {arm: found for arm, found in keys.items() if None not in found}
+        return {
+            arm: other for arm, found in known.items()
+            if (other := first.setdefault(found, arm)) != arm
+        }  # fmt: skip
+
+    @property
     def steps(self) -> tuple[Step, ...]:
         trained = [step for of_seed in self.tuned.values() for step in of_seed.values()]
         return (*self.selections.values(), *trained, *self.evaluated)

@@ -11,7 +11,7 @@ from flows.plan.evidence import Steps, StepsOfSeeds
 from ila_core.config import Profile
 from ila_core.report.paper.published import DATASET, GATE_BATCHES, MILESTONES, SEEDS
 from ila_core.search.scorers import ILA
-from tasks.cache.step import Step
+from tasks.cache.step import Step, relabel
 from tasks.steps.base import Base
 from tasks.steps.search.mask import mask
 from tasks.steps.search.score import score
@@ -75,7 +75,7 @@ def study(profile: Profile, base: Base, data: Steps, own_scores: StepsOfSeeds) -
 
     name = DATASET if DATASET in adapters else next(iter(adapters))
     scores = {d: {seed: gates(d, seed, seed) for seed in search.seeds} for d in adapters}
-    return Study(
+    found = Study(
         adapters=adapters,
         scores=scores,
         gate_seeds={d: {seed: gates(d, first, seed) for seed in SEEDS} for d in adapters},
@@ -95,6 +95,13 @@ def study(profile: Profile, base: Base, data: Steps, own_scores: StepsOfSeeds) -
             for d in adapters
         },
     )
+    known = [*data.values(), *_flat(own_scores)]
+    relabel(
+        [step for steps in found.targets().values() for step in steps],
+        " of the paper's recipe",
+        but=known,
+    )
+    return found
 
 
 def _flat(steps: StepsOfSeeds) -> tuple[Step, ...]:

@@ -11,6 +11,7 @@ from flows.plan.arms import Arms, train_arms
 from flows.plan.evidence import Steps, StepsOfSeeds
 from ila_core.config import ArmConfig, FinetuneConfig, Profile
 from ila_core.errors import UserError
+from tasks.cache.step import relabel
 from tasks.steps.base import Base
 
 LIMA, NO_ROBOTS, ALPACA = "lima", "no_robots", "alpaca_gpt4"
@@ -131,7 +132,11 @@ def table_arms(
         }
         finetuning = finetuning_on(profile, dataset, wanted)
         evaluation = profile.evaluate.model_copy(update={"against": finetuning.arms[0].name})
-        found[dataset] = train_arms(base, data, scores, profile.search, finetuning, evaluation)
+        arms = train_arms(base, data, scores, profile.search, finetuning, evaluation)
+        if finetuning.dataset != profile.finetune.dataset:
+            known = [*data.values(), *(step for of in scores.values() for step in of.values())]
+            relabel(arms.steps, f" on {finetuning.dataset}", but=known)
+        found[dataset] = arms
     return found
 
 

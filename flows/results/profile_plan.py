@@ -14,6 +14,7 @@ from ila_core.search.ranking_reference import ResolvedRanking
 from tasks.cache.lookup import open_lookup
 from tasks.cache.plan import Planned, plan
 from tasks.steps.data.prepare import statistics
+from tasks.steps.search.stage1 import check_rows
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,15 @@ def rows_of_datasets(planned: ProfilePlan) -> dict[str, dict[str, Any]]:
     """Say what becomes of each dataset's rows (`prepared.json`), by trying where nobody has.
 
     Raises:
-        UserError: a dataset or a chat template that preparing the rows would refuse.
+        UserError: a dataset or a chat template that preparing the rows would refuse, or one with
+            too few rows to be searched.
     """
     steps = [p.step for p in planned.steps if p.step.name == "prepare" and p.step.key is not None]
-    return {step.given["dataset"].name: statistics(step) for step in steps}
+    found = {step.given["names"]["dataset"]: statistics(step) for step in steps}
+    for name in planned.profile.search.datasets:
+        if name in found:
+            check_rows(found[name]["rows"], planned.profile.search)
+    return found
 
 
 def save_profile(given: Given, overrides: Sequence[str], path: Path) -> None:

@@ -26,7 +26,11 @@ def show_finetune(
     *,
     as_json: bool,
 ) -> None:
-    """Print the selected layers and why, each seed's contract and loss, and forecast memory."""
+    """Print the selected layers and why, each seed's contract and loss, and forecast memory.
+
+    Args:
+        forecast: bytes by what they are for; empty where nothing can be forecast.
+    """
     from ila_core.report.tables import duration, memory
 
     method = results[0]["method"]
@@ -72,8 +76,9 @@ def show_finetune(
             f"  {duration(r['seconds'])}; held-out loss {losses[r['seed']]:.4f} (base {base:.4f})"
         )
         if found:
-            line += f"; memory {memory(found)}, forecast {memory(expected)}"
-            line += f" ({expected / found - 1:+.0%})"
+            line += f"; memory {memory(found)}"
+        if found and expected:
+            line += f", forecast {memory(expected)} ({expected / found - 1:+.0%})"
         typer.echo(line)
         typer.echo(f"  key:{r['key']}  {r['folder']}")
     if len(losses) > 1:

@@ -40,6 +40,7 @@ def show_plan(
         "share_of_matrix_weights": planned.pipeline.base.share,
         "lora_parameters_all_layers": lora_parameters(layers, r),
         "datasets": rows,
+        "same_training": planned.pipeline.arms.alike,
         "steps": [
             {"step": p.step.label, "state": p.state, "key": p.step.key, "reason": p.reason}
             for p in planned.steps
@@ -56,6 +57,8 @@ def show_plan(
         typer.echo(f"{name}: rows: {split}")
         for line in said_of(found):
             typer.echo(f"  {line}")
+    for arm, other in planned.pipeline.arms.alike.items():
+        typer.echo(f"arm {arm} trains what {other} does: one training, shown under both names")
     counts = Counter(p.state for p in planned.steps)
     typer.echo(
         f"{planned.profile.model.name}: {len(layers)} layers with "

@@ -40,18 +40,21 @@ def search_epochs(conversations: int) -> float:
     return min(epochs(conversations, "lora"), float(f"{_MOST_IN_A_SEARCH / conversations:.2g}"))
 
 
-def preparation(data: DataConfig, conversations: int, positions: int | None) -> Preparation:
+def preparation(
+    data: DataConfig, conversations: int, positions: int | None, *, validation: bool = False
+) -> Preparation:
     """How one dataset is prepared.
 
     Args:
         data: the profile's settings.
         conversations: of the dataset.
         positions: most tokens of a row that the model can read; `None`: no limit.
+        validation: whether it brings conversations that are held out.
     """
     share = min(0.2, max(0.02, float(f"{_HELD_OUT / conversations:.2g}")))
     return Preparation(
         max_length=longest_row(data, positions),
-        held_out_fraction=data.held_out_fraction or share,
+        held_out_fraction=0 if validation else data.held_out_fraction or share,
         gate_fraction=data.gate_fraction,
         split_seed=data.split_seed,
     )

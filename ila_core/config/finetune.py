@@ -215,7 +215,7 @@ class FinetuneConfig(Frozen):
     """What is fine-tuned, and how."""
 
     dataset: str = default("", "ours: the first one")
-    """The dataset that arms are trained and evaluated on."""
+    """The dataset that arms are trained and evaluated on; several are mixed: `lima+mine`."""
     other_datasets: tuple[str, ...] = default((), "ours: none")
     """Datasets that the settings below are as good for: tables of the paper ask for several."""
     method: str = default("lora", "paper, section 3")
@@ -259,6 +259,11 @@ class FinetuneConfig(Frozen):
                 filled[method] = {f: given["lora"][f] for f in fields} | own
         return filled
 
+    @property
+    def mixed(self) -> list[str]:
+        """The names of the datasets that arms are trained on together."""
+        return self.dataset.split("+")
+
     def method_of(self, arm: ArmConfig) -> str:
         return arm.method or self.method
 
@@ -279,10 +284,10 @@ def usual_arms(dataset: str, searched: Sequence[str]) -> list[dict[str, Any]]:
     """The arms of a profile that gives none.
 
     Args:
-        dataset: that is trained on; its ranking is taken where it was searched.
+        dataset: that is trained on; its ranking is taken where it, or a part of it, was searched.
         searched: the datasets that have a ranking.
     """
-    source = dataset if dataset in searched else searched[0]
+    source = next((name for name in dataset.split("+") if name in searched), searched[0])
     several = [{"name": "intersection", "policy": "intersection"}] if len(searched) > 1 else []
     return [
         {"name": "all", "policy": "all"},

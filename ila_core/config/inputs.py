@@ -44,8 +44,8 @@ class ModelConfig(Frozen):
     """Layers that are left out: full names of modules, all below included, or regular expressions
     that match layers' full names whole. One that matches nothing is an error."""
     allow_uncovered: bool = default(False, "ours: refused")
-    """Go on where more than 5 % of the matrix weights lie outside of the layers, such as experts
-    that are no linear modules; the log then says what does."""
+    """Go on where more than 5 % of the matrix weights lie outside of the layers; the log then says
+    what does."""
     notes: str = default("", "ours: none")
     """For people."""
     related: dict[str, Relation] = default({}, "ours: none")
@@ -105,6 +105,9 @@ class DatasetConfig(Frozen):
     """Which split of a hub dataset or a folder is read."""
     revision: str | None = default(None, "ours: that of the first run, which is locked")
     """Hub commit."""
+    held_out: str | None = default(None, "ours: a share of the rows, `data.held_out_fraction`")
+    """Other conversations that are held out, in short as the dataset itself: a file, or
+    `ID:CONFIG:SPLIT` (`org/name::validation`). A prompt of theirs is not trained on."""
     columns: dict[Literal["user", "assistant", "system", "messages"], str] = default(
         {}, "found by name: docs/DATA.md"
     )
@@ -123,6 +126,17 @@ class DatasetConfig(Frozen):
     def _short_form(cls, given: Any) -> Any:
         fields = _id_config_split(given) if isinstance(given, str) else given
         return named_by_source(fields, fallback="data")
+
+    @property
+    def validation(self) -> Self | None:
+        """The dataset of the conversations that are held out, where they are others."""
+        if self.held_out is None:
+            return None
+        fields = {"config": None, "split": "train", "revision": None, "held_out": None}
+        fields |= _id_config_split(self.held_out)
+        if fields["source"] == self.source:
+            fields["revision"] = self.revision
+        return self.model_copy(update=fields)
 
     @model_validator(mode="after")
     def _whole_columns(self) -> Self:
@@ -159,7 +173,8 @@ class Preparation(Frozen):
     """How one dataset is prepared: `DataConfig` with nothing left open."""
 
     max_length: int = Field(ge=8)
-    held_out_fraction: float = Field(gt=0, lt=1)
+    held_out_fraction: float = Field(ge=0, lt=1)
+    """0 where other conversations are held out."""
     gate_fraction: float = Field(ge=0, lt=1)
     split_seed: int
 
@@ -191,7 +206,8 @@ def template_text(given: str) -> str:
         raise ValueError(f"{path} cannot be read ({error})") from error
 
 
-def _id_config_split(given: str) -> dict[str, str]:
-    """`org/name:config:split` as fields; a path may have colons of its own."""
+def _id_config_split(given: str) -> dict[str, Any]:
+    """`org/name:config:split` as fields, each but the first optional; a path may have colons."""
     source, *more = [given] if Path(given).expanduser().exists() else given.split(":")
-    return {"source": source, **dict(zip(("config", "split"), more, strict=False))}
+    fields = zip(("config", "split"), more, strict=False)
+    return {"source": source} | {field: part for field, part in fields if part}

@@ -10,17 +10,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_origin
 
 from pydantic import BaseModel, ValidationError
 
 from ila_core.config import ModelConfig, Profile
+from ila_core.config.resolved import models_in
 from ila_core.config.yaml_text import read_yaml
 from ila_core.errors import UserError, unknown_name
+from ila_core.hub import HUB_ID
 
 M = TypeVar("M", bound=BaseModel)
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _LONGEST_NAME = 80
 _VARIABLE = re.compile(r"\$\{(?P<name>[A-Z_]+)(?::-(?P<default>[^}]*))?\}")
 
@@ -113,7 +114,7 @@ def load_model_config(given: str, beside: Path | None = None) -> ModelConfig:
         )
     if given in known or given.endswith((".yaml", ".yml")):
         return load_named(ModelConfig, "model", given, beside)[0]
-    if folder.is_dir() or given.startswith((".", "/", "~")) or _HUB_ID.fullmatch(given):
+    if folder.is_dir() or given.startswith((".", "/", "~")) or HUB_ID.fullmatch(given):
         return _validate(ModelConfig, {"source": given}, Path("command line"))
     known_ones = unknown_name("model", given, known)
     raise UserError(f"{known_ones}; or give a hub id (org/name) or a folder")
@@ -183,8 +184,8 @@ def _apply(tree: dict[str, Any], override: str, path: Path) -> None:
     value = read_yaml(text, f"override {override!r}")
     node: Any = tree
     for depth, part in enumerate(parts[:-1]):
-        if isinstance(node, dict) and part in _fields_at(Profile, parts[:depth]):
-            node.setdefault(part, {})  # a block that the file leaves to its defaults
+        if isinstance(node, dict) and part not in node:
+            _open_block(node, parts[: depth + 1], override)
         node = _descend(node, part, ".".join(parts[: depth + 1]), override, path)
     if isinstance(node, list):
         _descend(node, parts[-1], dotted, override, path)  # the item must exist
@@ -193,6 +194,20 @@ def _apply(tree: dict[str, Any], override: str, path: Path) -> None:
         node[parts[-1]] = value  # an unknown last part is reported by validation, with its siblings
     else:
         raise UserError(f"override {override!r}: {'.'.join(parts[:-1])} is a value, not a block")
+
+
+def _open_block(node: dict[str, Any], parts: list[str], override: str) -> None:
+    """Begin a block that the file leaves to its defaults, so that a field of it can be set."""
+    *above, part = parts
+    field = _block_at(Profile, above).model_fields.get(part)
+    if field is not None and get_origin(field.annotation) is tuple:
+        raise UserError(
+            f"override {override!r}: {'.'.join(parts)} is left to its default; give the whole list"
+        )
+    *beyond, holder = above or [""]
+    held = _block_at(Profile, beyond).model_fields.get(holder)
+    if field is not None or (held is not None and get_origin(held.annotation) is dict):
+        node[part] = {}
 
 
 def _descend(node: Any, part: str, dotted: str, override: str, path: Path) -> Any:
@@ -244,23 +259,19 @@ def _explain(model: type[BaseModel], detail: dict[str, Any]) -> str:
 
 
 def _fields_at(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
-    """Field names of the block at `location`, found by walking the annotations."""
-    current: Any = model
+    """The field names of the block at `location`."""
+    return list(_block_at(model, location).model_fields)
+
+
+def _block_at(model: type[BaseModel], location: Sequence[str | int]) -> type[BaseModel]:
+    """The block at `location`, found by walking the annotations; the last one above, if none is."""
+    current = model
     for part in location:
-        inner = (
-            _models_in(current.model_fields[part].annotation)
-            if _is_model(current) and (part in current.model_fields)
-            else [current]
-        )
-        current = inner[0] if inner else current
-    return list(current.model_fields) if _is_model(current) else []
+        if part in current.model_fields:
+            inner = models_in(current.model_fields[str(part)].annotation)
+            current = inner[0] if inner else _NoFields
+    return current
 
 
-def _is_model(value: Any) -> bool:
-    return isinstance(value, type) and issubclass(value, BaseModel)
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    if _is_model(annotation):
-        return [annotation]
-    return [m for inner in getattr(annotation, "__args__", ()) for m in _models_in(inner)]
+class _NoFields(BaseModel):
+    """Stands for a value that is no block."""

@@ -1,6 +1,5 @@
 """One complete run."""
 
-from contextlib import suppress
 from typing import Any, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -36,22 +35,15 @@ class Profile(Frozen):
         """Fill in the names that the datasets and the arms decide."""
         if not isinstance(given, dict):
             return given
-        parts = {part: given.get(part) or {} for part in ("search", "finetune", "evaluate")}
         try:
             names = [DatasetConfig.model_validate(d).name for d in given["datasets"]]
-            search, finetune, evaluate = ({**part} for part in parts.values())
-        except (KeyError, TypeError, ValidationError):
+            search = {"datasets": names, **(given.get("search") or {})}
+            finetune = {"dataset": names[0], **(given.get("finetune") or {})}
+            finetune.setdefault("arms", usual_arms(finetune["dataset"], search["datasets"]))
+            first = {"against": finetune["arms"][0]["name"]}
+            evaluate = {**first, **(given.get("evaluate") or {})}
+        except (KeyError, TypeError, IndexError, AttributeError, ValidationError):
             return given  # what is wrong there, its own validation says
-        if not names:
-            return given
-        search["datasets"] = search.get("datasets") or names
-        finetune["dataset"] = finetune.get("dataset") or names[0]
-        finetune["arms"] = finetune.get("arms") or usual_arms(
-            finetune["dataset"], search["datasets"]
-        )
-        if not evaluate.get("against"):
-            with suppress(KeyError, TypeError):
-                evaluate["against"] = dict(finetune["arms"][0])["name"]
         return {**given, "search": search, "finetune": finetune, "evaluate": evaluate}
 
     @field_validator("datasets")
@@ -63,11 +55,15 @@ class Profile(Frozen):
     @model_validator(mode="after")
     def _names_exist(self) -> Self:
         datasets = [d.name for d in self.datasets]
+        if not self.search.datasets:
+            raise ValueError("search.datasets: give one at least, or leave it out for all")
         for name in self.search.datasets:
             must_be_in("search.datasets", name, datasets)
         for name in self.search.schedules:
             must_be_in("search.schedules", name, list(self.search.datasets))
-        must_be_in("finetune.dataset", self.finetune.dataset, datasets)
+        for name in self.finetune.mixed:
+            must_be_in("finetune.dataset", name, datasets)
+        refuse_repeats("finetune.dataset", self.finetune.mixed)
         for i, name in enumerate(self.finetune.other_datasets):
             must_be_in(f"finetune.other_datasets.{i}", name, datasets)
         arms = [arm.name for arm in self.finetune.arms]

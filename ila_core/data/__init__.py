@@ -8,9 +8,9 @@ anything runs.
 """
 
 import hashlib
-from collections import deque
-from collections.abc import Iterator
-from typing import Self
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from typing import Any, Self
 
 from ila_core.config import DatasetConfig
 from ila_core.data.conversation import Conversation, content_hash
@@ -57,3 +57,38 @@ class Dataset(Conversations):
         """Read every row for what `digest` and `counts` say of them."""
         deque(self, maxlen=0)
         return self
+
+
+class Mixture:
+    """Several datasets as one, one after the other; training shuffles them."""
+
+    def __init__(self, parts: Sequence[Dataset]) -> None:
+        self._parts = parts
+
+    def __iter__(self) -> Iterator[Conversation]:
+        for part in self._parts:
+            yield from part
+
+    def __add__(self, more: Self) -> Self:
+        return type(self)([*self._parts, *more._parts])
+
+    def digests(self) -> list[str]:
+        """The identity of each dataset, once it was read."""
+        return [part.digest() for part in self._parts]
+
+    @property
+    def unreadable(self) -> list[str]:
+        """What is wrong with each row that cannot be read."""
+        return [problem for part in self._parts for problem in part.unreadable]
+
+    def counts(self) -> dict[str, Any]:
+        """What was read and what was not, of all together."""
+        whole: dict[str, Any] = {}
+        for part in self._parts:
+            for name, found in part.counts().items():
+                if isinstance(found, dict):
+                    found = dict(sorted((Counter(whole.get(name, {})) + Counter(found)).items()))
+                    whole[name] = found
+                else:
+                    whole[name] = whole.get(name, 0) + found
+        return whole

@@ -45,7 +45,6 @@ DATASETS = {
 _NO_DATASET = (ValueError, TypeError, AttributeError, LookupError, RuntimeError, YAMLError,
                FileNotFoundError)  # fmt: skip
 """What `datasets` raises where a folder, its README or a script is not what it reads."""
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _SHARD = re.compile(r"-of-(\d+)")
 
 
@@ -71,7 +70,7 @@ def is_local(config: DatasetConfig) -> bool:
         or readable(Path(source))
     ):
         return True
-    if _HUB_ID.fullmatch(source):
+    if hub.HUB_ID.fullmatch(source):
         return False
     raise unknown_name("dataset, file or folder", source, DATASETS)
 

@@ -11,19 +11,19 @@ import hashlib
 import logging
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from tqdm import tqdm
 
 from ila_core.config import Preparation
-from ila_core.data import Dataset
+from ila_core.data import Mixture
 from ila_core.data.chat_template import Renderer
 from ila_core.data.conversation import Conversation, content_hash
 from ila_core.data.counts import Counts, said_of
 from ila_core.data.loss_mask import ends_after, learned_tokens
 from ila_core.data.prepared import SPLITS, Prepared, Row, Rows, Split
-from ila_core.data.token_rows import token_rows
+from ila_core.data.token_rows import TokenRow, token_rows
 from ila_core.errors import UserError, first_line
 
 log = logging.getLogger("ila")
@@ -33,11 +33,12 @@ _SHOWN = 3
 
 
 def prepare(
-    conversations: Dataset | Iterable[Conversation],
+    conversations: Mixture | Iterable[Conversation],
     renderer: Renderer,
     data: Preparation,
     *,
     dataset: str,
+    validation: Mixture | None = None,
     progress: bool = False,
 ) -> Prepared:
     """Tokenize, mark the loss, drop what cannot be used, and split by prompt.
@@ -47,6 +48,8 @@ def prepare(
         renderer: the chat template, with a fast tokenizer (`ila_core.models.loading`).
         data: maximum length and splits.
         dataset: the dataset's name, for the statistics and for error messages.
+        validation: conversations that are held out, in place of a share of the others. None of
+            those has a prompt of theirs.
         progress: a progress bar, if standard error is a terminal.
 
     Raises:
@@ -58,17 +61,19 @@ def prepare(
     seen: set[bytes] = set()
     home: dict[bytes, Split] = {}
     tokenized = tqdm(
-        token_rows(conversations, renderer),
+        _in_splits(conversations, validation or (), renderer, data),
         desc=f"prepare {dataset}",
         unit="row",
         disable=not (progress and sys.stderr.isatty()),
     )
-    for conversation, rows in tokenized:
+    for conversation, rows, split in tokenized:
         if isinstance(rows, UserError):
             dropped[first_line(rows)] += 1
             continue
+        if split is None:
+            dropped["its prompt is held out"] += 1
+            continue
         identity = bytes.fromhex(content_hash(conversation))
-        split = split_of(conversation, data)
         in_split = 0
         for whole in rows:
             row = Row(*whole.cut(data.max_length))
@@ -93,9 +98,10 @@ def prepare(
             count["system_merged"] += conversation.system is not None and not renderer.takes_system
             seen.add(identity)
     read = {}
-    if isinstance(conversations, Dataset):
-        read = conversations.counts()
-        for problem in conversations.unreadable[:_SHOWN]:
+    if isinstance(conversations, Mixture):
+        both = conversations if validation is None else validation + conversations
+        read = both.counts()
+        for problem in both.unreadable[:_SHOWN]:
             log.warning("%s: left out: %s", dataset, problem)
     reasons = Counter(read.pop("dropped", {})) + dropped
     counts = Counts(**read, **count, dropped=dict(sorted(reasons.items())))
@@ -103,6 +109,22 @@ def prepare(
     _refuse_empty(prepared, data)
     _report(prepared)
     return prepared
+
+
+def _in_splits(
+    conversations: Iterable[Conversation],
+    validation: Iterable[Conversation],
+    renderer: Renderer,
+    data: Preparation,
+) -> Iterator[tuple[Conversation, list[TokenRow] | UserError, Split | None]]:
+    """Yield each conversation with its rows and their split; none where its prompt is held out."""
+    held_out: set[str] = set()
+    for conversation, rows in token_rows(validation, renderer):
+        held_out.add(conversation.prompt.strip())
+        yield conversation, rows, "held_out"
+    for conversation, rows in token_rows(conversations, renderer):
+        known = conversation.prompt.strip() in held_out
+        yield conversation, rows, None if known else split_of(conversation, data)
 
 
 def split_of(conversation: Conversation, data: Preparation) -> Split:

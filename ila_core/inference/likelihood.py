@@ -211,5 +211,5 @@ def _score(
     at: Tensor = torch.tensor(where, device=token_loss.device)
     log_p = token_loss.log_p(hidden[at[:, 0], at[:, 1]], torch.tensor(what, device=at.device))
     sums = torch.zeros(len(names), dtype=torch.float64)
-    sums.index_add_(0, torch.tensor(owner), log_p.double().cpu())
+    sums.index_add_(0, torch.tensor(owner), log_p.cpu().double())
     return dict(zip(names, sums.tolist(), strict=True))

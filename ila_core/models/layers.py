@@ -74,6 +74,9 @@ class Examined(Frozen):
     """The largest parameters that are in no layer and not excluded, as text; may be empty."""
     positions: int | None
     """Most tokens of a row; `None` where the architecture has no limit."""
+    has_experts: bool
+    """Whether it has tensors of experts, excluded ones too: what they hold in a training depends on
+    which expert each token goes to."""
 
 
 def find_layers(config: ModelConfig) -> list[Layer]:
@@ -133,7 +136,11 @@ def examine(config: ModelConfig) -> Examined:
         )
     _refuse_what_peft_does(model, chosen, config)
     return Examined(
-        layers=tuple(chosen), share=share, outside=text, positions=_positions(published)
+        layers=tuple(chosen),
+        share=share,
+        outside=text,
+        positions=_positions(published),
+        has_experts=any(layer.holds_experts for layer in every),
     )
 
 

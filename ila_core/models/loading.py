@@ -107,6 +107,11 @@ def _check_ids(config: ModelConfig, tokenizer: Any) -> None:
         )
 
 
+def in_float64(numbers: Any) -> Any:
+    """The numbers in float64, on the CPU where their device (Apple's MPS) has none."""
+    return (numbers.cpu() if numbers.device.type == "mps" else numbers).double()
+
+
 def load_base(config: ModelConfig, device: str, *, four_bit: bool = False) -> Any:
     """Load the base in its profile's dtype on `device`; untie `lm_head` where the profile says so.
 

@@ -156,8 +156,13 @@ class Ranking(Frozen):
         """Read what `save` wrote.
 
         Raises:
-            UserError: the file is not a ranking, or larger than any can be.
+            UserError: there is no file, it is not a ranking, or larger than any can be.
         """
+        if not path.is_file():
+            raise UserError(
+                f"{path} is no file: give the ranking.json of a search, or what `ila rankings show "
+                "REF --json` prints"
+            )
         if (size := path.stat().st_size) > MOST_BYTES:
             raise UserError(f"{path} is no ranking: it has {size:,} bytes (at most {MOST_BYTES:,})")
         try:

@@ -26,6 +26,7 @@ from ila_core.data.batches import (
 )
 from ila_core.errors import CheckError, listed
 from ila_core.models.layers import Layer
+from ila_core.models.loading import in_float64
 from ila_core.train.methods.lora import lora_layers
 
 if TYPE_CHECKING:
@@ -198,7 +199,7 @@ def gamma_gradient(
     backward(model, loss, rows, micro_batch)
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters.values()]
     slope = gamma * (1 - gamma)
-    found = (torch.cat(gradients).double() / slope).tolist()
+    found = (in_float64(torch.cat(gradients)) / slope).tolist()
     return dict(zip(parameters, found, strict=True))
 
 

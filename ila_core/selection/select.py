@@ -13,7 +13,7 @@ from ila_core.config import ArmConfig, MethodSettings
 from ila_core.config.finetune import per_rank
 from ila_core.errors import UserError, unknown_name
 from ila_core.models.layers import Layer
-from ila_core.search.ranking import Ranking, kept_count
+from ila_core.search.ranking import Ranking, exact, kept_count
 from ila_core.selection.policies import POLICIES, Fractions, Request
 from ila_core.selection.selection import UNCOVERED, Details, Selection
 from ila_core.train.forecast import Forecast
@@ -92,6 +92,28 @@ def required_datasets(arm: ArmConfig, datasets: Sequence[str]) -> tuple[str, ...
     if arm.source not in datasets:
         raise unknown_name(f"source of arm {arm.name!r},", arm.source, datasets)
     return (arm.source,)
+
+
+def plainest(arm: ArmConfig, datasets: Sequence[str], search: Fractions) -> ArmConfig:
+    """Return the arm by the plainest policy that selects the same layers, whatever the scores are.
+
+    Arms that come to the same share their steps: on one dataset `intersection` is `ila`.
+    """
+    policy, keep, source = arm.policy, arm.keep, arm.source
+    if policy == "vote" and arm.votes == len(datasets):
+        policy = "intersection"
+    if policy == "intersection" and len(datasets) == 1:
+        policy, source, keep = "ila", datasets[0], float(1 - exact(search.least))
+    if reads_keep(arm.model_copy(update={"policy": policy, "keep": None})):
+        if (search.keep if keep is None else keep) == 1:
+            policy, keep = "all", None
+        elif keep == search.keep:
+            keep = None
+    found: dict[str, object] = {"policy": policy, "keep": keep, "source": source}
+    if policy != arm.policy:
+        found |= {"votes": ArmConfig.model_fields["votes"].default}
+        found |= {"source": source if POLICIES[policy].reads == "source" else None}
+    return arm.model_copy(update=found)
 
 
 def reads_keep(arm: ArmConfig) -> bool:

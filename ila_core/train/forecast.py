@@ -20,10 +20,11 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from ila_core.config import FullMethod, MethodSettings, ModelConfig
+from ila_core.errors import UserError
 from ila_core.models.architecture import architecture_config
+from ila_core.models.experts import all_expert_tensors
 from ila_core.models.layers import Layer
 from ila_core.models.loading import untie
-from ila_core.train.experts import refuse_experts
 from ila_core.train.methods import METHODS
 
 VERSION = 2
@@ -80,9 +81,8 @@ class Forecast:
         """Count a pass of as many conversations of `length` tokens; seconds are unknown yet.
 
         Raises:
-            UserError: some of the layers are tensors of experts.
+            UserError: the model has tensors of experts.
         """
-        refuse_forecast(layers)
         rows = min(batch_size, micro_batch)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of PEFT, about a model that is never trained
@@ -149,18 +149,17 @@ class Forecast:
         return self.tokens * self.flops(names) / self.flops_per_second
 
 
-def refuse_forecast(layers: Sequence[Layer]) -> None:
-    """Refuse models of experts: which rows go to which expert is no question of shapes.
+def refuse_forecast(has_experts: bool, model: str) -> None:
+    """Refuse models of experts: which token goes to which expert is no question of shapes.
 
     Raises:
-        UserError: some of the layers are tensors of experts.
+        UserError: the model has tensors of experts.
     """
-    refuse_experts(
-        layers,
-        "memory and time are asked for",
-        "they are forecast for linear layers only",
-        "give a limit in layers or parameters (keep, layers, parameters)",
-    )
+    if has_experts:
+        raise UserError(
+            f"model {model} has experts, and how much memory and time a training takes is forecast "
+            "for models without; give a limit in layers or parameters (keep, layers, parameters)"
+        )
 
 
 def _counted(
@@ -185,6 +184,7 @@ def _counted(
         model = AutoModelForCausalLM.from_config(
             architecture_config(config), dtype=dtype, attn_implementation=_attention()
         )
+        refuse_forecast(bool(all_expert_tensors(model)), config.name)
         if config.lm_head == "untie":
             untie(model)
         weights = _weight_bytes(model, METHODS[method].four_bit, dtype)

@@ -8,6 +8,7 @@ from typing import Any
 from ila_core.config.base import FrozenResult
 from ila_core.data.batches import Row, collate, loss_tokens
 from ila_core.errors import Diverged, UserError
+from ila_core.models.loading import in_float64
 
 
 class ConversationLoss(FrozenResult):
@@ -52,8 +53,9 @@ def held_out_loss(
         for numbers in tqdm(batches, desc="held_out_loss", unit="batch", disable=not shown):
             batch = {k: v.to(device) for k, v in collate([[rows[i]] for i in numbers]).items()}
             losses, row = token_loss(batch)
-            sums = losses.new_zeros(len(numbers), dtype=torch.float64)
-            sums.index_add_(0, row, losses.double())
+            exact = in_float64(losses)
+            sums = exact.new_zeros(len(numbers))
+            sums.index_add_(0, row.to(exact.device), exact)
             for i, value in zip(numbers, sums.tolist(), strict=True):
                 nll[i] = value
     broken = [i for i, value in enumerate(nll) if not math.isfinite(value)]

@@ -6,7 +6,7 @@ comes its key. Nothing here computes: `tasks/steps/` says how, `tasks/run/execut
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -133,6 +133,24 @@ def in_order(*last: Step) -> list[Step]:
     for step in last:
         visit(step)
     return list(done.values())
+
+
+def relabel(last: Iterable[Step], note: str, *, but: Iterable[Step]) -> None:
+    """Append `note` to the label of each step that `last` need and `but` do not."""
+    done = set()
+
+    def visit(step: Step, *, change: bool) -> None:
+        if id(step) not in done:
+            done.add(id(step))
+            for upstream in step.inputs.values():
+                visit(upstream, change=change)
+            if change:
+                step.label += note
+
+    for step in but:
+        visit(step, change=False)
+    for step in last:
+        visit(step, change=True)
 
 
 def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -34,6 +34,11 @@ class Base:
         return cls(config, lock.model(config), lock.layers(config), lock)
 
     @property
+    def has_experts(self) -> bool:
+        """Whether the model has tensors of experts, excluded or not."""
+        return self.lock.has_experts(self.config)
+
+    @property
     def share(self) -> float:
         """How much of the language model's matrix weights the layers hold."""
         return self.lock.share(self.config)
@@ -64,7 +69,7 @@ class Base:
         Raises:
             UserError: it is larger than each layer's smaller side.
         """
-        most = max(min(layer.shape) for layer in self.layers)
+        most = max(min(layer.shape[-2:]) for layer in self.layers)
         if r > most:
             raise UserError(
                 f"{field}: given {r:,}; no layer of model {self.config.name} has a rank above "

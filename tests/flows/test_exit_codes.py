@@ -6,7 +6,10 @@ import pytest
 import torch
 
 from flows.exit_codes import explain
+from ila_core.config import RuntimeConfig
 from ila_core.errors import CheckError, UserError
+
+HOME = RuntimeConfig.from_env().home
 
 
 def led_to(cause, error):
@@ -21,6 +24,9 @@ def led_to(cause, error):
         (CheckError("frozen, but changed"), 1, "frozen, but changed"),
         (ConnectionError("MLflow at x cannot be used"), 1, "MLflow at x"),
         (PermissionError(errno.EACCES, "Permission denied", "lock.json"), 1, "lock.json: Perm"),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "/x.json"), 2, "/x.json: No"),
+        (NotADirectoryError(errno.ENOTDIR, "Not a directory", "x/y"), 2, "x/y: Not a directory"),
+        (FileNotFoundError(errno.ENOENT, "No such file", f"{HOME}/lock.json"), 1, "lock.json: No"),
         (OSError(errno.ENOSPC, "No space left on device"), 1, "the disk is full"),
         (led_to(OSError("database or disk is full"), ValueError("x")), 1, "the disk is full"),
         (torch.cuda.OutOfMemoryError("CUDA out of memory. Tried"), 1, "Lower ILA_MICRO_BATCH"),

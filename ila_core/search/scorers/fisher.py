@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from ila_core.models.loading import in_float64
 from ila_core.search.scoring import (
     Material,
     Needs,
@@ -55,5 +56,5 @@ def _squared_gradient(parameters: Iterable[Any]) -> Tensor:
     """Summed in float64; a parameter that no row reached has none."""
     import torch
 
-    squares = [p.grad.double().square().sum() for p in parameters if p.grad is not None]
+    squares = [in_float64(p.grad).square().sum() for p in parameters if p.grad is not None]
     return torch.stack(squares).sum() if squares else torch.zeros((), dtype=torch.float64)

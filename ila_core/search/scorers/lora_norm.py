@@ -3,6 +3,7 @@
 from typing import Any
 
 from ila_core.models.experts import adapts_experts
+from ila_core.models.loading import in_float64
 from ila_core.search.scoring import Material, Needs, ScoreResult
 
 
@@ -26,6 +27,6 @@ def update_norm(layer: Any) -> float:
         b, a, _ = layer.get_delta_factors("default")  # (experts, ., r) and (experts, r, .)
     else:
         a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
-    a, b = a.detach().double(), b.detach().double()
+    a, b = in_float64(a.detach()), in_float64(b.detach())
     square = ((b.mT @ b) * (a @ a.mT)).sum().clamp(min=0)
     return float(layer.scaling["default"] * square.sqrt())

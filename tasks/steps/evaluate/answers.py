@@ -15,7 +15,7 @@ from tasks.cache.step import Context, Step
 from tasks.steps.base import Base
 from tasks.steps.resident import evaluated
 
-VERSION = 1
+VERSION = 2
 _ANSWERS, _FASTCHAT = "answers.json", "fastchat.jsonl"
 
 

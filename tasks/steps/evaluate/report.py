@@ -76,7 +76,7 @@ def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) ->
         arms=arms,
         benchmarks=_benchmarks(step, inputs),
         prepared={
-            part.given["dataset"].name: read_json(inputs[name] / "prepared.json")
+            part.given["names"]["dataset"]: read_json(inputs[name] / "prepared.json")
             for name, part in step.inputs.items()
             if part.name == "prepare"
         },

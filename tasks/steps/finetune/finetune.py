@@ -88,8 +88,12 @@ def _complete(adapter: Path, base: Base) -> None:
 
     PEFT reads the commit too, and from the folder alone the model can be asked as it was trained.
     """
-    path = adapter / "adapter_config.json"
-    named = json.loads(path.read_bytes()) | {"revision": base.pinned.revision}
-    path.write_text(json.dumps(named, indent=2, sort_keys=True), encoding="utf-8")
+    from peft.utils import CONFIG_NAME
+
+    config = json.loads((adapter / CONFIG_NAME).read_bytes())
+    config["revision"] = base.pinned.revision
+    (adapter / CONFIG_NAME).write_text(
+        json.dumps(config, indent=2, sort_keys=True), encoding="utf-8"
+    )
     told = base.config.template, base.config.template_variables
     save_tokenizer(load_tokenizer(base.pinned), *told, adapter)

@@ -17,7 +17,7 @@ from ila_core.models.layers import fingerprint
 from ila_core.search.ranking import digest_read
 from ila_core.search.ranking_reference import ResolvedRanking
 from ila_core.selection.policies import POLICIES
-from ila_core.selection.select import reads_keep, required_datasets
+from ila_core.selection.select import plainest, reads_keep, required_datasets
 from ila_core.selection.select import select as apply_policy
 from ila_core.selection.selection import Selection
 from ila_core.train.forecast import VERSION as FORECAST_VERSION
@@ -46,12 +46,15 @@ def select(
         earlier: selection steps of the arms before it, by name.
         data: the arm's training data; an input only for a limit in memory or time.
     """
+    searched = list(scores.ranking.datasets if isinstance(scores, ResolvedRanking) else scores)
+    required_datasets(arm, searched)
+    arm = plainest(arm, searched, search)
     given: dict[str, object] = {}
     identity: dict[str, object] = {}
     if isinstance(scores, ResolvedRanking):
         ranking = scores.ranking
         inputs = {}
-        identity["ranking"] = digest_read(ranking, required_datasets(arm, ranking.datasets))
+        identity["ranking"] = digest_read(ranking, required_datasets(arm, searched))
         if scores.relation is not None:
             identity["relation"] = scores.relation
         given["ranking"] = ranking
@@ -61,13 +64,13 @@ def select(
             "relation": scores.relation or "the same weights",
         }
     else:
-        inputs = score_inputs(scores, list(required_datasets(arm, list(scores))))
+        inputs = score_inputs(scores, list(required_datasets(arm, searched)))
     if arm.like is not None:
         inputs["like"] = earlier[arm.like]
     method, name = finetuning.settings_of(arm), finetuning.method_of(arm)
     fields = [*POLICIES[arm.policy].settings, *(["keep"] if reads_keep(arm) else [])]
     if arm.memory is not None or arm.seconds is not None:
-        refuse_forecast(base.layers)
+        refuse_forecast(base.has_experts, base.config.name)
         identity["forecast"] = {
             "version": FORECAST_VERSION,
             "method": name,

@@ -1,6 +1,6 @@
 """Stage 1: LoRA on every layer until the loss is epsilon-stable (Definition 1)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from ila_core.config import (
@@ -11,7 +11,7 @@ from ila_core.config import (
     Stage2Settings,
 )
 from ila_core.data.batches import planned_steps
-from ila_core.data.prepared import Prepared, Row, Split
+from ila_core.data.prepared import Prepared, Split
 from ila_core.errors import CheckError, UserError, unknown_name
 from ila_core.search.scorers import ILA, SCORERS, check_scorer
 from ila_core.train.experts import check_experts
@@ -62,7 +62,7 @@ def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) ->
     search: SearchConfig = given["search"]
     settings: Stage1Settings = search.stage1
     splits = Prepared.load(inputs["data"]).splits
-    _check_rows(splits, search)
+    check_rows({split: len(rows) for split, rows in splits.items()}, search)
     stop = None
     if settings.ranking_stop is not None:
         batch_size = settings.optimizer.batch_size
@@ -89,8 +89,8 @@ def compute(step: Step, inputs: dict[str, Path], out: Path, context: Context) ->
     write_result(out / "stage1.json", result, context)
 
 
-def _check_rows(splits: Mapping[Split, Sequence[Row]], search: SearchConfig) -> None:
-    """Check the splits that later steps read before training for hours.
+def check_rows(conversations: Mapping[Split, int], search: SearchConfig) -> None:
+    """Check the splits that later steps read, by their sizes, before training for hours.
 
     Raises:
         UserError: when a split has fewer conversations than one batch of its reader.
@@ -103,7 +103,7 @@ def _check_rows(splits: Mapping[Split, Sequence[Row]], search: SearchConfig) -> 
     if (stop := search.stage1.ranking_stop) and SCORERS[stop.scorer].needs == "rows":
         readers.append((stop.scorer, "stage1.ranking_stop.scoring", stop.scoring))
     for scorer, field, settings in readers:
-        found = len(splits[settings.rows])
+        found = conversations[settings.rows]
         if found < settings.batch_size:
             raise UserError(
                 f"{scorer} would read the split {settings.rows!r}, whose {found} conversations are "

@@ -122,6 +122,10 @@ def test_readme_commands_run_on_smoke(finished, command, tmp_path, request):
         (["plan", "smoke", "--set", "finetune.arms.1.name=base"], "the untrained model"),
         (["report", "smoke"], "no run of profile 'smoke' has finished yet"),
         (["rankings", "show", "key:0123456789ab"], "no finished ranking has key"),
+        (["rankings", "show", "nowhere.json"], "nowhere.json is no file: give the ranking.json"),
+        (["export", "nowhere.json", "--to", "peft", "--out", "x"], "nowhere.json is no file"),
+        (["finetune", "smoke", "--ranking", "nowhere.json"], "nowhere.json is no file"),
+        (["finetune", "smoke", "--out", "README.md"], "README.md: Not a directory"),
         (["rankings", "show", "mistral"], "give name@alias, name/version, key:<12 hex>"),
     ],
 )

@@ -67,3 +67,44 @@ def test_a_paper_profile_is_what_appendix_b_has(ila):
     lines = (ROOT / "profiles" / "runs" / "llama2-7b-lima.yaml").read_text().splitlines()
     assert len(lines) <= 40
     assert json.dumps(profile)  # plain values alone
+
+
+def test_too_few_rows_are_refused_before_anything_is_trained(ila, tmp_path):
+    data = write_questions(tmp_path / "few.csv", n=30)
+    said = ila("plan", "--model", "demo", "--data", str(data), expect=2)
+    assert "fewer than one batch of search.stage2.batch_size 32" in said
+    assert "prepare few" in ila("plan", "--model", "demo", "--data", str(data), "--set",
+                                "search.stage2.batch_size=8")  # fmt: skip
+
+
+def test_validation_rows_and_a_mixture_are_planned_with_keys_of_their_own(ila, tmp_path):
+    write_questions(tmp_path / "mine.csv"), write_questions(tmp_path / "more.csv", n=90)
+    (tmp_path / "held").mkdir()
+    write_questions(tmp_path / "held" / "validation.csv", n=10)
+    profile = tmp_path / "p.yaml"
+    tree = {"model": "demo", "datasets": [f"{tmp_path}/mine.csv", f"{tmp_path}/more.csv"]}
+
+    def planned(**changed):
+        profile.write_text(yaml.safe_dump(tree | changed))
+        found = ila.json("plan", str(profile))
+        return found["datasets"], {s["step"]: s["key"] for s in found["steps"]}
+
+    _, usual = planned()
+    rows, mixed = planned(finetune={"dataset": "mine+more"})
+    assert sum(rows["mine+more"]["rows"].values()) == 170
+    moved = {step.split()[0] for step, key in mixed.items() if usual.get(step) != key}
+    assert moved == {"prepare", "finetune", "held_out_loss", "report"}
+    assert mixed["stage1 mine seed 0"] == usual["stage1 mine seed 0"]
+
+    own = {"source": f"{tmp_path}/mine.csv", "held_out": f"{tmp_path}/held::validation"}
+    rows, keys = planned(datasets=[own, tree["datasets"][1]])
+    assert rows["mine"]["rows"] == {"train": 70, "gate": 0, "held_out": 10}
+    assert rows["mine"]["dropped"] == {"its prompt is held out": 10}
+    assert keys["prepare mine"] != usual["prepare mine"]
+    assert keys["prepare more"] == usual["prepare more"]
+
+    profile.write_text(yaml.safe_dump(tree | {
+        "datasets": [own, tree["datasets"][1]], "finetune": {"dataset": "mine+more"},
+    }))  # fmt: skip
+    said = ila("plan", str(profile), expect=2)
+    assert "only mine of these datasets gives the conversations that are held out" in said

@@ -203,3 +203,17 @@ def test_a_block_that_the_file_leaves_out_can_be_overridden():
         load_profile("demo", ["evaluate.mmlu.shot=3"])
     with pytest.raises(UserError, match=r"unknown field 'evaluate\.mmul'"):
         load_profile("demo", ["evaluate.mmul.shots=3"])
+
+
+def test_overrides_reach_what_a_file_leaves_to_its_defaults(tmp_path):
+    short = tmp_path / "short.yaml"
+    short.write_text("model: demo\ndatasets: [lima]\n")
+    profile = load_profile(
+        str(short), ["search.schedules.lima.lr=1e-3", "finetune.optimizer.batch_size=4"]
+    )
+    assert profile.search.schedules["lima"].lr == 1e-3
+    assert profile.finetune.optimizer.batch_size == 4
+    with pytest.raises(UserError, match=r"finetune\.arms is left to its default; give the whole"):
+        load_profile(str(short), ["finetune.arms.0.seed=3"])
+    with pytest.raises(UserError, match=r"unknown field 'search\.stage1\.lorra'"):
+        load_profile(str(short), ["search.stage1.lorra.r=3"])

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ila_core.config import DataConfig, DatasetConfig
-from ila_core.data import Dataset
+from ila_core.config import Preparation
+from ila_core.data import Mixture
 from ila_core.data.chat_template import Renderer
 from ila_core.data.conversation import Conversation, Message
 from ila_core.data.counts import said_of
@@ -18,6 +19,7 @@ from ila_core.data.loss_mask import IGNORED
 from ila_core.data.prepared import Prepared, Row, longest
 from ila_core.data.tokenize import prepare, split_of
 from ila_core.errors import CheckError, UserError
+from tests.helpers.datasets import dataset, write
 
 ROOT = Path(__file__).parents[3]
 
@@ -38,7 +40,7 @@ UNMARKED = (
 )
 NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
 SILENT_SYSTEM = UNMARKED.replace("in messages", "in messages if m.role != 'system'")
-DATA = DataConfig(max_length=200, held_out_fraction=0.2, gate_fraction=0.2)
+DATA = Preparation(max_length=200, held_out_fraction=0.2, gate_fraction=0.2, split_seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +135,7 @@ def test_what_a_dataset_leaves_out_is_in_the_statistics(tokenizer: Any, tmp_path
     others = [{"prompt": "q", "response": None}, {"text": "no"}]
     path = tmp_path / "rows.jsonl"
     path.write_text("\n".join(json.dumps(row) for row in [*rows, *others]))
-    data = Dataset(DatasetConfig(source=str(path)), None)
+    data = Mixture([dataset(path)])
     result = prepare(data, Renderer(tokenizer, MARKED), DATA, dataset="mine")
     counts = result.counts
     assert (counts.given, counts.unreadable, counts.answers) == (62, 1, 60)
@@ -144,6 +146,43 @@ def test_what_a_dataset_leaves_out_is_in_the_statistics(tokenizer: Any, tmp_path
         "fields that were ignored: id (60 rows)",
     ]
     assert sum(map(len, result.splits.values())) == 60
+
+
+def test_given_conversations_are_held_out_and_their_prompts_are_not_trained_on(
+    tokenizer: Any, tmp_path: Path
+) -> None:
+    def mixture(name: str, numbers: Iterable[int]) -> Mixture:
+        rows = [{"prompt": f"q {i}", "response": f"{name} {i}"} for i in numbers]
+        return Mixture([dataset(write(tmp_path / f"{name}.jsonl", rows))])
+
+    data = DATA.model_copy(update={"held_out_fraction": 0.0, "gate_fraction": 0.0})
+    result = prepare(
+        mixture("train", range(60)),
+        Renderer(tokenizer, MARKED),
+        data,
+        dataset="mine",
+        validation=mixture("held", range(50, 70)),
+    )
+    assert {split: len(rows) for split, rows in result.splits.items()} == {
+        "train": 50, "gate": 0, "held_out": 20,
+    }  # fmt: skip
+    assert result.counts.dropped == {"its prompt is held out": 10}
+    assert result.counts.given == 80
+    assert all("held" in learned(row, tokenizer) for row in result.splits["held_out"])
+    assert all("train" in learned(row, tokenizer) for row in result.splits["train"])
+
+
+def test_several_datasets_are_prepared_as_one(tokenizer: Any, tmp_path: Path) -> None:
+    one = [{"prompt": f"a {i}", "response": f"x {i}", "id": i} for i in range(60)]
+    other = [{"question": f"b {i}", "answer": f"y {i}"} for i in range(40)]
+    parts = [write(tmp_path / "one.jsonl", one), write(tmp_path / "other.csv", other)]
+    mixed = Mixture([dataset(part) for part in parts])
+    result = prepare(mixed, Renderer(tokenizer, MARKED), DATA, dataset="one+other")
+    assert sum(map(len, result.splits.values())) == result.counts.given == 100
+    assert result.counts.ignored == {"id": 60}
+    assert mixed.digests() == [dataset(part).read().digest() for part in parts]
+    said = [learned(row, tokenizer)[0] for row in result.splits["train"]]
+    assert {*said} == {"x", "y"}
 
 
 def test_a_conversation_that_the_template_refuses_is_left_out_with_its_words(
@@ -289,7 +328,7 @@ def test_real_rows_are_learned_exactly(real_data: Path, name: str) -> None:
     from transformers import AutoTokenizer
 
     real = AutoTokenizer.from_pretrained(real_data / "models" / "stories3M", local_files_only=True)
-    data = Dataset(DatasetConfig(source=str(real_data / name)), None)
+    data = Mixture([dataset(real_data / name)])
     conversations = list(data)
     whole = DATA.model_copy(update={"max_length": 100_000})
     marked = prepare(data, Renderer(real, MARKED), whole, dataset="real")

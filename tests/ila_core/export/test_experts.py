@@ -99,7 +99,7 @@ def test_peft_adapts_exactly_the_exported_selection(ranks: dict[str, int] | None
     assert found.ranks == expected
 
 
-@pytest.mark.parametrize("to", EXPORTERS.keys() - {*NAMES_PARAMETERS, "spectrum"})
+@pytest.mark.parametrize("to", sorted(EXPORTERS.keys() - {*NAMES_PARAMETERS, "spectrum"}))
 def test_trainers_that_name_modules_refuse_experts(to: str) -> None:
     with pytest.raises(UserError, match=r"names modules, and .*experts.*: give --to peft or trl"):
         export(to, wanted())

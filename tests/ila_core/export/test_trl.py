@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ila_core.config import DataConfig, DatasetConfig, LoraSettings
+from ila_core.config import DatasetConfig, LoraSettings, Preparation
 from ila_core.data import Dataset
 from ila_core.data.prepared import SPLITS
 from ila_core.data.tokenize import prepare
@@ -149,7 +149,9 @@ def test_the_exported_trainer_masks_the_tokens_that_the_search_masks(
     path = tmp_path_factory.getbasetemp() / "property.jsonl"
     path.write_text("\n".join([*ALWAYS, *drawn]) + "\n", encoding="utf-8")
     ours = renderer_of(template)
-    data = DataConfig(max_length=max_length, held_out_fraction=0.3, gate_fraction=0.3)
+    data = Preparation(
+        max_length=max_length, held_out_fraction=0.3, gate_fraction=0.3, split_seed=0
+    )
     dataset = Dataset(DatasetConfig(source=str(path)), None)
     try:
         prepared = prepare(dataset, ours, data, dataset="d")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from scipy import stats
 from transformers import AddedToken
 
 from ila_core.config import GenerationSettings
@@ -17,11 +18,12 @@ from ila_core.errors import CheckError, UserError
 from ila_core.inference.fastchat import read_fastchat, write_fastchat
 from ila_core.inference.generate import Answer, answer_all, end_tokens
 from ila_core.inference.questions import Question, load_questions, questions_digest
-from ila_core.inference.sampling import RowSampler
+from ila_core.inference.sampling import RowSampler, gumbel
 from tests.helpers import spoken
 from tests.helpers.spoken import QUESTIONS, answered, asked, write_lines
 
 GREEDY = GenerationSettings(max_new_tokens=12, temperature="greedy")
+KNOWN = [-1.025621, -0.093119, 0.670922, 0.269883]
 SAMPLED = GenerationSettings(max_new_tokens=12, temperature="by_category", seed=3)
 
 
@@ -199,6 +201,15 @@ def test_a_row_samples_from_the_softmax_at_its_temperature() -> None:
     expected = (logits / 0.7).softmax(0)
     assert torch.allclose(first.bincount(minlength=3) / 4000, expected, atol=0.03)
     assert set(second.tolist()) == {0}
+
+
+def test_noise_is_the_same_everywhere_and_that_of_gumbel() -> None:
+    assert gumbel(["key", 0], 4, "cpu").tolist() == pytest.approx(KNOWN, rel=1e-5)
+    rows = torch.stack([gumbel(["key", position], 2_000, "cpu") for position in range(100)])
+    assert stats.kstest(rows.flatten().numpy(), "gumbel_r").pvalue > 1e-3
+    for one, other in ((rows[1:], rows[:-1]), (rows[:, 1:], rows[:, :-1])):
+        assert abs(stats.spearmanr(one.flatten(), other.flatten()).statistic) < 0.01
+    assert stats.kstest(rows.argmax(1).numpy() / 2_000, "uniform").pvalue > 1e-3
 
 
 def test_prompts_are_cut_behind_the_bos_and_counted(

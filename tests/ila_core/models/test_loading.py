@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from ila_core import hub
 from ila_core.config import ModelConfig
 from ila_core.errors import UserError
 from ila_core.models.architecture import architecture_config
 from ila_core.models.files import hub_model_revision, model_files, model_files_digest
-from ila_core.models.loading import load_base, load_tokenizer
+from ila_core.models.loading import in_float64, load_base, load_tokenizer
 from ila_core.resolve import Lock
+from tests.conftest import ROOT
 
 ARCHITECTURE: dict[str, Any] = {
     "model_type": "llama",
@@ -323,3 +325,29 @@ def test_the_identity_of_a_folder_is_its_models_files(folder: Path) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"\x01")
     assert model_files_digest(folder) != before
+
+
+def test_only_one_function_makes_float64_where_a_device_may_have_none() -> None:
+    class OnMps:
+        device = torch.device("mps")
+
+        def cpu(self) -> torch.Tensor:
+            return torch.ones(2)
+
+        def double(self) -> None:
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+
+    assert in_float64(OnMps()).dtype == in_float64(torch.ones(2)).dtype == torch.float64
+    made = {
+        f"{file.name}: {line.strip()}"
+        for file in (ROOT / "ila_core").rglob("*.py")
+        for line in file.read_text().splitlines()
+        if ".double()" in line or "torch.float64" in line
+    }
+    on_the_cpu = {
+        "likelihood.py: sums = torch.zeros(len(names), dtype=torch.float64)",
+        "likelihood.py: sums.index_add_(0, torch.tensor(owner), log_p.cpu().double())",
+        "fisher.py: return torch.stack(squares).sum() if squares else "
+        "torch.zeros((), dtype=torch.float64)",
+    }
+    assert {line for line in made if not line.startswith("loading.py: return")} == on_the_cpu

@@ -19,7 +19,7 @@ from ila_core.train.held_out_loss import held_out_loss
 from ila_core.train.methods.lora import lora_layers
 from tests.helpers import tiny
 from tests.helpers.aligned import material
-from tests.helpers.chosen import EXPERTS
+from tests.helpers.chosen import EXPERTS, case
 from tests.ila_core.train.test_experts import DOWN, KINDS, UP, adapted, base_of
 
 ROWS = tiny.rows(16)
@@ -114,7 +114,8 @@ def test_what_reads_a_layers_input_is_refused(layers):
         check_scorer(name, layers)
 
 
-def test_memory_and_time_are_not_forecast(layers):
+def test_memory_and_time_are_not_forecast():
     settings = LoraMethod(**(DROPOUT | {"dropout": 0.0}))
-    with pytest.raises(UserError, match=r"forecast for linear layers only, and .*; give a limit"):
+    layers = [layer for layer in case("experts").ranking.layers if not layer.holds_experts]
+    with pytest.raises(UserError, match=r"model experts has experts, .*; give a limit in layers"):
         Forecast.of(EXPERTS, layers, "lora", settings, batch_size=2, micro_batch=2, length=8)

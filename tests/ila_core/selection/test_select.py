@@ -26,7 +26,7 @@ from ila_core.config import (
 from ila_core.errors import UserError
 from ila_core.search.ranking import LayerScores, Ranking
 from ila_core.selection.policies import POLICIES
-from ila_core.selection.select import lora_parameters, required_datasets, select
+from ila_core.selection.select import lora_parameters, plainest, required_datasets, select
 from ila_core.selection.selection import Selection
 
 SHAPES = {
@@ -133,6 +133,43 @@ def test_random_control_has_equal_parameters_and_is_another_selection(seed: int)
 def test_random_controls_of_other_seeds_differ() -> None:
     like = choose("ila", source="lima")
     assert len({choose("freeze_random", like, seed=seed).frozen for seed in range(5)}) == 5
+
+
+@pytest.mark.parametrize(
+    ("arm", "datasets", "same"),
+    [
+        ({"policy": "intersection"}, ["lima"], {"policy": "ila", "source": "lima"}),
+        ({"policy": "vote", "votes": 1}, ["lima"], {"policy": "ila", "source": "lima"}),
+        ({"policy": "vote", "votes": 2}, ["lima", "dolly"], {"policy": "intersection"}),
+        ({"policy": "intersection"}, ["lima", "dolly"], {"policy": "intersection"}),
+        ({"policy": "vote", "votes": 1}, ["lima", "dolly"], {"policy": "vote", "votes": 1}),
+        (
+            {"policy": "ila", "source": "lima", "keep": 0.75},
+            ["lima"],
+            {"policy": "ila", "source": "lima"},
+        ),
+        ({"policy": "ila", "source": "lima", "keep": 1.0}, ["lima"], {"policy": "all"}),
+        (
+            {"policy": "ila", "source": "lima", "layers": 3},
+            ["lima"],
+            {"policy": "ila", "source": "lima", "layers": 3},
+        ),
+    ],
+)
+def test_arms_that_come_to_the_same_are_one(
+    arm: dict[str, object], datasets: list[str], same: dict[str, object]
+) -> None:
+    given = ArmConfig.model_validate({"name": "arm", **arm})
+    found = plainest(given, datasets, SEARCH)
+    assert found == ArmConfig.model_validate({"name": "arm", **same})
+    tree = ranking().model_dump()
+    for field in ("score_keys", "stable", "unsure", "data_keys"):
+        tree[field] = {name: tree[field][name] for name in datasets}
+    for layer in tree["layers"]:
+        layer["scores"] = {name: layer["scores"][name] for name in datasets}
+    of_these = Ranking.model_validate(tree)
+    first, second = (select(x, of_these, SEARCH, LORA, None) for x in (given, found))
+    assert (first.train, first.frozen) == (second.train, second.frozen)
 
 
 def test_random_control_of_all_layers_still_freezes_something() -> None:

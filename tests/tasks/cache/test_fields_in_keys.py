@@ -175,6 +175,7 @@ def candidates(leaf, value, annotation, folder):
         "model.related": {"mistral-7b": "instruct"},
         "model.template_variables": {"enable_thinking": False},
         "datasets.columns": {"user": "prompt", "assistant": "response"},
+        "datasets.held_out": str(ROOT / "ila_core" / "demo" / "data" / "terse.jsonl"),
         "model.revision": "b" * 40,
         "sources": {"data": "ours"},
         "search.scorer": "size",

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from flows.pipeline import ila_pipeline
+from flows.plan.paper_tables import TABLES
 from ila_core.config.load import load_profile
 from ila_core.report.paper.published import MILESTONES, SEEDS
 from ila_core.resolve import Lock
@@ -69,6 +70,33 @@ def test_identity_changes_exactly_the_keys_it_reaches(override, home):
     before, after = keys([], home), keys([override], home)
     changed = {kind for (kind, label), key in after.items() if before[kind, label] != key}
     assert changed == CASES[override] | {"report"}
+
+
+ONE_DATASET = (
+    "datasets=[{name: terse, source: '${ILA_PACKAGE}/demo/data/terse.jsonl', stands_for: lima}]",
+    "search.schedules={terse: {lr: 2.0e-3, steps: 6}}", "finetune.other_datasets=[]",
+    "finetune.dataset=terse", "finetune.arms.1.source=terse",
+)  # fmt: skip
+
+
+def test_arms_that_train_the_same_share_one_training(home):
+    package = str(ROOT / "ila_core")
+    overrides = [text.replace("${ILA_PACKAGE}", package) for text in ONE_DATASET]
+    alone = pipeline(overrides, home).arms
+    assert alone.alike == {"intersection": "ila"}
+    assert alone.tuned["intersection"][0].key == alone.tuned["ila"][0].key
+    assert [s.key for s in alone.evaluations("intersection")] == [
+        s.key for s in alone.evaluations("ila")
+    ]
+    again = pipeline(["finetune.arms.1.keep=0.75"], home).arms
+    assert again.tuned["ila"][0].key == pipeline([], home).arms.tuned["ila"][0].key
+    assert again.alike == {}
+
+
+def test_no_two_rows_of_a_plan_look_alike(home):
+    ends = ("report", "evidence", "control", "tune", "fig2", "fig3", "comparison", *TABLES)
+    steps = pipeline([], home).steps("+".join(ends))
+    assert len({step.label for step in steps}) == len(steps) > 200
 
 
 def test_names_and_places_change_no_key(home, tmp_path):
