@@ -10,7 +10,7 @@ from flows.plan.paper_recipe import Study, study
 from flows.plan.paper_tables import TABLES, table_arms
 from flows.plan.tuning_grid import Trial, trials
 from ila_core.config import Profile
-from ila_core.errors import unknown_name
+from ila_core.errors import UserError, unknown_name
 from ila_core.resolve import Lock
 from ila_core.search.ranking_fit import fit
 from ila_core.search.ranking_reference import ResolvedRanking
@@ -22,6 +22,9 @@ from tasks.steps.search.agreement import agree
 from tasks.steps.search.ranking import rank
 from tasks.steps.search.score import score
 from tasks.steps.search.stage1 import stage1
+
+MODEL_ALONE = "model"
+"""Stands where a dataset's name does for scores that read none."""
 
 
 class Pipeline(NamedTuple):
@@ -39,7 +42,8 @@ class Pipeline(NamedTuple):
     evidence: tuple[Step, ...]
     """Every scorer's scores and their mask curves."""
     arms: Arms
-    report: Step
+    report: Step | None
+    """Of a run with data."""
     controls: tuple[Step, ...]
     """Beside the main path: noise planted in each dataset's adapter, to be found by the search."""
     study: Study
@@ -57,6 +61,13 @@ class Pipeline(NamedTuple):
             UserError: a name that is none of them.
         """
         search = (self.ranking, self.agreement)
+        if self.report is None:
+            if until != "search":
+                raise UserError(
+                    "a search of the model alone ends with its ranking: give data (--data, "
+                    "`datasets:`) to fine-tune, or plan --until search"
+                )
+            return search
         ends = {
             "report": (*search, self.report),
             "search": search,
@@ -116,6 +127,8 @@ def ila_pipeline(profile: Profile, lock: Lock, given: ResolvedRanking | None = N
     if given is not None:
         given = fit(given, profile.model, base.files, base.layers)
     search = profile.search
+    if not profile.datasets:
+        return _of_the_model_alone(profile, base, given)
 
     # 1. Conversations become token rows in disjoint splits: train, gate, held-out.
     trained_on = profile.finetune.mixed
@@ -157,6 +170,21 @@ def ila_pipeline(profile: Profile, lock: Lock, given: ResolvedRanking | None = N
     return Pipeline(
         profile, base, data, adapters, scores, ranking, agreement, tuple(shown), arms, page,
         planted, whole, given,
+    )  # fmt: skip
+
+
+def _of_the_model_alone(profile: Profile, base: Base, given: ResolvedRanking | None) -> Pipeline:
+    """The search by a scorer that reads no data; nothing is fine-tuned without."""
+    search = profile.search
+    alone = {
+        seed: score(base, None, None, MODEL_ALONE, search, seed, scorer=search.scorer)
+        for seed in search.seeds
+    }
+    ranking = rank(base, {MODEL_ALONE: alone}, search)
+    agreement = agree(ranking, search)
+    return Pipeline(
+        profile, base, {}, {}, {MODEL_ALONE: alone}, ranking, agreement, (), Arms({}, {}, ()), None,
+        (), Study({}, {}, {}, MODEL_ALONE, {}, {}), given,
     )  # fmt: skip
 
 

@@ -94,10 +94,8 @@ def profile_of(profile: str | None, model: str | None, data: list[str] | None) -
                 "changes a profile's model, and --set datasets=[...] its datasets"
             )
         return profile
-    if model is None or not data:
-        raise UserError(
-            "give a profile, such as `demo` or mine.yaml, or --model and at least one --data"
-        )
+    if model is None:
+        raise UserError("give a profile, such as `demo` or mine.yaml, or --model and --data")
     from ila_core.config.load import OneLine
 
-    return OneLine(model, tuple(data))
+    return OneLine(model, tuple(data or ()))

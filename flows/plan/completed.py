@@ -24,11 +24,11 @@ def completed(profile: Profile, lock: Lock) -> Profile:
         if _open(given) and not isinstance(count, Unknown):
             schedules[name] = given.model_copy(update={"epochs": search_epochs(count)})
     methods: dict[str, Any] = {}
-    sizes = [counts[name] for name in finetuning.mixed]
+    sizes = [counts[name] for name in finetuning.mixed] if counts else []
     for method in METHODS_WITH_SETTINGS:
         settings = getattr(finetuning, method)
         known = [size for size in sizes if not isinstance(size, Unknown)]
-        if _open(settings) and len(known) == len(sizes):
+        if _open(settings) and known and len(known) == len(sizes):
             methods[method] = settings.model_copy(update={"epochs": epochs(sum(known), method)})
     model = lock.completed(profile.model)
     stage1 = search.stage1

@@ -41,9 +41,6 @@ class OneLine:
     data: tuple[str, ...]
     """The datasets, each as `DatasetConfig` takes it in short."""
 
-    def __str__(self) -> str:
-        return " ".join([f"--model {self.model}", *(f"--data {data}" for data in self.data)])
-
 
 Given = str | OneLine
 """What says which profile is meant: its name, its file, or a model and datasets."""

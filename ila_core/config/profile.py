@@ -2,7 +2,7 @@
 
 from typing import Any, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import ValidationError, field_validator, model_validator
 
 from ila_core.config.base import Frozen, default, must_be_in, named, refuse_repeats
 from ila_core.config.evaluation import EvaluateConfig
@@ -20,8 +20,8 @@ class Profile(Frozen):
     """One line for people."""
     model: ModelConfig
     """The base model: a name that ILA knows, a hub id, a folder, a `.yaml` file, or its fields."""
-    datasets: tuple[DatasetConfig, ...] = Field(min_length=1)
-    """The alignment datasets."""
+    datasets: tuple[DatasetConfig, ...]
+    """The alignment datasets; none (`[]`) for a search by a scorer that reads weights alone."""
     data: DataConfig = DataConfig()
     search: SearchConfig = SearchConfig()
     finetune: FinetuneConfig = FinetuneConfig()
@@ -37,6 +37,8 @@ class Profile(Frozen):
             return given
         try:
             names = [DatasetConfig.model_validate(d).name for d in given["datasets"]]
+            if not names:
+                return given
             search = {"datasets": names, **(given.get("search") or {})}
             finetune = {"dataset": names[0], **(given.get("finetune") or {})}
             finetune.setdefault("arms", usual_arms(finetune["dataset"], search["datasets"]))
@@ -55,6 +57,8 @@ class Profile(Frozen):
     @model_validator(mode="after")
     def _names_exist(self) -> Self:
         datasets = [d.name for d in self.datasets]
+        if not datasets:
+            return self
         if not self.search.datasets:
             raise ValueError("search.datasets: give one at least, or leave it out for all")
         for name in self.search.datasets:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ila_core.config import SearchConfig
 from ila_core.data.prepared import Prepared
-from ila_core.errors import unknown_name
+from ila_core.errors import UserError, unknown_name
 from ila_core.models.loading import resolve_device
 from ila_core.search.scorers import ILA, SCORER_NAMES, SCORERS, check_scorer
 from ila_core.search.scoring import Material
@@ -20,8 +20,8 @@ VERSION = 1
 
 def score(
     base: Base,
-    adapter: Step,
-    data: Step,
+    adapter: Step | None,
+    data: Step | None,
     dataset: str,
     search: SearchConfig,
     seed: int,
@@ -32,11 +32,22 @@ def score(
     """Describe the scores of one scorer, dataset and search seed.
 
     Args:
+        adapter: that of stage 1; `None` where there are no data, as `data`.
         milestone: reads the adapter at this fraction of stage 1; by default at its end.
+
+    Raises:
+        UserError: an unknown scorer, or one that needs data where there are none.
     """
     if scorer not in SCORER_NAMES:
         raise unknown_name("scorer", scorer, SCORER_NAMES)
-    if scorer == ILA:
+    if adapter is None or data is None:
+        alone = [name for name, known in SCORERS.items() if known.needs in ("shapes", "weights")]
+        if scorer not in alone:
+            raise UserError(
+                f"the scorer {scorer} reads what was trained on data: give --data (`datasets:`), "
+                f"or search.scorer {' or '.join(alone)}, which read the model alone"
+            )
+    elif scorer == ILA:
         return stage2(base, adapter, data, dataset, search.stage2, seed, milestone)
     check_scorer(scorer, base.layers)
     needs = SCORERS[scorer].needs
@@ -44,18 +55,19 @@ def score(
         "scorer": scorer,
         "scorer version": SCORERS[scorer].version,
     }
-    inputs = {}
+    inputs: dict[str, Step] = {}
     if scorer == "random" or needs == "rows":
         identity["seed"] = seed
-    if needs in ("adapter", "rows"):
+    if adapter is not None and needs in ("adapter", "rows"):
         inputs["adapter"] = adapter
         identity["milestone"] = milestone
-    if needs == "rows":
+    if data is not None and needs == "rows":
         inputs["data"] = data
         identity["settings"] = search.scoring
+    of = "" if adapter is None else behind(adapter, seed, milestone)
     return Step(
         "score",
-        label=f"score {scorer} {dataset} seed {seed}{behind(adapter, seed, milestone)}",
+        label=f"score {scorer} {dataset} seed {seed}{of}",
         version=VERSION,
         identity=base.identify_training(**identity),
         inputs=inputs,

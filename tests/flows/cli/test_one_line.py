@@ -49,7 +49,7 @@ def test_what_is_saved_replaces_nothing(ila, tmp_path):
 def test_a_profile_or_a_model_with_data(ila, tmp_path):
     both = ila("plan", "smoke", "--data", "lima", expect=2)
     assert "give the profile smoke, or --model and --data, not both" in both
-    for incomplete in ([], ["--model", "demo"], ["--data", "lima"]):
+    for incomplete in ([], ["--data", "lima"]):
         assert "give a profile, such as" in ila("plan", *incomplete, expect=2)
     unknown = ila("plan", "--model", "dem", "--data", "lima", expect=2)
     assert "did you mean 'demo'" in unknown
@@ -124,3 +124,15 @@ def test_what_the_models_files_decide_is_said(ila, tmp_path):
     assert "mine: weights are loaded as bfloat16 (model.dtype)" in said
     assert "mine: the output head, which is the input embedding, is untied" in said
     assert "mine: the tokenizer has no chat template: ILA's own is used" in said
+
+
+def test_a_scorer_of_weights_alone_needs_no_data(ila):
+    line = ("--model", "demo", "--set", "search.scorer=weight_snr")
+    found = ila.json("search", *line)
+    assert list(found["steps"]) == ["score weight_snr model seed 0", "ranking", "agreement"]
+    shown = ila("rankings", "show", found["ranking"], "--keep", "0.5")
+    assert "model.layers.0.mlp.down_proj" in shown
+    assert "reads what was trained on data: give --data" in ila(
+        "search", "--model", "demo", expect=2
+    )
+    assert "a search of the model alone ends with its ranking" in ila("run", *line, expect=2)
