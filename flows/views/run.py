@@ -16,7 +16,7 @@ from flows.results.check import Check
 from flows.results.profile_plan import ProfilePlan
 from flows.results.reproduction import Result
 from flows.views.printing import print_frame, print_json, print_table
-from ila_core.config import RuntimeConfig, SearchConfig
+from ila_core.config import ModelConfig, RuntimeConfig, SearchConfig
 from ila_core.data.counts import said_of
 from ila_core.selection.select import lora_parameters
 from tasks.cache.payloads import fetch
@@ -59,6 +59,8 @@ def show_plan(
             typer.echo(f"  {line}")
     for arm, other in planned.pipeline.arms.alike.items():
         typer.echo(f"arm {arm} trains what {other} does: one training, shown under both names")
+    for line in _said_of_model(planned.given.model, planned.profile.model):
+        typer.echo(line)
     counts = Counter(p.state for p in planned.steps)
     typer.echo(
         f"{planned.profile.model.name}: {len(layers)} layers with "
@@ -66,6 +68,20 @@ def show_plan(
         f"{facts['lora_parameters_all_layers']:,} trainable parameters with LoRA r {r} on all; "
         + ", ".join(f"{n} {state}" for state, n in counts.items())
     )
+
+
+def _said_of_model(given: ModelConfig, found: ModelConfig) -> list[str]:
+    """What the model's own files decided, a line each."""
+    lines = []
+    if given.dtype == "auto":
+        lines.append(f"weights are loaded as {found.dtype} (model.dtype)")
+    if given.lm_head == "auto" and found.lm_head == "untie":
+        lines.append("the output head, which is the input embedding, is untied (model.lm_head)")
+    if given.template is None and found.template is not None:
+        lines.append(
+            "the tokenizer has no chat template: ILA's own is used (model.template: plain)"
+        )
+    return [f"{found.name}: {line}" for line in lines]
 
 
 def _was_cached(planned: Planned, run: StepRun) -> bool:

@@ -12,11 +12,11 @@ may be added in another order.
 
 import inspect
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import cache, lru_cache, partial
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 from weakref import ReferenceType, ref
 
 import torch
@@ -25,6 +25,7 @@ from torch.autograd.graph import get_gradient_edge, saved_tensors_hooks
 from transformers.activations import GELUActivation, GELUTanh, SiLUActivation
 
 from ila_core.errors import first_line
+from ila_core.models.experts import adapts_experts
 
 log = logging.getLogger("ila")
 
@@ -36,7 +37,7 @@ _ACTIVATIONS = (nn.SiLU, nn.GELU, SiLUActivation, GELUActivation, GELUTanh)
 
 @contextmanager
 def recomputing_activations(model: nn.Module) -> Iterator[None]:
-    """Recompute norms without trained parameters, gated MLPs and activations of `model`.
+    """Recompute norms without trained parameters, gated MLPs, activations and folded experts.
 
     Below the lowest layer that trains nothing requires a gradient, and nothing is saved at all.
     """
@@ -45,7 +46,9 @@ def recomputing_activations(model: nn.Module) -> Iterator[None]:
     units = [(m, partial(_gated_unit, m)) for m in own if _is_gated_unit(m)]
     within = {m.act_fn for m in model.modules() if _is_gated_unit(m)}
     others = [m for m in own if type(m) in _ACTIVATIONS and m not in within]
-    with replaced_forward((*norms, *units)), _recomputed(others):
+    folds: dict[int, _Fold] = {}
+    experts = [(m, partial(_folding, m, folds)) for m in own if adapts_experts(m)]
+    with replaced_forward((*norms, *units, *experts)), _recomputed(others, folds, bool(experts)):
         yield
 
 
@@ -209,15 +212,50 @@ def _byte_table(device: torch.device) -> Tensor:
     return (numbers[:, None] >> bits & 1).bool().view(torch.int64).flatten()
 
 
+class _Fold(NamedTuple):
+    """A tensor of experts with its update, `weight + beta left right`: (experts, ., .) each."""
+
+    weight: Tensor
+    left: Tensor
+    right: Tensor
+    beta: float
+
+    def again(self, size: torch.Size, stride: tuple[int, ...]) -> Tensor:
+        """Fold as PEFT does, into a tensor that lies like the one that would have been saved."""
+        weight, left, right, beta = self
+        with torch.no_grad(), torch.autocast(weight.device.type, enabled=False):
+            return torch.baddbmm(weight, left, right, alpha=beta).as_strided(size, stride)
+
+
+def _folding(wrapper: Any, folds: dict[int, _Fold], *inputs: Any, **named: Any) -> Any:
+    """Compute as PEFT's wrapper around a tensor of experts, known by its address meanwhile."""
+    if wrapper.disable_adapters or wrapper.merged or wrapper.active_adapters != ["default"]:
+        return type(wrapper).forward(wrapper, *inputs, **named)
+    with wrapper._activate_lora(wrapper.active_adapters):
+        module, name = wrapper.get_base_layer(), wrapper.parameter_name
+        address = getattr(module, name).untyped_storage().data_ptr()  # made once in this block
+        left, right, beta = wrapper.get_delta_factors("default")
+        weight = module.parametrizations[name].original
+        folds[address] = _Fold(weight.detach(), left.detach(), right.detach(), beta)
+        try:
+            return wrapper.base_layer(*inputs, **named)
+        finally:
+            del folds[address]
+
+
 @contextmanager
-def _recomputed(activations: list[nn.Module]) -> Iterator[None]:
+def _recomputed(
+    activations: list[nn.Module], folds: Mapping[int, _Fold], experts: bool
+) -> Iterator[None]:
     """Recompute the outputs of `activations` that any node would save, in place of saving them.
+
+    And so the folded experts: autograd would hold the weights of all experts once more.
 
     This costs hooks on every saved tensor. Under gradient checkpointing, which has such hooks of
     its own, it changes nothing.
     """
     activations = [module for module in activations if not getattr(module, "inplace", False)]
-    if not activations:
+    if not activations and not experts:
         yield
         return
     latest: tuple[ReferenceType[Tensor], int, nn.Module, Tensor] | None = None
@@ -226,7 +264,10 @@ def _recomputed(activations: list[nn.Module]) -> Iterator[None]:
         nonlocal latest
         latest = ref(output), output._version, module, inputs[0].detach()
 
-    def pack(tensor: Tensor) -> Tensor | tuple[nn.Module, Tensor]:
+    def pack(tensor: Tensor) -> Tensor | tuple[Any, ...]:
+        fold = folds.get(tensor.untyped_storage().data_ptr()) if folds else None
+        if fold is not None and tensor.numel() == fold.weight.numel():
+            return fold, tensor.size(), tensor.stride()
         if latest is None:
             return tensor
         output, version, module, given = latest
@@ -237,9 +278,11 @@ def _recomputed(activations: list[nn.Module]) -> Iterator[None]:
             return tensor
         return module, given
 
-    def unpack(packed: Tensor | tuple[nn.Module, Tensor]) -> Tensor:
+    def unpack(packed: Tensor | tuple[Any, ...]) -> Tensor:
         if isinstance(packed, Tensor):
             return packed
+        if isinstance(packed[0], _Fold):
+            return packed[0].again(*packed[1:])
         module, given = packed
         with torch.no_grad():
             return cast(Tensor, type(module).forward(module, given))

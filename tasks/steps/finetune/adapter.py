@@ -32,7 +32,8 @@ def adopt(base: Base, name: str, adapter: AdapterSettings) -> Step:
     if trained_on and Path(trained_on).name not in _names(base):
         raise UserError(
             f"{folder} is an adapter of another base: its {CONFIG} says {trained_on!r}, and this "
-            f"is {base.address!r}. If the two are one model, correct that entry"
+            f"is {base.config.name!r} ({base.address}). If the two are one model, correct that "
+            "entry"
         )
     method = adapter.method or _METHODS[kind]
     return Step(

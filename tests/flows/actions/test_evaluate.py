@@ -164,7 +164,7 @@ def test_an_adapter_of_another_base_is_refused(home, tmp_path):
     err = home("evaluate", str(folder), "--profile", "smoke", expect=2)
     assert "says 'someone/another-base', and this is 'demo'" in err
     (folder / "adapter_config.json").write_text("{")
-    assert "cannot be read" in home("evaluate", str(folder), "--profile", "smoke", expect=2)
+    assert "not JSON" in home("evaluate", str(folder), "--profile", "smoke", expect=2)
 
 
 def test_broken_weights_are_an_error_and_no_score(home, tmp_path):

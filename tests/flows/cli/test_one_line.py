@@ -113,3 +113,19 @@ def test_validation_rows_and_a_mixture_are_planned_with_keys_of_their_own(ila, t
     }))  # fmt: skip
     said = ila("plan", str(profile), expect=2)
     assert "only mine of these datasets gives the conversations that are held out" in said
+
+
+def test_what_the_models_files_decide_is_said(ila, tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    demo = ROOT / "ila_core" / "demo" / "base"
+    model = AutoModelForCausalLM.from_pretrained(demo, tie_word_embeddings=True, dtype="float16")
+    model.save_pretrained(tmp_path / "mine")
+    tokenizer = AutoTokenizer.from_pretrained(demo)
+    tokenizer.chat_template = None
+    tokenizer.save_pretrained(tmp_path / "mine")
+    data = write_questions(tmp_path / "rows.csv")
+    said = ila("plan", "--model", str(tmp_path / "mine"), "--data", str(data))
+    assert "mine: weights are loaded as bfloat16 (model.dtype)" in said
+    assert "mine: the output head, which is the input embedding, is untied" in said
+    assert "mine: the tokenizer has no chat template: ILA's own is used" in said

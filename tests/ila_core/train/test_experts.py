@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
+from contextlib import nullcontext
+from weakref import ref
 
 import pytest
 import torch
 from peft import PeftModel
+from peft.tuners.lora.layer import _LoraFactorsProxy
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from ila_core.config import FullMethod, LoraMethod, Schedule, Stage1Settings, Stage2Settings
@@ -23,6 +27,7 @@ from ila_core.train.loss import TokenLoss
 from ila_core.train.merge import folded, merged, worst_difference
 from ila_core.train.methods import METHODS
 from ila_core.train.methods.lora import load_adapter, lora_layers
+from ila_core.train.recompute import recomputing_activations
 from ila_core.train.selected import train_selected
 from tests.helpers import tiny
 from tests.helpers.architectures import architecture
@@ -136,6 +141,40 @@ def _compute_in_the_weights_precision(monkeypatch):
     )
 
 
+@pytest.mark.parametrize("kind", ["mixtral", "gpt_oss"])
+@pytest.mark.parametrize("gated", [False, True])
+def test_folded_experts_are_not_kept_for_the_backward_pass(kind, gated, monkeypatch):
+    names = experts_of(base_of(kind))
+    ids = torch.arange(24)[None]
+    own, made = _LoraFactorsProxy.forward, []
+
+    def fold(proxy, weight):
+        made.append(ref(folded := own(proxy, weight)))
+        return folded
+
+    monkeypatch.setattr(_LoraFactorsProxy, "forward", fold)
+
+    def gradients(recompute):
+        model = adapted(base_of(kind), names)
+        with Gates(model, 0.3) if gated else nullcontext():
+            made.clear()
+            with recompute(model):
+                loss = model(input_ids=ids, labels=ids).loss
+            gc.collect()
+            alive = sum(folded() is not None for folded in made)
+            loss.backward()
+            return alive, [p.grad for p in model.parameters() if p.requires_grad]
+
+    _, again = gradients(recomputing_activations)
+    monkeypatch.setattr("ila_core.search.gates.recomputing_activations", lambda _: nullcontext())
+    kept, expected = gradients(lambda _: nullcontext())
+    alive, found = gradients(recomputing_activations)
+    assert (kept, alive) == (len(names) - 1, 0)  # below the first one nothing needs a gradient
+    for gradient, same, other in zip(found, again, expected, strict=True):
+        assert torch.equal(gradient, same)
+        assert torch.allclose(gradient, other, rtol=1e-4, atol=1e-7) and other.any()
+
+
 @pytest.mark.parametrize("method", METHOD)
 @pytest.mark.parametrize("names", [[DOWN], [UP, DOWN], [UP, ATTENTION]], ids=str)
 def test_trains_the_selected_experts_and_nothing_else(method, names, tmp_path):
@@ -158,6 +197,17 @@ def test_trains_the_selected_experts_and_nothing_else(method, names, tmp_path):
     assert verified.frozen_identical == verified.frozen_tensors
     loaded = METHODS[method].load(base_of(), tmp_path / "out")
     assert not torch.equal(logits(loaded), start)
+
+
+@pytest.mark.parametrize("method", METHOD)
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_trains_in_bfloat16(kind, method, tmp_path):
+    base = base_of(kind).to(torch.bfloat16)
+    names = experts_of(base)[1:3]
+    result, verified, _ = tuned(base, method, names, tmp_path / "out")
+    assert verified.gradient_seen == 2 and result.losses[-1] < result.losses[0]
+    loaded = METHODS[method].load(base_of(kind).to(torch.bfloat16), tmp_path / "out")
+    assert logits(loaded).isfinite().all()
 
 
 def test_a_rank_of_its_own_is_heeded_and_kept(tmp_path):
