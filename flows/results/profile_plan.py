@@ -14,7 +14,7 @@ from ila_core.search.ranking_reference import ResolvedRanking
 from tasks.cache.lookup import open_lookup
 from tasks.cache.plan import Planned, plan
 from tasks.steps.data.prepare import statistics
-from tasks.steps.search.stage1 import check_rows
+from tasks.steps.search.stage1 import check_batch, check_rows
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,11 @@ def rows_of_datasets(planned: ProfilePlan) -> dict[str, dict[str, Any]]:
     for name in planned.profile.search.datasets:
         if name in found:
             check_rows(found[name]["rows"], planned.profile.search)
+    for step in (p.step for p in planned.steps if p.step.name == "finetune"):
+        optimizer = step.given["settings"].optimizer
+        name = step.inputs["data"].given["names"]["dataset"]
+        if name in found:
+            check_batch("finetune.optimizer.batch_size", optimizer, found[name]["rows"])
     return found
 
 

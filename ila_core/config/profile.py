@@ -37,13 +37,18 @@ class Profile(Frozen):
             return given
         try:
             names = [DatasetConfig.model_validate(d).name for d in given["datasets"]]
+<<<<<<< HEAD
             if not names:
                 return given
             search = {"datasets": names, **(given.get("search") or {})}
             finetune = {"dataset": names[0], **(given.get("finetune") or {})}
+=======
+            search = {"datasets": names, **_block(given, "search")}
+            finetune = {"dataset": names[0], **_block(given, "finetune")}
+>>>>>>> wrong_input
             finetune.setdefault("arms", usual_arms(finetune["dataset"], search["datasets"]))
             first = {"against": finetune["arms"][0]["name"]}
-            evaluate = {**first, **(given.get("evaluate") or {})}
+            evaluate = {**first, **_block(given, "evaluate")}
         except (KeyError, TypeError, IndexError, AttributeError, ValidationError):
             return given  # what is wrong there, its own validation says
         return {**given, "search": search, "finetune": finetune, "evaluate": evaluate}
@@ -103,3 +108,8 @@ class Profile(Frozen):
     def dataset(self, name: str) -> DatasetConfig:
         """The dataset called `name`, which validation has proved to exist."""
         return next(d for d in self.datasets if d.name == name)
+
+
+def _block(given: dict[str, Any], part: str) -> Any:
+    """A part that is left out or null is all defaults."""
+    return {} if given.get(part) is None else given[part]

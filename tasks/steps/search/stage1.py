@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ila_core.config import (
+    OptimizerSettings,
     Schedule,
     ScorerSettings,
     SearchConfig,
@@ -95,6 +96,7 @@ def check_rows(conversations: Mapping[Split, int], search: SearchConfig) -> None
     Raises:
         UserError: when a split has fewer conversations than one batch of its reader.
     """
+    check_batch("search.stage1.optimizer.batch_size", search.stage1.optimizer, conversations)
     readers: list[tuple[str, str, Stage2Settings | ScorerSettings]] = []
     if search.scorer == ILA:
         readers.append((ILA, "stage2", search.stage2))
@@ -111,6 +113,21 @@ def check_rows(conversations: Mapping[Split, int], search: SearchConfig) -> None
                 "more conversations, or a smaller batch"
                 + (" (data.gate_fraction sets their share)" if settings.rows == "gate" else "")
             )
+
+
+def check_batch(
+    field: str, optimizer: OptimizerSettings, conversations: Mapping[Split, int]
+) -> None:
+    """Check that one step of a training finds as many conversations as it takes.
+
+    Raises:
+        UserError: when there are fewer.
+    """
+    if conversations["train"] < optimizer.batch_size:
+        raise UserError(
+            f"{field}: given {optimizer.batch_size:,}, and {conversations['train']:,} "
+            "conversations are trained on; give more conversations, or a smaller batch"
+        )
 
 
 def behind(adapter: Step, seed: int, milestone: float | None) -> str:

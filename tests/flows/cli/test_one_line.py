@@ -71,10 +71,15 @@ def test_a_paper_profile_is_what_appendix_b_has(ila):
 
 def test_too_few_rows_are_refused_before_anything_is_trained(ila, tmp_path):
     data = write_questions(tmp_path / "few.csv", n=30)
-    said = ila("plan", "--model", "demo", "--data", str(data), expect=2)
-    assert "fewer than one batch of search.stage2.batch_size 32" in said
-    assert "prepare few" in ila("plan", "--model", "demo", "--data", str(data), "--set",
-                                "search.stage2.batch_size=8")  # fmt: skip
+    words = ["plan", "--model", "demo", "--data", str(data)]
+    for field, message in {
+        "search.stage1.optimizer.batch_size": "search.stage1.optimizer.batch_size: given 32, and",
+        "search.stage2.batch_size": "fewer than one batch of search.stage2.batch_size 32",
+        "finetune.optimizer.batch_size": "finetune.optimizer.batch_size: given 32, and",
+    }.items():
+        assert message in ila(*words, expect=2)
+        words += ["--set", f"{field}=8"]
+    assert "prepare few" in ila(*words)
 
 
 def test_validation_rows_and_a_mixture_are_planned_with_keys_of_their_own(ila, tmp_path):
