@@ -37,15 +37,10 @@ class Profile(Frozen):
             return given
         try:
             names = [DatasetConfig.model_validate(d).name for d in given["datasets"]]
-<<<<<<< HEAD
             if not names:
                 return given
-            search = {"datasets": names, **(given.get("search") or {})}
-            finetune = {"dataset": names[0], **(given.get("finetune") or {})}
-=======
             search = {"datasets": names, **_block(given, "search")}
             finetune = {"dataset": names[0], **_block(given, "finetune")}
->>>>>>> wrong_input
             finetune.setdefault("arms", usual_arms(finetune["dataset"], search["datasets"]))
             first = {"against": finetune["arms"][0]["name"]}
             evaluate = {**first, **_block(given, "evaluate")}
