@@ -52,7 +52,7 @@ JSON = {
     "search smoke": {"profile", "ranking", "steps", "computed", "cached", "seconds"},
     "plan smoke": {
         *("profile", "base_model", "layers", "lora_parameters_all_layers", "datasets", "steps"),
-        *("same_training", "share_of_matrix_weights"),
+        *("same_training", "same_training", "share_of_matrix_weights"),
     },
     "report smoke": {"key", "report"},
     "evaluate smoke": {"profile", "evaluations", "limit"},
