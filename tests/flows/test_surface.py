@@ -52,7 +52,7 @@ JSON = {
     "search smoke": {"profile", "ranking", "steps", "computed", "cached", "seconds"},
     "plan smoke": {
         *("profile", "base_model", "layers", "lora_parameters_all_layers", "datasets", "steps"),
-        *("same_training", "share_of_matrix_weights"),
+        *("same_training", "same_training", "share_of_matrix_weights"),
     },
     "report smoke": {"key", "report"},
     "evaluate smoke": {"profile", "evaluations", "limit"},
@@ -249,7 +249,7 @@ KEYS = {
     "selection ila": "6a36310303f8",
     "finetune ila seed 0": "d670aad57bba",
     "held_out_loss ila seed 0": "0bcee4254fe1",
-    "report": "5716c25dce0c",
+    "report": "aabb60166fab",
 }
 """A key of each kind. They move with a `VERSION` and with a field of `smoke`, and with nothing
 else: what others have cached under them is lost to a change of any other kind."""
