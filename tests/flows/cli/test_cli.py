@@ -69,6 +69,11 @@ def test_readme_commands_run_on_smoke(finished, command, tmp_path, request):
         words[words.index("run")] = "plan"
         assert "43 layers" in finished(*words, ILA_REAL_DATA=str(data))
         return
+    if "--model" in words:  # a whole search by the defaults takes minutes (tests/flows/plan)
+        own = {"org/name": str(ROOT / "ila_core" / "demo" / "base"), "search": "plan"}
+        own["mine.jsonl"] = str(ROOT / "ila_core" / "demo" / "data" / "terse.jsonl")
+        assert "43 layers" in finished(*[own.get(word, word) for word in words])
+        return
     ranking = finished.json("rankings", "list")[0]["ranking"]
     mine = tmp_path / "mine.json"
     mine.write_text(finished("rankings", "show", ranking, "--json"))

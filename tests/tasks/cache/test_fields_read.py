@@ -24,7 +24,6 @@ from tests.helpers.wide import ALL_BENCHMARKS, leaves, wide_profile
 NEVER_READ = {
     "model.notes": "for people",
     "sources": "for people; tests/ila_core/config/test_load.py holds the paper's profiles to it",
-    "model.revision": "of a hub model; here it is a folder",
     "model.related": "which other models' rankings fit: only where one is given (test_registry)",
     **{
         f"datasets.{field}": "of a hub dataset; here it is a file"
@@ -47,12 +46,16 @@ NEVER_READ = {
 """Fields, and blocks with all that is in them, that need not be read, and why."""
 
 PLANNING_ALONE = {
+    **{
+        f"data.{field}": "a dataset is prepared by a `Preparation`, which is made of them"
+        for field in ("max_length", "held_out_fraction", "split_seed")
+    },
+    "datasets.held_out": "which other dataset is prepared beside it",
+    "finetune.arms.votes": "as many as there are datasets is the policy intersection",
     "datasets.licence": "a name beside the result: ranking cards show it",
     "evaluate.benchmarks": "which evaluations there are",
     "finetune.lora.epochs": "its length here is in steps; the other methods' are in epochs",
     "finetune.tune": "which trainings there are: each is handed a schedule of its own",
-    "model.allow_uncovered": "whether the model is refused",
-    "model.exclude": "which layers there are",
     "search.control.seeds": "which controls there are",
     "search.evidence.scorers": "which scores and curves there are",
 }
