@@ -1,6 +1,6 @@
 # make demo       the whole pipeline on the model and data that come with ILA (9 to 24 minutes on two cores, and 2 to 5 to install)
 # make test       what is checked while you work: about 4 minutes on two cores
-# make test-all   everything that is checked before a change lands: about 14 minutes
+# make test-all   everything that is checked before a change lands: about 18 minutes
 # make servers, servers-down   PostgreSQL, MLflow and Prefect as processes: docs/TEAMS.md
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)

@@ -27,7 +27,7 @@ from ila_core.config import (
 )
 from ila_core.errors import CheckError, UserError
 from ila_core.models.architecture import architecture_config
-from ila_core.models.layers import examine
+from ila_core.models.layers import Examined, examine
 from tests.conftest import ROOT
 from tests.helpers.architectures import EXCLUDE, FIELDS, architecture
 
@@ -63,7 +63,7 @@ def config_of(model_type: str, folder: Path, **fields: Any) -> ModelConfig:
     return ModelConfig.model_validate(given | {"lm_head": "untie" if tied else "adapt"})
 
 
-def searched(config: ModelConfig, folder: Path) -> None:
+def searched(config: ModelConfig, found: Examined, folder: Path) -> None:
     """From two steps of stage 1 to an adapter, exports, their verification and a report."""
     import torch
     from transformers import AutoModelForCausalLM
@@ -77,13 +77,13 @@ def searched(config: ModelConfig, folder: Path) -> None:
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(architecture_config(config)).save_pretrained(folder)
     base = load_base(config, "cpu")
-    names = [layer.name for layer in examine(config).layers]
+    names = [layer.name for layer in found.layers]
     first = learn_adapter(
         base, names, rows(), STAGE1, SCHEDULE, seed=0, adapter_folder=folder / "adapter"
     )
     gates = learn_gates(base, folder / "adapter", rows(), STAGE2, seed=0)
     assert set(gates.scores) == set(names) and len(first.losses) == 2
-    ranking = ranking_of(examine(config), gates.scores)
+    ranking = ranking_of(found, gates.scores)
     selection = selection_of(ranking, LORA)
     result, verified, _ = train_selected(
         base, selection.train, rows(), method="lora", settings=LORA, schedule=SCHEDULE,
@@ -116,7 +116,7 @@ def tried(model_type: str, folder: Path) -> str:
         reasons.append(f"outside of its layers: {found.outside.partition(' (')[0]}")
     share = f"{found.share:.1%}"
     try:
-        searched(config, folder)
+        searched(config, found, folder)
     except (UserError, CheckError) as error:
         return line(model_type, "refused at stage 1", share, [reason(error)])
     return line(model_type, " and ".join(["works", *_written(fields)]), share, reasons)
@@ -147,6 +147,7 @@ def _nothing_old_to_collect() -> Iterator[None]:
     gc.unfreeze()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model_type", FIELDS)
 def test_each_architecture_works_or_says_why_not(model_type: str, tmp_path: Path) -> None:
     assert tried(model_type, tmp_path) in DOCUMENT.read_text().splitlines()
