@@ -9,7 +9,7 @@ from ila_core.config import RuntimeConfig
 from ila_core.errors import CheckError, UserError, first_line
 
 _WRONG_PATHS = (FileNotFoundError, NotADirectoryError, IsADirectoryError, FileExistsError)
-"""Of a path that somebody gave; of one in ILA_HOME the world is to blame."""
+"""A path that somebody gave is wrong input; for one in ILA_HOME the world is to blame."""
 
 
 def explain(error: Exception) -> tuple[int, str] | None:

@@ -43,7 +43,7 @@ class Pipeline(NamedTuple):
     """Every scorer's scores and their mask curves."""
     arms: Arms
     report: Step | None
-    """Of a run with data."""
+    """The page of a run; a search of the model alone has none."""
     controls: tuple[Step, ...]
     """Beside the main path: noise planted in each dataset's adapter, to be found by the search."""
     study: Study

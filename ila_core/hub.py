@@ -116,7 +116,7 @@ def explained(repo: str, revision: str | None, kind: Kind) -> Iterator[None]:
 
 
 def _http_error() -> type[Exception]:
-    """Of whichever HTTP library this version of huggingface_hub uses: httpx and httpx2 are seen."""
+    """The error of the HTTP library that this huggingface_hub uses: httpx and httpx2 are seen."""
     from huggingface_hub import errors
 
     return cast("type[Exception]", errors.HfHubHTTPError.__bases__[0])

@@ -79,7 +79,7 @@ class Lock:
 
         def of(revision: str | None) -> dict[str, Any]:
             rows = Dataset(config, revision).read()
-            return {"digest": rows.digest(), "conversations": rows.conversations}
+            return {"digest": rows.digest(), "conversations": rows.usable}
 
         if is_local(config):
             name = f"{_DATASET} {Path.cwd()} {key_of(read)}"
@@ -174,11 +174,11 @@ class Lock:
             folder = Path(config.source).expanduser()
             model_files(folder)  # says what is missing
             files = {file for name in (CONFIG, *TOKENIZER_FILES) for file in folder.glob(name)}
-            name = f"{_FACTS} {folder.absolute()} {key_of(config.architecture)}"
+            name = f"{_FACTS} {folder.absolute()}"
             found = self._local(name, sorted(files), lambda: facts(config).model_dump())
         else:
             pinned = self._pinned(config)
-            name = f"{_FACTS} {config.source}@{pinned.revision} {key_of(config.architecture)}"
+            name = f"{_FACTS} {config.source}@{pinned.revision}"
             found = self._read().get(name)
             if found is None:
                 found = facts(pinned).model_dump()

@@ -64,7 +64,7 @@ def servers_reserve(
         list[str] | None, typer.Argument(metavar="[MODEL]...", help="Default: all shipped ones.")
     ] = None,
 ) -> None:
-    """As MLflow's administrator: create experiments and rankings' names, with permissions."""
+    """Create, as MLflow's administrator, experiments and rankings' names, with permissions."""
     from flows.servers.accounts import reserve
 
     reserve(base_models or [])
@@ -76,7 +76,7 @@ def servers_account(
     role: Annotated[str, typer.Option(help="reader, member or publisher.")],
     out: Annotated[Path | None, typer.Option(help="Password file; default NAME.env.")] = None,
 ) -> None:
-    """As MLflow's administrator: create an account, or change the role of an existing one."""
+    """Create, as MLflow's administrator, an account, or change the role of an existing one."""
     from flows.servers.accounts import add
 
     add(user, role, out=out)

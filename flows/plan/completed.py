@@ -25,9 +25,9 @@ def completed(profile: Profile, lock: Lock) -> Profile:
             schedules[name] = given.model_copy(update={"epochs": search_epochs(count)})
     methods: dict[str, Any] = {}
     sizes = [counts[name] for name in finetuning.mixed] if counts else []
+    known = [size for size in sizes if not isinstance(size, Unknown)]
     for method in METHODS_WITH_SETTINGS:
         settings = getattr(finetuning, method)
-        known = [size for size in sizes if not isinstance(size, Unknown)]
         if _open(settings) and known and len(known) == len(sizes):
             methods[method] = settings.model_copy(update={"epochs": epochs(sum(known), method)})
     model = lock.completed(profile.model)

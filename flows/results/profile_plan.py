@@ -22,7 +22,7 @@ class ProfilePlan:
     """A profile, its pipeline and the state of every step."""
 
     given: Profile
-    """As it was written."""
+    """The profile as it was written."""
     pipeline: Pipeline
     steps: list[Planned]
     ranking: ResolvedRanking | None = None

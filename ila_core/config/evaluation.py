@@ -120,7 +120,7 @@ class EvaluateConfig(Frozen):
     resamples: int = default(10_000, "ours", ge=100)
     """Paired bootstrap resamples over items."""
     confidence: float = default(0.95, "ours", gt=0, lt=1)
-    """Of every interval."""
+    """The confidence of every interval."""
     seed: Seed = default(0, "ours")
     """The seed of the resamples."""
     limit: int | None = default(None, "ours: none", ge=1)

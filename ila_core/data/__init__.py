@@ -48,11 +48,6 @@ class Dataset(Conversations):
         whole.update(canonical(self.counts()).encode())
         return whole.hexdigest()
 
-    @property
-    def conversations(self) -> int:
-        """How many were read."""
-        return self.given - len(self.unreadable) - self.left_out.total()
-
     def read(self) -> Self:
         """Read every row for what `digest` and `counts` say of them."""
         deque(self, maxlen=0)

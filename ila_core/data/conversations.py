@@ -60,6 +60,11 @@ class Conversations:
                     yield conversation
         self._check(listed([str(file) for file in self._files], 3))
 
+    @property
+    def usable(self) -> int:
+        """How many conversations were read."""
+        return self.given - len(self.unreadable) - self.left_out.total()
+
     def counts(self) -> dict[str, Any]:
         """What was read and what was not."""
         return {
@@ -71,9 +76,8 @@ class Conversations:
 
     def _check(self, files: str) -> None:
         bad = len(self.unreadable)
-        usable = self.given - bad - self.left_out.total()
         first = f"; the first: {self.unreadable[0]}" if bad else ""
-        if not usable:
+        if not self.usable:
             reasons = ", ".join(f"{n} {why}" for why, n in sorted(self.left_out.items()))
             raise UserError(
                 f"dataset {self._name}: no row of {files} can be used: {self.given} rows, {bad} "

@@ -30,7 +30,7 @@ _BLOCK = re.compile(r"\.(\d+)\.")
 UNCOVERED = 0.05
 """The largest share of a model's matrix weights that may lie outside of its layers unsaid."""
 _NAMED = 3
-"""Of the parameters outside of the layers, the largest are named."""
+"""So many parameters outside of the layers, the largest, are named."""
 
 
 class Layer(Frozen):
@@ -68,8 +68,8 @@ class Examined(Frozen):
 
     layers: tuple[Layer, ...]
     share: float
-    """Of the language model's matrix weights: all parameters of two or more dimensions but
-    embeddings, and but what the profile excludes."""
+    """The share that they hold of the language model's matrix weights: all parameters of two or
+    more dimensions but embeddings, and but what the profile excludes."""
     outside: str
     """The largest parameters that are in no layer and not excluded, as text; may be empty."""
     positions: int | None

@@ -17,7 +17,7 @@ from ila_core.data.loss_mask import IGNORED
 from ila_core.errors import first_line
 
 ALLOWED = 1e-4
-"""By how much hidden states may move, relatively. Rounding in float32 moves them by some 1e-6."""
+"""Hidden states may move by this much, relatively. Rounding in float32 moves them by some 1e-6."""
 
 
 @torch.no_grad()

@@ -37,7 +37,7 @@ class Coverage(Frozen):
     """What of the base model the layers are (`ila_core.models.layers.Examined`)."""
 
     share: float
-    """Of the language model's matrix weights."""
+    """The share of the language model's matrix weights that the layers hold."""
     outside: str
     """The largest parameters in no layer, as text."""
 

@@ -29,7 +29,7 @@ class Probe(FrozenResult):
     jaccard: float | None
     """Jaccard of the kept layers with the probe before; `None` for the first."""
     cost_tokens: float
-    """As `ScoreResult.cost_tokens`."""
+    """What the probes cost, counted as `ScoreResult.cost_tokens`."""
 
 
 class RankingStop(TrainerCallback):  # type: ignore[misc]

@@ -13,6 +13,7 @@ from ila_core.train.loss import TokenLoss
 from ila_core.train.methods import METHODS
 from ila_core.train.methods.lora import lora_layers, save_adapter
 from tests.helpers import tiny
+from tests.helpers.gated import check_open_and_closed
 
 STAGE2 = Stage2Settings(
     rows="train",
@@ -73,18 +74,9 @@ def logits(model):
 
 def test_open_is_stage1_and_closed_is_the_base_exactly():
     model = trained()
-    stage1 = logits(model)
     with model.disable_adapter():
         base = logits(model)
-    assert not torch.equal(stage1, base)
-    with Gates(model) as gates:
-        gates.fill(math.inf)
-        assert torch.equal(logits(model), stage1)
-        gates.fill(-math.inf)
-        assert torch.equal(logits(model), base)
-        gates.fill(0.0)
-        assert not torch.equal(logits(model), stage1)
-    assert torch.equal(logits(model), stage1)
+    check_open_and_closed(model, logits, base)
 
 
 def test_gates_leave_no_trace():

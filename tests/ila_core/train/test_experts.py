@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-import math
 from contextlib import nullcontext
 from weakref import ref
 
@@ -31,6 +30,7 @@ from ila_core.train.recompute import recomputing_activations
 from ila_core.train.selected import train_selected
 from tests.helpers import tiny
 from tests.helpers.architectures import architecture
+from tests.helpers.gated import check_open_and_closed
 
 KINDS = ("mixtral", "olmoe", "qwen3_moe", "gpt_oss", "jetmoe")
 EXPERTS = "model.layers.0.mlp.experts"
@@ -84,16 +84,7 @@ def test_open_is_stage1_and_closed_is_the_base_exactly(kind):
     model = base_of(kind)
     base = logits(model)
     model = adapted(model, experts_of(model))
-    stage1 = logits(model)
-    assert not torch.equal(stage1, base)
-    with Gates(model) as gates:
-        gates.fill(math.inf)
-        assert torch.equal(logits(model), stage1)
-        gates.fill(-math.inf)
-        assert torch.equal(logits(model), base)
-        gates.fill(0.0)
-        assert not torch.equal(logits(model), stage1)
-    assert torch.equal(logits(model), stage1)
+    check_open_and_closed(model, logits, base)
 
 
 @pytest.mark.parametrize("kind", KINDS)
